@@ -1,0 +1,151 @@
+//! The configuration that the program sees: typed, valid, immutable.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything that `start` needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it was read from, as the user named it.
+    pub path: PathBuf,
+    /// Address to listen on; `None`: all interfaces.
+    pub host: Option<String>,
+    /// TCP port; 0: any free one.
+    pub port: u16,
+    /// The apps of `clients`, never empty.
+    pub apps: Vec<App>,
+    /// How Laravel is asked who may join.
+    pub auth: Auth,
+    /// Pass what is not the server's own path on to authHost (development).
+    pub proxy: bool,
+    /// Where Laravel publishes.
+    pub redis: Redis,
+    /// Say more in the log.
+    pub dev_mode: bool,
+    /// Bounds on what clients may do.
+    pub limits: Limits,
+    /// Engine threads that own the connections; default: one per core.
+    pub shards: usize,
+    /// What was odd in the file but no error: unknown keys and the like. Sentences.
+    pub warnings: Vec<String>,
+}
+
+/// One entry of `clients`.
+#[derive(Clone, Debug)]
+pub struct App {
+    /// `appId`: names the app in the HTTP API.
+    pub id: String,
+    /// `key`: names the app in browsers. Public.
+    pub key: String,
+    /// Signs subscriptions and HTTP API requests.
+    pub secret: Secret,
+    /// The file had no secret; `secret` was made at random for this run.
+    pub secret_is_random: bool,
+}
+
+/// A text that never appears in a log or an error.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps the text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself, for signing and logging in only.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+/// Asking Laravel (`authHost`, `authEndpoint` and the settings beside them).
+#[derive(Clone, Debug)]
+pub struct Auth {
+    /// `authHost`: scheme and host, without a trailing slash and path.
+    pub host: url::Url,
+    /// `authEndpoint`: a path that begins with a slash.
+    pub endpoint: String,
+    /// `allowedOrigins`: `https://app.example.com`, `https://*.example.com` or `*`, beside the
+    /// origins that are always allowed.
+    pub allowed_origins: Vec<String>,
+    /// `authTimeoutMs`: how long Laravel may take to answer.
+    pub timeout: Duration,
+    /// `authConcurrency`: how many requests to Laravel may be under way at once.
+    pub concurrency: usize,
+    /// `authAcceptAny200`: take any 200 for a yes on private channels, as the old server did.
+    pub accept_any_200: bool,
+}
+
+/// `databaseConfig.redis`, with ioredis' names in the file.
+#[derive(Clone, Debug)]
+pub struct Redis {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Unix socket; wins over host and port.
+    pub path: Option<String>,
+    /// Database number; pub/sub does not care, presence keys do.
+    pub db: u32,
+    /// ACL user.
+    pub username: Option<String>,
+    /// Password.
+    pub password: Option<Secret>,
+    /// Connect with TLS.
+    pub tls: bool,
+    /// `keyPrefix`: exactly what Laravel puts before each channel's name; `None`: find out.
+    pub key_prefix: Option<String>,
+}
+
+/// Bounds on what clients may do; all from `limits` in the file.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// `messageBytes`: the longest message a client may send.
+    pub message_bytes: usize,
+    /// `outboundBytes`: what may wait for a slow reader before it is closed.
+    pub outbound_bytes: usize,
+    /// `subscriptionsPerConnection`.
+    pub subscriptions_per_connection: usize,
+    /// `connections`: in all.
+    pub connections: usize,
+    /// `clientEventsPerSecond`: per connection.
+    pub client_events_per_second: u32,
+    /// `clientEventBytes`: the longest `data` of a client event.
+    pub client_event_bytes: usize,
+    /// `eventBytes`: the longest `data` of an event of the HTTP API.
+    pub event_bytes: usize,
+    /// `presenceMemberBytes`: the longest `channel_data` of a presence member.
+    pub presence_member_bytes: usize,
+    /// `activityTimeout`: seconds of silence after which a client is pinged, and told to ping.
+    pub activity_timeout: Duration,
+    /// `pongTimeout`: how long a pinged client may take to answer.
+    pub pong_timeout: Duration,
+    /// `handshakeTimeout`: how long a request's head may take to arrive.
+    pub handshake_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_bytes: 64 * 1024,
+            outbound_bytes: 1024 * 1024,
+            subscriptions_per_connection: 200,
+            connections: 100_000,
+            client_events_per_second: 10,
+            client_event_bytes: 10 * 1024,
+            event_bytes: 10 * 1024,
+            presence_member_bytes: 2 * 1024,
+            activity_timeout: Duration::from_secs(30),
+            pong_timeout: Duration::from_secs(30),
+            handshake_timeout: Duration::from_secs(10),
+        }
+    }
+}

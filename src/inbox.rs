@@ -1,0 +1,196 @@
+//! Everything that can reach a shard, and the handles by which others reach it.
+//!
+//! A shard has two queues. *Events* come from sources that can wait (Redis, the HTTP API):
+//! the queue is bounded and a full one makes the source wait. *Control* is what shards and the
+//! front say to each other; it is never waited for, so no two shards can wait for one another.
+//! Its length is bounded by what connections may have under way (joins, authorisations) and
+//! by the rate limit of client events.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::auth::{Answer, Credentials};
+use crate::protocol::SocketId;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::presence::Member;
+
+/// How many events may wait for one shard.
+pub const EVENTS_MAX: usize = 8 * 1024;
+
+/// Index of an app in the configuration's `clients`.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct AppIndex(pub u16);
+
+/// One ready frame for all subscribers of one channel.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The app whose channel it is.
+    pub app: AppIndex,
+    /// The channel.
+    pub channel: ChannelName,
+    /// The WebSocket frame, header included; the same bytes go to everybody.
+    pub frame: Bytes,
+    /// The connection that shall not get it (`toOthers`, the sender of a client event).
+    pub except: Option<SocketId>,
+}
+
+/// A connection of a shard. A key whose connection has gone is never used again.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct ConnKey {
+    /// The place in the shard's table.
+    pub slot: u32,
+    /// Tells this connection from those that had the place before.
+    pub generation: u32,
+}
+
+/// What anybody but an event source says to a shard.
+#[derive(Debug)]
+pub enum Control {
+    /// A socket whose opening handshake is done. `leftover` was read beyond the handshake.
+    Accept(Box<Handover>),
+    /// Deliver an event that came from a shard.
+    Deliver(Delivery),
+    /// Laravel's answer to a question of this connection.
+    Answered { conn: ConnKey, ticket: u32, answer: Answer },
+    /// To the channel's home shard: add this member.
+    Join { app: AppIndex, channel: ChannelName, member: Member, joiner: Joiner },
+    /// To the channel's home shard: this connection has left.
+    Leave { app: AppIndex, channel: ChannelName, user_id: Arc<str>, socket_id: SocketId },
+    /// From the home shard: the join is done, here is the data of `subscription_succeeded`.
+    Joined { conn: ConnKey, ticket: u32, channel: ChannelName, frame: Bytes },
+    /// From the home shard: the join is refused.
+    JoinRefused { conn: ConnKey, ticket: u32, channel: ChannelName, error: String },
+    /// Close every connection, then end.
+    Stop,
+}
+
+/// Who joins a presence channel, and where its shard waits for the answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Joiner {
+    /// Index of the shard that owns the connection.
+    pub shard: usize,
+    /// The connection.
+    pub conn: ConnKey,
+    /// Comes back in the answer.
+    pub ticket: u32,
+    /// The connection's id.
+    pub socket_id: SocketId,
+}
+
+/// A socket on its way from the front to a shard.
+#[derive(Debug)]
+pub struct Handover {
+    /// The socket, non-blocking.
+    pub stream: std::net::TcpStream,
+    /// Bytes that the client sent after its handshake.
+    pub leftover: Bytes,
+    /// The app that it connected to, or the refusal that it shall hear.
+    pub admission: Result<AppIndex, crate::protocol::pusher::Refusal>,
+    /// Its id.
+    pub socket_id: SocketId,
+    /// What the handshake said of who it is.
+    pub credentials: std::sync::Arc<Credentials>,
+}
+
+/// How others reach one shard.
+#[derive(Clone, Debug)]
+pub struct ShardHandle {
+    control: mpsc::UnboundedSender<Control>,
+    events: mpsc::Sender<Delivery>,
+    interest: Arc<Interest>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// The shard's end of a [`ShardHandle`].
+#[derive(Debug)]
+pub struct Inbox {
+    /// What others say.
+    pub control: mpsc::UnboundedReceiver<Control>,
+    /// Events of Redis and the HTTP API.
+    pub events: mpsc::Receiver<Delivery>,
+    /// For the shard to keep up to date.
+    pub interest: Arc<Interest>,
+    /// How many connections the shard owns, for the shard to keep up to date.
+    pub connections: Arc<AtomicUsize>,
+}
+
+/// Makes the two ends.
+pub fn inbox() -> (ShardHandle, Inbox) {
+    let (control_in, control) = mpsc::unbounded_channel();
+    let (events_in, events) = mpsc::channel(EVENTS_MAX);
+    let interest = Arc::new(Interest::default());
+    let connections = Arc::new(AtomicUsize::new(0));
+    (
+        ShardHandle {
+            control: control_in,
+            events: events_in,
+            interest: interest.clone(),
+            connections: connections.clone(),
+        },
+        Inbox { control, events, interest, connections },
+    )
+}
+
+impl ShardHandle {
+    /// Says something to the shard. After its end nobody listens, which is fine.
+    pub fn tell(&self, message: Control) {
+        let _ = self.control.send(message);
+    }
+
+    /// Hands the shard an event, waiting for room.
+    pub async fn deliver(&self, delivery: Delivery) {
+        let _ = self.events.send(delivery).await;
+    }
+
+    /// Whether the shard may have subscribers of the channel with this hash.
+    pub fn is_interested(&self, hash: u64) -> bool {
+        self.interest.contains(hash)
+    }
+
+    /// How many connections the shard owns.
+    pub fn connections(&self) -> &AtomicUsize {
+        &self.connections
+    }
+}
+
+/// Which channels a shard has subscribers of, readable from any thread without a lock: a table
+/// of counters indexed by the channel's hash. Two channels may share a counter; then the shard
+/// is woken in vain, and never the other way round.
+pub struct Interest(Box<[AtomicU32]>);
+
+const INTEREST_SLOTS: usize = 1 << 16;
+
+impl Interest {
+    fn slot(&self, hash: u64) -> &AtomicU32 {
+        &self.0[hash as usize & (INTEREST_SLOTS - 1)]
+    }
+
+    /// The channel got its first subscriber.
+    pub fn add(&self, hash: u64) {
+        self.slot(hash).fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The channel lost its last one.
+    pub fn remove(&self, hash: u64) {
+        self.slot(hash).fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn contains(&self, hash: u64) -> bool {
+        self.slot(hash).load(Ordering::SeqCst) > 0
+    }
+}
+
+impl Default for Interest {
+    fn default() -> Self {
+        Self((0..INTEREST_SLOTS).map(|_| AtomicU32::new(0)).collect())
+    }
+}
+
+impl std::fmt::Debug for Interest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Interest")
+    }
+}

@@ -1,0 +1,21 @@
+//! A Pusher-protocol broadcast server for Laravel applications.
+//!
+//! The modules in the order of who may know whom, the lowest first; a module uses
+//! those above it in this list, never those below.
+//!
+//! - [`protocol`] and [`ws`]: values in, values out. No socket, no task, no clock.
+//! - [`config`]: the application's `laravel-echo-server.json`, typed.
+//! - [`inbox`]: everything that can reach a shard.
+//! - [`publish`]: one event, encoded once, into the inbox of each shard that has subscribers.
+//! - [`auth`]: who may join: signature, or Laravel's answer.
+//! - [`shard`]: one thread that owns its connections; the delivery path.
+//! - [`ingress`]: Laravel's events out of Redis.
+//! - [`http`]: the port: upgrade, HTTP API, gateway, proxy.
+//! - [`server`]: the only file that knows everybody.
+//! - [`cli`]: the commands.
+
+pub mod auth;
+pub mod config;
+pub mod inbox;
+pub mod protocol;
+pub mod publish;

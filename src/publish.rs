@@ -1,0 +1,53 @@
+//! One event, encoded once, into the inbox of each shard that has subscribers.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use crate::inbox::{AppIndex, Control, Delivery, ShardHandle};
+
+/// Puts deliveries into the shards' inboxes. A clone shares everything.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    shards: Arc<[ShardHandle]>,
+    hasher: RandomState,
+}
+
+impl Publisher {
+    /// A publisher to these shards.
+    pub fn new(shards: Vec<ShardHandle>) -> Self {
+        Self { shards: shards.into(), hasher: RandomState::new() }
+    }
+
+    /// All shards, in the order of their index.
+    pub fn shards(&self) -> &[ShardHandle] {
+        &self.shards
+    }
+
+    /// The hash by which shards say which channels they have subscribers of.
+    pub fn hash(&self, app: AppIndex, channel: &str) -> u64 {
+        self.hasher.hash_one((app, channel))
+    }
+
+    /// The shard that keeps the channel's presence members.
+    pub fn home(&self, app: AppIndex, channel: &str) -> &ShardHandle {
+        // The low bits choose the slot of `Interest`; take others.
+        let hash = self.hash(app, channel) >> 32;
+        &self.shards[hash as usize % self.shards.len()]
+    }
+
+    /// For Redis and the HTTP API: waits while a shard's inbox is full.
+    pub async fn publish(&self, delivery: Delivery) {
+        let hash = self.hash(delivery.app, delivery.channel.as_str());
+        for shard in self.shards.iter().filter(|shard| shard.is_interested(hash)) {
+            shard.deliver(delivery.clone()).await;
+        }
+    }
+
+    /// For shards themselves (client events, presence): never waits.
+    pub fn relay(&self, delivery: &Delivery) {
+        let hash = self.hash(delivery.app, delivery.channel.as_str());
+        for shard in self.shards.iter().filter(|shard| shard.is_interested(hash)) {
+            shard.tell(Control::Deliver(delivery.clone()));
+        }
+    }
+}
