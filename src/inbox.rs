@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use crate::auth::{Answer, Credentials};
+use crate::auth::Credentials;
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::presence::Member;
+use crate::protocol::session::Answer;
 
 /// How many events may wait for one shard.
 pub const EVENTS_MAX: usize = 8 * 1024;
@@ -87,8 +88,8 @@ pub struct Handover {
     pub stream: std::net::TcpStream,
     /// Bytes that the client sent after its handshake.
     pub leftover: Bytes,
-    /// The app that it connected to, or the refusal that it shall hear.
-    pub admission: Result<AppIndex, crate::protocol::pusher::Refusal>,
+    /// The app that it connected to.
+    pub app: AppIndex,
     /// Its id.
     pub socket_id: SocketId,
     /// What the handshake said of who it is.

@@ -19,3 +19,4 @@ pub mod config;
 pub mod inbox;
 pub mod protocol;
 pub mod publish;
+pub mod ws;

@@ -2,9 +2,10 @@
 
 use http::HeaderValue;
 
+pub use crate::protocol::session::{Answer, Refusal};
+
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
-use crate::protocol::presence::Member;
 
 /// What the handshake, or the client itself, said of who is asking. Never logged.
 #[derive(Clone, Debug, Default)]
@@ -32,24 +33,4 @@ pub struct Question {
     pub credentials: std::sync::Arc<Credentials>,
     /// `auth.headers` of the subscribe message, where a client sends them.
     pub headers: Vec<(String, String)>,
-}
-
-/// What came of a question.
-#[derive(Clone, Debug)]
-pub enum Answer {
-    /// Yes, to a private channel.
-    Yes,
-    /// Yes, to a presence channel, as this member.
-    Member(Member),
-    /// No.
-    No(Refusal),
-}
-
-/// A refusal: what the browser is told. The log has been told more already.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Refusal {
-    /// HTTP status that Laravel gave, or that fits.
-    pub status: u16,
-    /// A sentence that says the cause and the cure.
-    pub error: String,
 }

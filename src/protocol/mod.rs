@@ -8,6 +8,7 @@ use std::str::FromStr;
 pub mod channel;
 pub mod presence;
 pub mod pusher;
+pub mod session;
 pub mod signature;
 
 /// A connection's id, `digits.digits` on the wire (protocol section 1, handshake).
