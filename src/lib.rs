@@ -19,4 +19,5 @@ pub mod config;
 pub mod inbox;
 pub mod protocol;
 pub mod publish;
+pub mod shard;
 pub mod ws;
