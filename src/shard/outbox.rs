@@ -32,10 +32,6 @@ impl Outbox {
         self.bytes
     }
 
-    /// Nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.frames.is_empty()
-    }
 
     /// Writes until all is gone (`Ok(true)`) or the kernel takes no more (`Ok(false)`).
     pub fn flush(&mut self, stream: &TcpStream) -> io::Result<bool> {
