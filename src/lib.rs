@@ -15,7 +15,9 @@
 //! - [`cli`]: the commands.
 
 pub mod auth;
+pub mod cli;
 pub mod config;
 pub mod inbox;
 pub mod protocol;
 pub mod publish;
+pub mod server;
