@@ -600,6 +600,17 @@ fn files_that_are_none() {
 }
 
 #[test]
+fn what_the_operating_system_refuses() {
+    use std::io::{Error, ErrorKind};
+    let say = |reason: Error| ConfigError::from_io(Path::new("/f.json"), reason).to_string();
+    assert_eq!(
+        say(ErrorKind::PermissionDenied.into()),
+        "/f.json may not be read by the user that runs this server: permission denied. Change its owner or mode."
+    );
+    assert_eq!(say(Error::other("the disk is gone")), "/f.json cannot be read: the disk is gone.");
+}
+
+#[test]
 fn the_path_is_joined_and_an_absolute_one_wins() {
     let dir = tempfile::tempdir().unwrap();
     let other = tempfile::tempdir().unwrap();
