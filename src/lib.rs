@@ -15,6 +15,7 @@
 //! - [`cli`]: the commands.
 
 pub mod auth;
+pub mod cli;
 pub mod config;
 pub mod inbox;
 pub mod protocol;
