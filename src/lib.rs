@@ -18,8 +18,8 @@
 pub mod auth;
 pub mod config;
 pub mod inbox;
-//pub mod ingress;
+pub mod ingress;
 pub mod protocol;
 pub mod publish;
-//pub mod redis;
+pub mod redis;
 pub mod ws;
