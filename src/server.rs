@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::http::{self, Front};
 use crate::inbox::{self, AppIndex, Control};
 use crate::ingress::{self, Ingress};
+use crate::protocol::prefix::Prefix;
 use crate::protocol::session::Rules;
 use crate::publish::Publisher;
 use crate::redis::Status;
@@ -64,8 +65,12 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
             .context("the threads could not be started")?;
         drop(context);
 
+        let prefix = match &config.redis.key_prefix {
+            Some(prefix) => Prefix::configured(prefix.clone()),
+            None => Prefix::recognise(),
+        };
         let apps = (0..config.apps.len()).map(|index| AppIndex(index as u16)).collect();
-        let (ingress, known_prefix) = Ingress::new(apps, config.redis.key_prefix.clone(), publisher.clone());
+        let (ingress, known_prefix) = Ingress::new(apps, prefix, publisher.clone());
         let laravel = Laravel::new(&config.auth, known_prefix)?;
         tokio::spawn(answer(asked, laravel.clone(), publisher.clone()));
         match source {

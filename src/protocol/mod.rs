@@ -6,6 +6,8 @@ use std::fmt;
 use std::str::FromStr;
 
 pub mod channel;
+pub mod event;
+pub mod prefix;
 pub mod presence;
 pub mod pusher;
 pub mod session;
