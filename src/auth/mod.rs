@@ -1,4 +1,17 @@
 //! Who may join a guarded channel, when no signature says so: Laravel is asked.
+//!
+//! Begin with [`callback::Laravel`], which asks on behalf of a socket, and
+//! [`gateway::gateway`], which passes a browser's own question on and signs the yes.
+
+pub mod callback;
+#[cfg(test)]
+pub(crate) mod fake;
+mod fields;
+pub mod gateway;
+pub(crate) mod headers;
+mod laravel;
+pub mod origin;
+mod reply;
 
 pub use crate::protocol::session::{Answer, Refusal};
 
