@@ -95,10 +95,13 @@ impl Server {
 
     fn request(&mut self, key: usize) -> bool {
         let input = &self.conns[key].input;
-        let Some(end) = input.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4) else { return false };
+        let Some(end) = input.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4) else {
+            return false;
+        };
         let head = String::from_utf8_lossy(&input[..end]).into_owned();
         let value = |name: &str| {
-            let line = head.lines().find(|line| line.len() > name.len() && line[..name.len()].eq_ignore_ascii_case(name))?;
+            let line =
+                head.lines().find(|line| line.len() > name.len() && line[..name.len()].eq_ignore_ascii_case(name))?;
             Some(line.split_once(':')?.1.trim())
         };
         if let Some(websocket_key) = value("sec-websocket-key") {
@@ -128,10 +131,12 @@ impl Server {
         let body: serde_json::Value = serde_json::from_slice(&input[end..end + length]).unwrap_or_default();
         let conn = &mut self.conns[key];
         conn.input.drain(..end + length);
-        conn.output.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}");
+        conn.output
+            .extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}");
         let channel = body["channel"].as_str().or(body["channels"][0].as_str()).unwrap_or_default();
         let event = body["name"].as_str().unwrap_or_default();
-        let frame = frame::encode_text(&pusher::channel_event(channel, event, body["data"].as_str().unwrap_or_default()));
+        let frame =
+            frame::encode_text(&pusher::channel_event(channel, event, body["data"].as_str().unwrap_or_default()));
         for &subscriber in self.channels.get(channel).map(Vec::as_slice).unwrap_or_default() {
             let conn = &mut self.conns[subscriber];
             conn.output.extend_from_slice(&frame);

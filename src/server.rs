@@ -112,7 +112,9 @@ fn listen(config: &Config) -> anyhow::Result<TcpListener> {
             std::io::ErrorKind::AddrInUse => {
                 "another program, perhaps another laravel-echo-server, has this port open; stop it or choose another \"port\""
             }
-            std::io::ErrorKind::PermissionDenied => "ports below 1024 need root or CAP_NET_BIND_SERVICE; choose another \"port\"",
+            std::io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need root or CAP_NET_BIND_SERVICE; choose another \"port\""
+            }
             std::io::ErrorKind::AddrNotAvailable => "this machine has no such address; see \"host\"",
             _ => "see \"host\" and \"port\"",
         };
@@ -130,7 +132,9 @@ fn listen(config: &Config) -> anyhow::Result<TcpListener> {
         match bind(address) {
             Ok(listener) => return Ok(listener),
             // Machines without IPv6: try the next.
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => last = Some(error),
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {
+                last = Some(error)
+            }
             Err(error) => return Err(why(error)),
         }
     }

@@ -1,9 +1,11 @@
 //! The Pusher protocol on the wire of the real program, byte for byte where bytes matter
 //! (protocol sections 1, 2 and 8).
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
-use common::{Server, SECRET};
+use common::{SECRET, Server};
 use futures_util::SinkExt;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
@@ -28,7 +30,10 @@ async fn the_first_message_and_the_pings() {
 async fn an_unknown_key_and_an_old_protocol_are_told_why() {
     let server = Server::start(json!({}));
     let mut client = server.open("other-key").await;
-    assert_eq!(client.text().await, r#"{"event":"pusher:error","data":{"code":4001,"message":"Application does not exist"}}"#);
+    assert_eq!(
+        client.text().await,
+        r#"{"event":"pusher:error","data":{"code":4001,"message":"Application does not exist"}}"#
+    );
     assert_eq!(client.closed().await, (4001, "Application does not exist".into()));
     let url = format!("ws://127.0.0.1:{}/app/{}?protocol=3", server.port, common::KEY);
     let (socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
@@ -43,7 +48,8 @@ async fn events_reach_the_subscribers_and_not_the_excluded() {
     ann.subscribe("orders").await;
     bob.subscribe("orders").await;
     eve.subscribe("other").await;
-    let event = json!({"name": "order.shipped", "channels": ["orders"], "data": "{\"id\":7}", "socket_id": bob.socket_id});
+    let event =
+        json!({"name": "order.shipped", "channels": ["orders"], "data": "{\"id\":7}", "socket_id": bob.socket_id});
     assert_eq!(server.publish(event).await, (200, "{}".into()));
     assert_eq!(ann.text().await, r#"{"event":"order.shipped","channel":"orders","data":"{\"id\":7}"}"#);
     bob.hears_nothing_else().await;
@@ -129,7 +135,10 @@ async fn presence_lists_and_changes_agree() {
     assert_eq!(reply["data"], r#"{"presence":{"count":1,"ids":["1"],"hash":{"1":{"name":"Ann"}}}}"#);
     let mut bob = server.connect().await;
     let reply = bob.subscribe_signed("presence-a", Some(r#"{"user_id":"2","user_info":{"name":"Bob"}}"#)).await;
-    assert_eq!(reply["data"], r#"{"presence":{"count":2,"ids":["1","2"],"hash":{"1":{"name":"Ann"},"2":{"name":"Bob"}}}}"#);
+    assert_eq!(
+        reply["data"],
+        r#"{"presence":{"count":2,"ids":["1","2"],"hash":{"1":{"name":"Ann"},"2":{"name":"Bob"}}}}"#
+    );
     let added = r#"{"event":"pusher_internal:member_added","data":"{\"user_id\":\"2\",\"user_info\":{\"name\":\"Bob\"}}","channel":"presence-a"}"#;
     assert_eq!(ann.text().await, added);
     bob.hears_nothing_else().await;
@@ -176,7 +185,10 @@ async fn presence_agrees_under_a_crowd() {
     // Whoever joins now comes after all that the crowd did.
     let mut last = server.connect().await;
     let list = last.subscribe_signed("presence-a", Some(r#"{"user_id":"last"}"#)).await;
-    assert_eq!(list["data"], r#"{"presence":{"count":2,"ids":["last","watcher"],"hash":{"last":null,"watcher":null}}}"#);
+    assert_eq!(
+        list["data"],
+        r#"{"presence":{"count":2,"ids":["last","watcher"],"hash":{"last":null,"watcher":null}}}"#
+    );
     let mut present = std::collections::BTreeSet::new();
     let mut changes = 0;
     while !present.contains("last") {

@@ -1,6 +1,8 @@
 //! The way in from a real Redis: what is published is delivered, in order; and whatever
 //! happens to Redis is noticed, said, and got over.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};

@@ -22,7 +22,7 @@ pub fn run(options: &StartOptions) -> anyhow::Result<()> {
         tracing::warn!("{warning}");
     }
     let for_banner = config.clone();
-    server::run(config, move |address| {
+    server::run(config, server::Source::Redis, move |address| {
         // `print` panics when nobody listens any more; the server has no need of a listener.
         let mut stdout = io::stdout().lock();
         let _ = stdout.write_all(banner(&for_banner, address).as_bytes()).and_then(|()| stdout.flush());

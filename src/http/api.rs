@@ -60,7 +60,8 @@ pub fn verify(
     match value("auth_timestamp").and_then(|text| text.parse::<u64>().ok()) {
         Some(timestamp) if timestamp.abs_diff(now) <= TIMESTAMP_SECS_MAX => {}
         Some(timestamp) => {
-            let error = format!("auth_timestamp {timestamp} is over {TIMESTAMP_SECS_MAX} s from this server's clock, {now}");
+            let error =
+                format!("auth_timestamp {timestamp} is over {TIMESTAMP_SECS_MAX} s from this server's clock, {now}");
             return refusal(StatusCode::UNAUTHORIZED, error);
         }
         None => return denied("auth_timestamp is missing or no number"),
@@ -230,6 +231,9 @@ mod tests {
             let refusal = deliveries(AppIndex(0), &Limits::default(), body.as_bytes()).unwrap_err();
             assert_eq!(refusal.status.as_u16(), status, "{body:.60}");
         }
-        assert_eq!(deliveries(AppIndex(0), &Limits::default(), br#"{"name":"e","data":"","channel":"c"}"#).unwrap().len(), 1);
+        assert_eq!(
+            deliveries(AppIndex(0), &Limits::default(), br#"{"name":"e","data":"","channel":"c"}"#).unwrap().len(),
+            1
+        );
     }
 }

@@ -136,7 +136,9 @@ async fn respond(front: Arc<Front>, request: Request<Incoming>, peer: SocketAddr
                 let parts = request.into_parts().0;
                 return gateway::preflight(&front.config.auth, &parts).map(full);
             }
-            _ if front.proxy.is_none() => return error(StatusCode::METHOD_NOT_ALLOWED, "authorisation is asked for with POST"),
+            _ if front.proxy.is_none() => {
+                return error(StatusCode::METHOD_NOT_ALLOWED, "authorisation is asked for with POST");
+            }
             _ => {}
         }
     }
@@ -153,7 +155,8 @@ fn upgrade(front: Arc<Front>, mut request: Request<Incoming>, key: &str) -> Resp
     let accept = match ws::accept_key(request.method(), request.headers()) {
         Ok(accept) => accept,
         Err(why) => {
-            let status = if why == ws::HandshakeError::Version { StatusCode::UPGRADE_REQUIRED } else { StatusCode::BAD_REQUEST };
+            let status =
+                if why == ws::HandshakeError::Version { StatusCode::UPGRADE_REQUIRED } else { StatusCode::BAD_REQUEST };
             let mut response = error(status, &why.to_string());
             response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
             return response;
@@ -191,7 +194,10 @@ struct Refusal {
 
 fn admit(front: &Front, key: &str, query: Option<&str>) -> Result<(AppIndex, SocketId), Refusal> {
     let Some(index) = front.config.apps.iter().position(|app| app.key == key) else {
-        tracing::warn!("a client was refused: no app has the key {key:.64?} (clients[].key in {})", front.config.path.display());
+        tracing::warn!(
+            "a client was refused: no app has the key {key:.64?} (clients[].key in {})",
+            front.config.path.display()
+        );
         return Err(Refusal { code: 4001, message: "Application does not exist".into() });
     };
     let version = form_urlencoded::parse(query.unwrap_or_default().as_bytes()).find(|(name, _)| name == "protocol");
@@ -285,7 +291,11 @@ async fn api(front: Arc<Front>, request: Request<Incoming>, id: &str) -> Respons
     match published {
         Ok(()) => json(StatusCode::OK, "{}".into()),
         Err(refusal) => {
-            tracing::warn!("an HTTP API request for the app {id} was refused with {}: {}", refusal.status, refusal.error);
+            tracing::warn!(
+                "an HTTP API request for the app {id} was refused with {}: {}",
+                refusal.status,
+                refusal.error
+            );
             error(refusal.status, &refusal.error)
         }
     }

@@ -84,27 +84,13 @@ async fn run(index: usize, inbox: Inbox, context: Context) {
             _ = tick.tick() => shard.borrow_mut().tick(),
             () = until(stop_at) => return,
         }
-        let mut shard = shard.borrow_mut();
-        for message in said.drain(..) {
-            if matches!(message, Control::Stop) {
-                stop_at = Some(tokio::time::Instant::now() + STOP_WAIT);
-            }
-            // Deliveries are kept together, so that a burst of client events goes out in one write.
-            match message {
-                Control::Deliver(delivery) => shard.relayed.push(delivery),
-                other => {
-                    shard.deliver_relayed();
-                    shard.control(other);
-                }
-            }
+        if said.iter().any(|message| matches!(message, Control::Stop)) {
+            stop_at = Some(tokio::time::Instant::now() + STOP_WAIT);
         }
-        shard.deliver_relayed();
-        shard.deliver(&mut deliveries);
-        shard.flush();
-        if stop_at.is_some() && shard.conns.is_empty() {
+        let is_empty = shard.borrow_mut().turn(&mut said, &mut deliveries);
+        if stop_at.is_some() && is_empty {
             return;
         }
-        drop(shard);
         // Connections' tasks have their turn before the next batch.
         tokio::task::yield_now().await;
     }
@@ -164,6 +150,21 @@ impl Shard {
 
     fn now(&self) -> Millis {
         self.started.elapsed().as_millis() as Millis
+    }
+
+    /// Handles a batch of each queue, then writes what came of it. True when no connection is left.
+    fn turn(&mut self, said: &mut Vec<Control>, deliveries: &mut Vec<Delivery>) -> bool {
+        for message in said.drain(..) {
+            // Deliveries are kept together, so that a burst of client events goes out in one write.
+            if !matches!(message, Control::Deliver(_)) {
+                self.deliver_relayed();
+            }
+            self.control(message);
+        }
+        self.deliver_relayed();
+        self.deliver(deliveries);
+        self.flush();
+        self.conns.is_empty()
     }
 
     fn control(&mut self, message: Control) {

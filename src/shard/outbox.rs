@@ -32,7 +32,6 @@ impl Outbox {
         self.bytes
     }
 
-
     /// Writes until all is gone (`Ok(true)`) or the kernel takes no more (`Ok(false)`).
     pub fn flush(&mut self, stream: &TcpStream) -> io::Result<bool> {
         while let Some(first) = self.frames.front() {
