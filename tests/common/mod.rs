@@ -21,6 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Server {
     child: Child,
     pub port: u16,
+    http: reqwest::Client,
     _dir: tempfile::TempDir,
 }
 
@@ -59,7 +60,9 @@ impl Server {
         }
         // The log is read on, or the program would wait for the pipe.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, port: port.expect("the server said its port before it was ready"), _dir: dir }
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::new();
+        Self { child, http, port: port.expect("the server said its port before it was ready"), _dir: dir }
     }
 
     pub fn pid(&self) -> u32 {
@@ -106,8 +109,7 @@ impl Server {
         let query = format!("auth_key={KEY}&auth_timestamp={now}&auth_version=1.0&body_md5={digest}");
         let signed = signature::sign(secret, &format!("POST\n{path}\n{query}"));
         let url = format!("http://127.0.0.1:{}{path}?{query}&auth_signature={signed}", self.port);
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let response = reqwest::Client::new().post(url).body(body.to_owned()).send().await.unwrap();
+        let response = self.http.post(url).body(body.to_owned()).send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
     }
 }
