@@ -16,6 +16,10 @@
 
 pub mod auth;
 pub mod config;
+/// The port.
+pub mod http {
+    pub mod proxy;
+}
 pub mod inbox;
 pub mod protocol;
 pub mod publish;
