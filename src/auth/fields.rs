@@ -33,8 +33,10 @@ pub(super) enum FieldsError {
     Ambiguous(&'static str),
     #[error("The request has more than {FIELDS_MAX} fields.")]
     TooMany,
-    #[error("The JSON body must be one object whose values are texts, numbers or booleans: {0}.")]
-    Json(String),
+    #[error(
+        "The JSON body must be one object whose values are texts, numbers or booleans; line {0} column {1} is not so."
+    )]
+    Json(usize, usize),
 }
 
 impl Fields {
@@ -45,7 +47,9 @@ impl Fields {
 
     /// Reads a flat JSON object.
     pub fn from_json(body: &[u8]) -> Result<Self, FieldsError> {
-        let Pairs(pairs) = serde_json::from_slice(body).map_err(|error| FieldsError::Json(error.to_string()))?;
+        let Pairs(pairs) = serde_json::from_slice(body)
+            // Where, and not what: the text could be a token, and this goes to the log.
+            .map_err(|error| FieldsError::Json(error.line(), error.column()))?;
         Self::from_pairs(pairs)
     }
 
@@ -165,7 +169,7 @@ mod tests {
         let others: Vec<_> = fields.others.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         assert_eq!(others, [("n", "7"), ("t", "1"), ("f", "0"), ("z", "")]);
         for wrong in [r#"{"a":[1]}"#, r#"{"channel_name":["private-a"]}"#, "[]", "true", "", "{", "{} x"] {
-            assert!(matches!(json(wrong), Err(FieldsError::Json(_))), "{wrong}");
+            assert!(matches!(json(wrong), Err(FieldsError::Json(..))), "{wrong}");
         }
     }
 

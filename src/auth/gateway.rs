@@ -30,7 +30,11 @@ pub async fn gateway(laravel: &Laravel, apps: &[App], parts: &Parts, body: Bytes
     let mut response = match page.refusal(parts) {
         Some(refusal) => refusal,
         None => match answer(laravel, apps, parts, &body, &page).await {
-            Ok(response) | Err(response) => response,
+            Ok(response) => response,
+            Err(NoQuestion(status, sentence)) => {
+                tracing::warn!(status = status.as_u16(), "auth request refused: {sentence}");
+                message(status, &sentence)
+            }
         },
     };
     let headers = response.headers_mut();
@@ -62,27 +66,27 @@ pub fn preflight(auth: &Auth, parts: &Parts) -> Response<Bytes> {
     response
 }
 
-/// `Err` is an answer too, that of a request which did not get as far as Laravel's yes.
+/// A request that cannot be put to Laravel: the status and the sentence for the browser.
+struct NoQuestion(StatusCode, String);
+
 async fn answer(
     laravel: &Laravel,
     apps: &[App],
     parts: &Parts,
     body: &[u8],
     page: &Page,
-) -> Result<Response<Bytes>, Response<Bytes>> {
-    let bad = |sentence: &str| message(StatusCode::BAD_REQUEST, sentence);
+) -> Result<Response<Bytes>, NoQuestion> {
+    let bad = |sentence: String| NoQuestion(StatusCode::BAD_REQUEST, sentence);
     let fields = read_fields(&parts.headers, body)?;
-    let channel = ChannelName::parse(&fields.channel_name).map_err(|why| bad(&format!("channel_name: {why}.")))?;
-    let socket_id: SocketId = fields.socket_id.parse().map_err(|why| bad(&format!("socket_id: {why}.")))?;
+    let channel = ChannelName::parse(&fields.channel_name).map_err(|why| bad(format!("channel_name: {why}.")))?;
+    let socket_id: SocketId = fields.socket_id.parse().map_err(|why| bad(format!("socket_id: {why}.")))?;
     if channel.access() == Access::Public {
-        return Err(bad(&format!(
+        return Err(bad(format!(
             "The channel {channel} is public: anybody may join, and there is nothing to authorise. A channel for some only begins with private- or presence-."
         )));
     }
     let Some(app) = apps.iter().find(|app| app_tag(&app.key) == socket_id.app_tag()) else {
-        return Err(bad(
-            "This socket id was not issued by this server for one of its apps: the page's WebSocket seems to go to another server, or with another app key, than its authEndpoint.",
-        ));
+        return Err(bad("This socket id was not issued by this server for one of its apps: the page's WebSocket seems to go to another server, or with another app key, than its authEndpoint.".to_owned()));
     };
     let outcome = laravel
         .exchange(Inquiry {
@@ -118,11 +122,11 @@ async fn answer(
     Ok(response)
 }
 
-fn read_fields(headers: &HeaderMap, body: &[u8]) -> Result<Fields, Response<Bytes>> {
+fn read_fields(headers: &HeaderMap, body: &[u8]) -> Result<Fields, NoQuestion> {
     if body.len() > BODY_BYTES_MAX {
-        return Err(message(
+        return Err(NoQuestion(
             StatusCode::PAYLOAD_TOO_LARGE,
-            "The request's body is too long for channel_name and socket_id.",
+            "The request's body is too long for channel_name and socket_id.".to_owned(),
         ));
     }
     let media_type = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
@@ -131,13 +135,13 @@ fn read_fields(headers: &HeaderMap, body: &[u8]) -> Result<Fields, Response<Byte
         "" | "application/x-www-form-urlencoded" => Fields::from_form(body),
         json if json == "application/json" || json.ends_with("+json") => Fields::from_json(body),
         _ => {
-            return Err(message(
+            return Err(NoQuestion(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "The body must be application/x-www-form-urlencoded or application/json.",
+                "The body must be application/x-www-form-urlencoded or application/json.".to_owned(),
             ));
         }
     };
-    fields.map_err(|why| message(StatusCode::BAD_REQUEST, &why.to_string()))
+    fields.map_err(|why| NoQuestion(StatusCode::BAD_REQUEST, why.to_string()))
 }
 
 /// Laravel's yes as pusher-js wants it. If Laravel's pusher driver has signed, our signature

@@ -13,7 +13,6 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -32,16 +31,12 @@ use crate::ws::{self, frame};
 use proxy::Proxy;
 
 mod api;
-mod proxy;
+pub mod proxy;
 
-/// A response's body: ready bytes, or a stream from authHost.
-pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+pub use proxy::Body;
 
 /// The longest request head, in bytes: a Laravel page's cookies have room.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
-
-/// The longest body for the gateway, in bytes.
-const GATEWAY_BYTES_MAX: usize = 64 * 1024;
 
 /// Room in a request of the HTTP API beside the event's data, in bytes: JSON escapes, names.
 const API_BYTES_EXTRA: usize = 64 * 1024;
@@ -219,7 +214,14 @@ fn admit(front: &Front, key: &str, query: Option<&str>) -> Result<(AppIndex, Soc
 }
 
 fn credentials(headers: &HeaderMap) -> Credentials {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    // A header that is there twice or is no text must not look like one that is missing: a client
+    // without an Origin is taken for no browser.
+    let text = |name| {
+        let mut values = headers.get_all(name).iter();
+        let first = values.next()?;
+        let only = values.next().is_none();
+        Some(first.to_str().ok().filter(|_| only).unwrap_or_default().to_owned())
+    };
     Credentials {
         cookie: headers.get(header::COOKIE).cloned(),
         authorization: headers.get(header::AUTHORIZATION).cloned(),
@@ -303,7 +305,7 @@ async fn api(front: Arc<Front>, request: Request<Incoming>, id: &str) -> Respons
 
 async fn authorise(front: Arc<Front>, request: Request<Incoming>) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    match collect(body, GATEWAY_BYTES_MAX).await {
+    match collect(body, gateway::BODY_BYTES_MAX).await {
         Ok(body) => gateway::gateway(&front.laravel, &front.config.apps, &parts, body).await.map(full),
         Err(response) => response,
     }

@@ -535,6 +535,8 @@ async fn the_log_tells_more_and_no_secrets() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+    // With one dispatcher alone, tracing would take "nobody listens" from another test's thread.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let _guard = tracing::subscriber::set_default(subscriber);
     let fake = FakeLaravel::answering(response("302 Found", "Location: /login?s3cret=1\r\n", "t0ken")).await;
     let mut auth = fake.auth();
