@@ -221,8 +221,9 @@ fn tell(news: &News) {
         ),
         News::SecondPrefix { first, second } => tracing::error!(
             "Two applications publish to this Redis: one {}, one {}. So that neither gets the other's events, from now on \
-             none go to channels without the prefix. Say which application this server is for: put \"keyPrefix\": {first:?} \
-             or \"keyPrefix\": {second:?} into databaseConfig.redis of laravel-echo-server.json, and restart it.",
+             each event goes only to the channel of its full name, prefix included. Say which application this server is \
+             for: put \"keyPrefix\": {first:?} or \"keyPrefix\": {second:?} into databaseConfig.redis of \
+             laravel-echo-server.json, and restart it.",
             with(first),
             with(second),
         ),

@@ -4,7 +4,7 @@
 //! the other side has gone silent, whether it closed the connection or not. Failures are
 //! sentences for whoever runs the server. What is done with the messages is
 //! [`ingress`](crate::ingress)'s business, and so is the loop that connects again; what it
-//! needs for that stands here too: [`Backoff`] and the [`Reporter`] of the [`Status`].
+//! needs for that stands beside it: [`Backoff`] and the [`Reporter`] of the [`Status`].
 
 use std::error::Error;
 use std::fmt;
@@ -12,16 +12,19 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::redis::aio::{PubSubSink, PubSubStream};
 use ::redis::io::tcp::TcpSettings;
 use ::redis::{Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisConnectionInfo, RedisError};
 use futures_util::StreamExt;
-use tokio::sync::watch;
 use tokio::time;
 
 use crate::config;
+
+mod outage;
+
+pub use outage::{Backoff, Reporter, Status};
 
 /// How long things may take. The defaults suit a server in use; tests are less patient.
 #[derive(Clone, Copy, Debug)]
@@ -30,8 +33,8 @@ pub struct Timing {
     pub connect_max: Duration,
     /// Redis is pinged when nothing has been heard of it for this long.
     pub ping_after: Duration,
-    /// The connection counts as dead when nothing has been heard for this long.
-    pub silence_max: Duration,
+    /// The connection counts as dead when nothing has been heard for this long after a ping.
+    pub answer_max: Duration,
     /// The wait after a first failure. It doubles with each further one.
     pub retry_min: Duration,
     /// The longest wait between two attempts.
@@ -43,39 +46,10 @@ impl Default for Timing {
         Self {
             connect_max: Duration::from_secs(5),
             ping_after: Duration::from_secs(5),
-            silence_max: Duration::from_secs(15),
+            answer_max: Duration::from_secs(10),
             retry_min: Duration::from_millis(50),
             retry_max: Duration::from_secs(2),
         }
-    }
-}
-
-/// Whether events of Laravel's can arrive.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Status {
-    /// Connected and subscribed.
-    Connected {
-        /// Since the subscription was confirmed.
-        since: Instant,
-    },
-    /// Not connected, trying again.
-    Away {
-        /// Since the connection was lost, or the start.
-        since: Instant,
-        /// A sentence that says why, and what to do.
-        reason: String,
-    },
-}
-
-impl Status {
-    /// Before the first attempt has ended.
-    pub fn starting() -> Self {
-        Self::Away { since: Instant::now(), reason: "The first connection is being made.".to_owned() }
-    }
-
-    /// Whether events can arrive.
-    pub fn is_connected(&self) -> bool {
-        matches!(self, Self::Connected { .. })
     }
 }
 
@@ -129,8 +103,9 @@ impl Link {
             Ok(Ok(subscription)) => Ok(subscription),
             Ok(Err(failure)) => Err(failure),
             Err(_) => Err(Failure(format!(
-                "Redis at {self} did not answer within {:?}. Is it overloaded or stopped, or does a firewall drop the packets?",
-                self.timing.connect_max
+                "Redis at {self} did not answer within {:?}. Is it overloaded or stopped, or does a firewall drop the packets?{}",
+                self.timing.connect_max,
+                if self.config.tls { " Does it speak TLS on this port?" } else { "" }
             ))),
         }
     }
@@ -268,12 +243,18 @@ fn io_kind(error: &RedisError) -> Option<io::ErrorKind> {
     inner.downcast_ref::<io::Error>().map(io::Error::kind)
 }
 
+/// A ping under way.
+struct Ping {
+    sent: time::Instant,
+    /// Ends when Redis has answered anything, be it that this user may not ping.
+    answer: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
 /// A confirmed subscription.
 pub struct Subscription {
     sink: PubSubSink,
     stream: PubSubStream,
-    /// Ends when Redis has answered anything, be it that this user may not ping.
-    ping: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    ping: Option<Ping>,
     heard: time::Instant,
     timing: Timing,
     address: String,
@@ -285,12 +266,15 @@ impl Subscription {
     /// What arrives is kept without bound until it is asked for here, so ask at once.
     pub async fn next(&mut self) -> Result<::redis::Msg, Failure> {
         loop {
-            let silent_at = self.heard + self.timing.silence_max;
-            let ping_at = self.heard + self.timing.ping_after;
-            let is_pinged = self.ping.is_some();
+            // Counted from the ping and not from the last sign of life alone: a process that was
+            // itself stopped for a while must not take that for Redis' silence.
+            let deadline = match &self.ping {
+                None => self.heard + self.timing.ping_after,
+                Some(ping) => self.heard.max(ping.sent) + self.timing.answer_max,
+            };
             let answer = async {
                 match &mut self.ping {
-                    Some(ping) => ping.await,
+                    Some(ping) => ping.answer.as_mut().await,
                     None => std::future::pending().await,
                 }
             };
@@ -310,18 +294,19 @@ impl Subscription {
                     self.ping = None;
                     self.heard = time::Instant::now();
                 }
-                () = time::sleep_until(silent_at) => {
-                    return Err(Failure(format!(
-                        "Redis at {} has been silent for {:?} and does not answer PING. It hangs, or the network between \
-                         is cut.",
-                        self.address, self.timing.silence_max
-                    )));
-                }
-                () = time::sleep_until(ping_at), if !is_pinged => {
+                () = time::sleep_until(deadline) => {
+                    if self.ping.is_some() {
+                        return Err(Failure(format!(
+                            "Redis at {} has been silent and has not answered PING for {:?}. It hangs, or the network \
+                             between is cut.",
+                            self.address, self.timing.answer_max
+                        )));
+                    }
                     let mut sink = self.sink.clone();
-                    self.ping = Some(Box::pin(async move {
+                    let answer = Box::pin(async move {
                         let _ = sink.ping::<::redis::Value>().await;
-                    }));
+                    });
+                    self.ping = Some(Ping { sent: time::Instant::now(), answer });
                 }
             }
         }
@@ -334,156 +319,9 @@ impl fmt::Debug for Subscription {
     }
 }
 
-/// The waits between attempts: doubling, with jitter, so that many servers do not come back
-/// in step.
-#[derive(Clone, Debug)]
-pub struct Backoff {
-    next: Duration,
-    min: Duration,
-    max: Duration,
-}
-
-impl Backoff {
-    /// Begins with `timing.retry_min`.
-    pub fn new(timing: &Timing) -> Self {
-        Self { next: timing.retry_min, min: timing.retry_min, max: timing.retry_max }
-    }
-
-    /// How long to wait now: between half of the current step and all of it, as `random` says.
-    pub fn step(&mut self, random: u32) -> Duration {
-        let step = self.next;
-        self.next = (step * 2).min(self.max);
-        step / 2 + (step / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
-    }
-
-    /// Begins anew, if the connection has lasted: a server that accepts and drops at once
-    /// is not asked twenty times a second.
-    pub fn connection_lasted(&mut self, lasted: Duration) {
-        if lasted >= self.max {
-            self.next = self.min;
-        }
-    }
-}
-
-/// Tells the status to other parts, and the log what matters of it: once when Redis goes away,
-/// again when the reason changes and every minute, and when it is back.
-#[derive(Debug)]
-pub struct Reporter {
-    address: String,
-    status: watch::Sender<Status>,
-    outage: Option<Outage>,
-}
-
-#[derive(Debug)]
-struct Outage {
-    since: Instant,
-    reason: String,
-    said: Option<Instant>,
-}
-
-const SAY_AGAIN_AFTER: Duration = Duration::from_secs(60);
-const SAY_NEW_REASON_AFTER: Duration = Duration::from_secs(5);
-
-impl Outage {
-    fn begin(since: Instant) -> Self {
-        Self { since, reason: String::new(), said: None }
-    }
-
-    /// Whether this reason is worth a line in the log now.
-    fn is_worth_saying(&mut self, reason: &str, now: Instant) -> bool {
-        let patience = if self.reason == reason { SAY_AGAIN_AFTER } else { SAY_NEW_REASON_AFTER };
-        let is_worth_it = self.said.is_none_or(|said| now.duration_since(said) >= patience);
-        if is_worth_it {
-            self.said = Some(now);
-            reason.clone_into(&mut self.reason);
-        }
-        is_worth_it
-    }
-}
-
-impl Reporter {
-    /// Begins as away, without a word.
-    pub fn new(link: &Link, status: watch::Sender<Status>) -> Self {
-        Self { address: link.to_string(), status, outage: Some(Outage::begin(Instant::now())) }
-    }
-
-    /// The connection was lost, or an attempt failed.
-    pub fn away(&mut self, failure: &Failure) {
-        let now = Instant::now();
-        let outage = self.outage.get_or_insert_with(|| Outage::begin(now));
-        let is_first = outage.said.is_none();
-        if outage.is_worth_saying(&failure.0, now) {
-            let rest = if is_first {
-                "The server runs on and keeps trying; until then no events arrive from Laravel.".to_owned()
-            } else {
-                format!("No events have arrived from Laravel for {}; still trying.", rounded(now - outage.since))
-            };
-            tracing::warn!("{failure} {rest}");
-        }
-        self.status.send_replace(Status::Away { since: outage.since, reason: failure.0.clone() });
-    }
-
-    /// The subscription is confirmed.
-    pub fn connected(&mut self) {
-        let now = Instant::now();
-        match self.outage.take() {
-            Some(outage) if outage.said.is_some() => tracing::info!(
-                "Redis at {} is back after {}. Events published meanwhile were not received: Redis keeps nothing for \
-                 subscribers that are away.",
-                self.address,
-                rounded(now - outage.since)
-            ),
-            _ => tracing::info!("Listening for events from Redis at {}", self.address),
-        }
-        self.status.send_replace(Status::Connected { since: now });
-    }
-}
-
-/// A duration for people: `350 ms`, `4.2 s`, `3 min 20 s`.
-fn rounded(duration: Duration) -> String {
-    match duration.as_secs() {
-        0 => format!("{} ms", duration.as_millis()),
-        1..60 => format!("{:.1} s", duration.as_secs_f32()),
-        seconds => format!("{} min {} s", seconds / 60, seconds % 60),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn back_off_grows_to_its_limit_and_begins_anew() {
-        let timing = Timing::default();
-        let mut backoff = Backoff::new(&timing);
-        let steps: Vec<u128> = (0..8).map(|_| backoff.step(u32::MAX).as_millis()).collect();
-        assert_eq!(steps, [50, 100, 200, 400, 800, 1600, 2000, 2000]);
-        assert_eq!(backoff.step(0), Duration::from_secs(1));
-        backoff.connection_lasted(Duration::from_secs(1));
-        assert_eq!(backoff.step(u32::MAX), Duration::from_secs(2));
-        backoff.connection_lasted(Duration::from_secs(2));
-        assert_eq!(backoff.step(0), Duration::from_millis(25));
-    }
-
-    #[test]
-    fn an_outage_is_said_once_then_now_and_again() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let mut outage = Outage::begin(start);
-        let said: Vec<bool> = [
-            (0, "refused"),
-            (1, "refused"),
-            (2, "wrong password"),
-            (6, "wrong password"),
-            (7, "wrong password"),
-            (65, "wrong password"),
-            (66, "wrong password"),
-        ]
-        .into_iter()
-        .map(|(seconds, reason)| outage.is_worth_saying(reason, at(seconds)))
-        .collect();
-        assert_eq!(said, [true, false, false, true, false, false, true]);
-    }
 
     #[test]
     fn a_password_in_an_answer_is_hidden() {
@@ -503,13 +341,6 @@ mod tests {
         assert_eq!(link.to_string(), "[::1]:6379");
         link.config.path = Some("/run/redis.sock".to_owned());
         assert_eq!(link.to_string(), "/run/redis.sock");
-    }
-
-    #[test]
-    fn durations_for_people() {
-        for (ms, text) in [(350, "350 ms"), (4_210, "4.2 s"), (200_900, "3 min 20 s")] {
-            assert_eq!(rounded(Duration::from_millis(ms)), text);
-        }
     }
 
     fn config() -> config::Redis {
