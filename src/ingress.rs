@@ -46,14 +46,21 @@ pub struct Ingress {
     prefix: Prefix,
     known_prefix: watch::Sender<Option<String>>,
     publisher: Publisher,
+    frame_bytes_max: usize,
     ignored: Ignored,
 }
 
 impl Ingress {
-    /// Publishes to these apps. The receiver always has [`Prefix::known`].
-    pub fn new(apps: Vec<AppIndex>, prefix: Prefix, publisher: Publisher) -> (Self, watch::Receiver<Option<String>>) {
+    /// Publishes to these apps. `frame_bytes_max` is what one connection's outbox takes: a longer
+    /// frame would close every subscriber that it goes to. The receiver always has [`Prefix::known`].
+    pub fn new(
+        apps: Vec<AppIndex>,
+        prefix: Prefix,
+        publisher: Publisher,
+        frame_bytes_max: usize,
+    ) -> (Self, watch::Receiver<Option<String>>) {
         let (known_prefix, watcher) = watch::channel(prefix.known().map(str::to_owned));
-        (Self { apps, prefix, known_prefix, publisher, ignored: Ignored::default() }, watcher)
+        (Self { apps, prefix, known_prefix, publisher, frame_bytes_max, ignored: Ignored::default() }, watcher)
     }
 
     /// Delivers one message, waiting while a shard's inbox is full. What is no event of
@@ -80,23 +87,21 @@ impl Ingress {
         }
         let mut data = None;
         for name in route.names() {
-            if !self.apps.iter().any(|app| self.has_subscribers(*app, name)) {
+            if !self.apps.iter().any(|app| self.publisher.has_subscribers(*app, name)) {
                 continue;
             }
             let data = data.get_or_insert_with(|| broadcast.data_for_pusher());
             let frame = frame::encode_text(&pusher::channel_event(name, &broadcast.event, data));
+            if frame.len() > self.frame_bytes_max {
+                self.ignored.note(Ignorable::OverOutbox(frame.len(), self.frame_bytes_max), name.as_bytes());
+                continue;
+            }
             let channel = ChannelName::published(name);
             for app in &self.apps {
                 let (channel, frame) = (channel.clone(), frame.clone());
                 self.publisher.publish(Delivery { app: *app, channel, frame, except: broadcast.except }).await;
             }
         }
-    }
-
-    /// Encoding for nobody is saved here; the publisher looks again.
-    fn has_subscribers(&self, app: AppIndex, name: &str) -> bool {
-        let hash = self.publisher.hash(app, name);
-        self.publisher.shards().iter().any(|shard| shard.is_interested(hash))
     }
 }
 
@@ -239,6 +244,8 @@ fn with(prefix: &str) -> String {
 enum Ignorable {
     #[error("the payload has more than {} MB", PAYLOAD_BYTES_MAX / (1024 * 1024))]
     TooLong,
+    #[error("it takes {0} bytes on the wire, and a connection may have {1} waiting (limits.outboundBytes)")]
+    OverOutbox(usize, usize),
     #[error("the channel's name is not UTF-8")]
     NameNotUtf8,
     #[error(transparent)]
@@ -257,13 +264,14 @@ impl Ignorable {
             Self::NoEvent(BroadcastError::NotJson { .. }) => (4, true),
             Self::NoEvent(BroadcastError::NoEvent) => (5, false),
             Self::NoEvent(BroadcastError::EventNotAString) => (6, false),
+            Self::OverOutbox(..) => (7, true),
         }
     }
 }
 
 /// Counts what was ignored, by reason; the 1st, 10th, 100th … of each is logged.
 #[derive(Debug, Default)]
-struct Ignored([u64; 7]);
+struct Ignored([u64; 8]);
 
 impl Ignored {
     fn note(&mut self, reason: Ignorable, channel: &[u8]) {
@@ -308,6 +316,8 @@ mod tests {
     const LARAVEL: &str = r#"{"event":"message.sent","data":{"id":1,"socket":"1.2"},"socket":"1.2"}"#;
     const BY_HAND: &str = r#"{"event":"message.sent","data":{"id":1}}"#;
 
+    const FRAME_BYTES_MAX: usize = 100_000;
+
     struct Fixture {
         ingress: Ingress,
         known: watch::Receiver<Option<String>>,
@@ -321,7 +331,7 @@ mod tests {
         for app in &apps {
             channels.iter().for_each(|channel| inbox.interest.add(publisher.hash(*app, channel)));
         }
-        let (ingress, known) = Ingress::new(apps, prefix, publisher);
+        let (ingress, known) = Ingress::new(apps, prefix, publisher, FRAME_BYTES_MAX);
         Fixture { ingress, known, inbox }
     }
 
@@ -365,6 +375,16 @@ mod tests {
         assert_eq!(*fixture.known.borrow(), None);
     }
 
+    /// It would close every subscriber, again after each reconnect.
+    #[tokio::test]
+    async fn what_no_outbox_takes_goes_to_nobody() {
+        let mut fixture = fixture(Prefix::recognise(), 1, &["orders"]);
+        let event = |bytes| format!(r#"{{"event":"e","data":"{}"}}"#, "x".repeat(bytes));
+        assert_eq!(fixture.take("orders", &event(FRAME_BYTES_MAX - 100)).await.len(), 1);
+        assert_eq!(fixture.take("orders", &event(FRAME_BYTES_MAX)).await.len(), 0);
+        assert_eq!(fixture.ingress.ignored.0[7], 1);
+    }
+
     #[tokio::test]
     async fn what_is_no_event_is_ignored_and_counted() {
         let mut fixture = fixture(Prefix::recognise(), 1, &["x"]);
@@ -374,7 +394,7 @@ mod tests {
         }
         fixture.ingress.take(Message { channel: vec![0xff], payload: BY_HAND.into() }).await;
         fixture.ingress.take(Message { channel: b"x".into(), payload: b"{\xff}".into() }).await;
-        assert_eq!(fixture.ingress.ignored.0, [1, 1, 2, 1, 1, 1, 1]);
+        assert_eq!(fixture.ingress.ignored.0, [1, 1, 2, 1, 1, 1, 1, 0]);
         assert_eq!(fixture.take("x", BY_HAND).await.len(), 1);
     }
 

@@ -70,7 +70,7 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
             None => Prefix::recognise(),
         };
         let apps = (0..config.apps.len()).map(|index| AppIndex(index as u16)).collect();
-        let (ingress, known_prefix) = Ingress::new(apps, prefix, publisher.clone());
+        let (ingress, known_prefix) = Ingress::new(apps, prefix, publisher.clone(), config.limits.outbound_bytes);
         let laravel = Laravel::new(&config.auth, known_prefix)?;
         tokio::spawn(answer(asked, laravel.clone(), publisher.clone()));
         match source {

@@ -112,35 +112,14 @@ fn presence(body: &[u8]) -> Result<Yes, No> {
         }
         _ => return Err(no_yes(body)),
     };
-    let member = member(&data)?;
-    Ok(Yes { member: Some(member), channel_data: Some(data), shared_secret: None })
-}
-
-fn member(data: &str) -> Result<Member, No> {
-    let nobody = |detail: &str| {
+    let member = Member::parse(&data).map_err(|error| {
         No::new(
             403,
             "Laravel's channel_data names no member: its user_id must be a number without fraction or a text that is not empty. It is what the user model's getAuthIdentifierForBroadcasting() returns.",
-            detail,
+            &error.to_string(),
         )
-    };
-    let Ok(ChannelData { user_id: Some(id), user_info }) = serde_json::from_str(data) else {
-        return Err(nobody("channel_data is no object with a user_id"));
-    };
-    let id = id.get();
-    let user_id = if id.starts_with('"') {
-        serde_json::from_str::<String>(id).map_err(|_| nobody("user_id is no valid text"))?
-    } else if id.strip_prefix('-').unwrap_or(id).bytes().all(|b| b.is_ascii_digit()) {
-        // As it is written: an id may have more digits than a machine's integer.
-        id.to_owned()
-    } else {
-        return Err(nobody("user_id is neither a text nor an integer"));
-    };
-    if user_id.is_empty() {
-        return Err(nobody("user_id is empty"));
-    }
-    let user_info = user_info.map_or("null", RawValue::get);
-    Ok(Member { user_id: user_id.into(), user_info: user_info.into() })
+    })?;
+    Ok(Yes { member: Some(member), channel_data: Some(data), shared_secret: None })
 }
 
 /// Laravel's object. A field that stands twice is an error: two readers might take one each.
@@ -152,14 +131,6 @@ struct Answer<'a> {
     auth: Option<String>,
     #[serde(default)]
     shared_secret: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct ChannelData<'a> {
-    #[serde(default, borrow)]
-    user_id: Option<&'a RawValue>,
-    #[serde(default, borrow)]
-    user_info: Option<&'a RawValue>,
 }
 
 fn no_yes(body: &[u8]) -> No {
