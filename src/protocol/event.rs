@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -23,11 +24,11 @@ pub struct Broadcast<'a> {
     pub data: &'a str,
     /// The connection that shall not get it (`toOthers()`), where `socket` is the id of one.
     pub except: Option<SocketId>,
-    /// The payload has all three of `event`, `data` and `socket`, as Laravel's always have.
-    /// Hand-made ones seldom do.
+    /// `socket` stands in the payload and again within `data`, as Laravel alone writes it.
+    /// Payloads made by hand have it once or not at all.
     pub from_laravel: bool,
-    /// The raw value of `socket`.
-    socket: Option<&'a str>,
+    /// Where in `data` that inner `socket` stands, with one of its commas.
+    inner_socket: Option<Range<usize>>,
 }
 
 /// Why a payload is no event. Never contains any of the payload, which may be private.
@@ -68,12 +69,14 @@ pub fn parse(payload: &[u8]) -> Result<Broadcast<'_>, BroadcastError> {
     let envelope: Envelope<'_> = serde_json::from_str(text)
         .map_err(|error| BroadcastError::NotJson { line: error.line(), column: error.column() })?;
     let event = string(envelope.event.ok_or(BroadcastError::NoEvent)?).ok_or(BroadcastError::EventNotAString)?;
+    let data = envelope.data.unwrap_or("null");
+    let inner_socket = envelope.socket.and_then(|socket| inner_socket(data, socket));
     Ok(Broadcast {
         event,
-        data: envelope.data.unwrap_or("null"),
+        data,
         except: envelope.socket.and_then(string).and_then(|socket| socket.parse().ok()),
-        from_laravel: envelope.data.is_some() && envelope.socket.is_some(),
-        socket: envelope.socket,
+        from_laravel: inner_socket.is_some(),
+        inner_socket,
     })
 }
 
@@ -85,34 +88,32 @@ impl<'a> Broadcast<'a> {
     /// with the spaces around it; all else is kept. Laravel appends it as the last member, unless the event's own data
     /// had that key: then the value is replaced where it stood.
     pub fn data_for_pusher(&self) -> Cow<'a, str> {
-        let data = self.data;
-        let Some(socket) = self.socket.filter(|_| data.starts_with('{')) else {
-            return Cow::Borrowed(data);
-        };
-        // A quote that follows a comma directly begins a string (within a string it would be
-        // escaped, and one that ends a string cannot be followed by a bare word), so this is
-        // the last member of the outermost object.
-        if let Some(rest) = data
-            .strip_suffix('}')
-            .and_then(|rest| rest.strip_suffix(socket))
-            .and_then(|rest| rest.strip_suffix(",\"socket\":"))
-        {
-            let mut without = String::with_capacity(rest.len() + 1);
-            without.push_str(rest);
-            without.push('}');
-            return Cow::Owned(without);
+        match &self.inner_socket {
+            None => Cow::Borrowed(self.data),
+            Some(member) => Cow::Owned([&self.data[..member.start], &self.data[member.end..]].concat()),
         }
-        match find_member(data, "\"socket\"", socket) {
-            None => Cow::Borrowed(data),
-            Some(member) => Cow::Owned([&data[..member.start], &data[member.end..]].concat()),
-        }
+    }
+}
+
+/// Where the member `socket` with this raw value stands in `data`.
+fn inner_socket(data: &str, socket: &str) -> Option<Range<usize>> {
+    if !data.starts_with('{') {
+        return None;
+    }
+    // A quote that follows a comma directly begins a string (within a string it would be
+    // escaped, and one that ends a string cannot be followed by a bare word), so this is
+    // the last member of the outermost object.
+    let rest = data.strip_suffix('}').and_then(|rest| rest.strip_suffix(socket));
+    match rest.and_then(|rest| rest.strip_suffix(",\"socket\":")) {
+        Some(rest) => Some(rest.len()..data.len() - 1),
+        None => find_member(data, "\"socket\"", socket),
     }
 }
 
 /// The last member of the object with this key (as spelled, quotes included) and this value,
 /// with one of its commas. `object` must be valid JSON; if it is not, the answer is wrong but
 /// still within bounds.
-fn find_member(object: &str, key: &str, value: &str) -> Option<std::ops::Range<usize>> {
+fn find_member(object: &str, key: &str, value: &str) -> Option<Range<usize>> {
     let bytes = object.as_bytes();
     let mut found = None;
     let mut depth = 0_usize;
@@ -277,7 +278,7 @@ mod tests {
     #[test]
     fn only_a_socket_id_excludes() {
         for socket in ["null", r#""""#, r#""abcDEF_-123""#, "1234.5678", r#""01.2""#, r#"{"a":1}"#, "[]"] {
-            let payload = format!(r#"{{"event":"e","data":{{}},"socket":{socket}}}"#);
+            let payload = format!(r#"{{"event":"e","data":{{"socket":{socket}}},"socket":{socket}}}"#);
             assert_eq!(read(&payload).except, None, "{socket}");
             assert!(read(&payload).from_laravel);
         }
@@ -290,6 +291,7 @@ mod tests {
         assert_eq!((broadcast.data, broadcast.from_laravel), ("null", false));
         assert!(!read(r#"{"event":"e","data":1}"#).from_laravel);
         assert!(!read(r#"{"event":"e","socket":null}"#).from_laravel);
+        assert!(!read(r#"{"event":"e","data":{"id":1},"socket":null}"#).from_laravel);
         assert_eq!(read(r#"{"event":"a","\u0065vent":"b","data":1,"x":{"data":3},"data":2}"#).data, "2");
         assert_eq!(read(r#"{"event":"a","\u0065vent":"b"}"#).event, "b");
         // Without an outer socket, the inner one is the application's own.
