@@ -253,7 +253,7 @@ impl World {
             inbox.interest.add(publisher.hash(AppIndex(0), channel));
         }
         let prefix = config.key_prefix.clone().map_or_else(Prefix::recognise, Prefix::configured);
-        let (ingress, known_prefix) = Ingress::new(vec![AppIndex(0)], prefix, publisher, 1024 * 1024);
+        let (ingress, known_prefix) = Ingress::new(vec![AppIndex(0)], prefix, publisher, BACKLOG_BYTES_MAX);
         let (report, status) = watch::channel(Status::starting());
         let link = Link::with_timing(config.clone(), TIMING);
         let task = tokio::spawn(ingress::from_link(link, ingress, report));
