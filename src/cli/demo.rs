@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use self::standin::{Libraries, Site};
+use super::start::set_up_log;
 use crate::config::{App, Auth, Config, Limits, Redis, Secret};
 use crate::server::{self, Source};
 
@@ -45,6 +46,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let (port, remark) = choose_port(options.port.unwrap_or(PORT))?;
 
     let (events_in, events) = tokio::sync::mpsc::channel(EVENTS_MAX);
+    set_up_log(false);
     let application = standin::start(Site { app_key: APP_KEY, libraries }, events_in)?;
     server::run(config(port, application)?, Source::Queue(events), move |address| {
         // A closed standard output is no reason to end a server that works.

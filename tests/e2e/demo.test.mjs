@@ -8,7 +8,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -18,7 +18,7 @@ import { fileURLToPath } from 'node:url';
 import { chromium } from 'playwright-core';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
-const MODULES = process.env.LES_NODE_MODULES ?? fileURLToPath(new URL('./node_modules', import.meta.url));
+const MODULES = fileURLToPath(new URL('./node_modules', import.meta.url));
 const WAIT_MS = 15_000;
 
 let browser;
@@ -79,6 +79,7 @@ for (const [client, args] of [
       for (const pane of [john, jane]) {
         await shows(pane.locator('.state'), 'Connected');
         await pane.locator('.members', { hasText: 'John Doe' }).filter({ hasText: 'Jane Roe' }).waitFor();
+        await subscriptions(pane, 3);
       }
       const library = await page.locator('#library').textContent();
       assert.match(library, args.length ? /laravel-echo \d.*pusher-js \d/ : /client\.js/);
@@ -125,10 +126,10 @@ for (const [client, args] of [
       for (const pane of [john, jane]) {
         await pane.locator('.members', { hasText: 'John Doe' }).filter({ hasText: 'Jane Roe' }).waitFor();
       }
+      await subscriptions(jane, 6);
     });
 
     test('after coming back, messages arrive again', async () => {
-      await page.locator('#user-2 .frames .in', { hasText: 'conversation.1-2' }).last().waitFor({ state: 'attached' });
       await john.locator('input[name=content]').fill('Welcome back');
       await john.locator('input[name=content]').press('Enter');
       await shows(jane.locator('.bubble:not(.own)').last().locator('p'), 'Welcome back');
@@ -163,7 +164,6 @@ for (const [client, args] of [
         await page.setViewportSize({ width, height: 844 });
         const wider = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
         assert.ok(wider <= 0, `${name}: nothing sticks out (${wider}px)`);
-        await mkdir(screenshots, { recursive: true });
         await page.screenshot({ path: join(screenshots, `${slug}-${name}.png`), fullPage: true });
       }
     });
@@ -175,7 +175,8 @@ for (const [client, args] of [
 }
 
 test('a folder without the libraries is a sentence and exit code 1', async () => {
-  const child = spawn(program(), ['demo', '--assets', screenshots, '--port', '0'], { stdio: ['ignore', 'ignore', 'pipe'] });
+  const args = ['demo', '--assets', screenshots, '--port', '0'];
+  const child = spawn(program(), args, { stdio: ['ignore', 'ignore', 'pipe'] });
   let said = '';
   child.stderr.on('data', (chunk) => (said += chunk));
   const [code] = await once(child, 'close');
@@ -213,7 +214,7 @@ async function startDemo(...args) {
     assert.equal(code, 0, 'Ctrl-C ends the demo in good order');
   };
   for (let text = await line(); text !== undefined; text = await line()) {
-    const [address] = text.match(/http:\/\/\S+/) ?? [];
+    const [address] = text.match(/(?<=^Demo: open )http:\/\/\S+/) ?? [];
     if (address) return { address, line, stop };
   }
   throw new Error('the demo ended without printing its address');
@@ -235,6 +236,12 @@ async function shows(locator, text) {
     if (Date.now() > deadline) assert.equal(shown, text);
     await locator.page().evaluate(() => new Promise((resolve) => requestAnimationFrame(resolve)));
   }
+}
+
+/** Waits until the pane's client has heard this many times that it is subscribed. */
+async function subscriptions(pane, count) {
+  const frames = pane.locator('.frames .in', { hasText: 'subscription_succeeded' });
+  await frames.nth(count - 1).waitFor({ state: 'attached' });
 }
 
 /** The data of an event's frame: a string of JSON on the wire, parsed already by pusher-js. */

@@ -134,8 +134,10 @@ fn conversation(a: u32, b: u32) -> String {
 /// stands both beside the data and in them.
 fn broadcast(channels: &[&str], event: &str, data: &impl Serialize, socket: Option<&str>) -> Vec<Message> {
     let payload = php_json(&Broadcast { event, data: BroadcastData { data, socket }, socket });
-    let message =
-        |channel: &&str| Message { channel: format!("{KEY_PREFIX}{channel}").into(), payload: payload.clone().into() };
+    let message = |channel: &&str| Message {
+        channel: format!("{KEY_PREFIX}{channel}").into_bytes(),
+        payload: payload.clone().into_bytes(),
+    };
     channels.iter().map(message).collect()
 }
 
@@ -218,6 +220,7 @@ fn zulu(time: SystemTime) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod tests {
     use super::*;
 
@@ -229,8 +232,8 @@ mod tests {
     }
 
     fn texts(messages: Vec<Message>) -> Vec<(String, String)> {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        messages.iter().map(|message| (text(message.channel.as_ref()), text(message.payload.as_ref()))).collect()
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        messages.into_iter().map(|message| (text(message.channel), text(message.payload))).collect()
     }
 
     #[test]

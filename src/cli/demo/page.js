@@ -68,19 +68,26 @@ class Pane {
   /** `begins`: a key was pressed; else the message was sent or given up. */
   tellTyping(begins) {
     const now = performance.now();
-    if (begins ? now < this.toldTyping + TYPING_AGAIN_MS : this.toldTyping === undefined) return;
+    const told = this.toldTyping !== undefined;
+    if (begins ? told && now < this.toldTyping + TYPING_AGAIN_MS : !told) return;
     this.toldTyping = begins ? now : undefined;
     const way = document.querySelector('input[name=typing]:checked').value;
     if (way === 'whisper') {
       this.client.private(this.conversation).whisper('typing', { is_typing: begins });
     } else {
-      this.post(`/api/messages/typing/${this.other.id}`, { is_typing: begins }).catch((error) => this.showNotice(error.message));
+      this.post(`/api/messages/typing/${this.other.id}`, { is_typing: begins }).catch((error) =>
+        this.showNotice(error.message),
+      );
     }
   }
 
   /** As an application's HTTP client does: `X-Socket-ID` tells Laravel whom `toOthers()` leaves out. */
   async post(path, body) {
-    const headers = { Authorization: `Bearer ${this.user.token}`, Accept: 'application/json', 'Content-Type': 'application/json' };
+    const headers = {
+      Authorization: `Bearer ${this.user.token}`,
+      Accept: 'application/json',
+      'Content-Type': 'application/json',
+    };
     if (this.client.socketId()) headers['X-Socket-ID'] = this.client.socketId();
     const response = await fetch(path, { method: 'POST', headers, body: JSON.stringify(body) });
     const answer = await response.json().catch(() => ({}));
@@ -174,13 +181,17 @@ class Pane {
   showMessage({ id, content, sender_id }, channel) {
     let bubble = this.bubbles.get(id);
     if (!bubble) {
-      bubble = element('div', sender_id === this.user.id ? 'bubble own' : 'bubble', element('p', '', content), element('small'));
+      const own = sender_id === this.user.id;
+      bubble = element('div', own ? 'bubble own' : 'bubble', element('p', '', content), element('small'));
       this.bubbles.set(id, bubble);
       this.append(bubble);
-      if (sender_id !== this.user.id) this.showTyping(false);
+      if (!own) this.showTyping(false);
     }
     const ways = bubble.querySelector('small');
-    ways.textContent = ways.textContent ? `${ways.textContent}, ${channel}` : channel === 'sent' ? channel : `via ${channel}`;
+    const before = ways.textContent;
+    if (channel === 'sent') ways.textContent = 'sent';
+    else ways.textContent = before ? `${before}, ${channel}` : `via ${channel}`;
+    this.scrollToLast();
   }
 
   showNotice(text) {
@@ -191,6 +202,11 @@ class Pane {
     const messages = this.find('.messages');
     this.find('.empty')?.remove();
     messages.append(node);
+    this.scrollToLast();
+  }
+
+  scrollToLast() {
+    const messages = this.find('.messages');
     messages.scrollTop = messages.scrollHeight;
   }
 

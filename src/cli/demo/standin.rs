@@ -419,7 +419,7 @@ mod tests {
         let request = post("/api/messages").header(AUTHORIZATION, "Bearer token-john").header("X-Socket-ID", "12.34");
         let Reply { response, events } = reply(request, r#"{"recipient_id":2,"content":"hello"}"#);
         assert_eq!(events.len(), 2);
-        let payload: serde_json::Value = serde_json::from_slice(events[0].payload.as_ref()).unwrap();
+        let payload: serde_json::Value = serde_json::from_slice(&events[0].payload).unwrap();
         assert_eq!(payload["event"], "message.sent");
         assert_eq!((&payload["socket"], &payload["data"]["socket"]), (&json!("12.34"), &json!("12.34")));
         let (status, _, body) = read(response);
