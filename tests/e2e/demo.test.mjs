@@ -135,6 +135,29 @@ for (const [client, args] of [
       await shows(jane.locator('.bubble:not(.own)').last().locator('p'), 'Welcome back');
     });
 
+    test('a lost connection comes back by itself, with all its channels', async () => {
+      const other = await page.context().newPage();
+      const sockets = [];
+      await other.routeWebSocket(/\/app\//, (socket) => {
+        sockets.push(socket);
+        socket.connectToServer();
+      });
+      await other.goto(demo.address);
+      const panes = [other.locator('#user-1'), other.locator('#user-2')];
+      for (const pane of panes) await subscriptions(pane, 3);
+      const lost = sockets.splice(0);
+      assert.equal(lost.length, 2);
+      for (const socket of lost) await socket.close({ code: 1012, reason: 'restart' });
+      for (const pane of panes) {
+        await subscriptions(pane, 6);
+        await shows(pane.locator('.state'), 'Connected');
+      }
+      await panes[0].locator('input[name=content]').fill('Still there?');
+      await panes[0].locator('input[name=content]').press('Enter');
+      await shows(panes[1].locator('.bubble p'), 'Still there?');
+      await other.close();
+    });
+
     test('the other’s private channel is refused, and says why', async () => {
       for (let round = 0; round < 2; round += 1) {
         await john.getByRole('button', { name: 'Listen to Jane’s private channel' }).click();

@@ -194,7 +194,8 @@ impl Application {
     /// What the page must know to connect; a real application would render it into its page.
     fn site_json(&self) -> String {
         let user = |user: &User| json!({ "id": user.id, "name": user.name(), "token": user.token });
-        let versions = |libraries: &Libraries| json!({ "laravel-echo": libraries.echo_version, "pusher-js": libraries.pusher_version });
+        let versions =
+            |used: &Libraries| json!({ "laravel-echo": used.echo_version, "pusher-js": used.pusher_version });
         json!({
             "key": self.site.app_key,
             "users": USERS.iter().map(user).collect::<Vec<_>>(),
@@ -485,11 +486,8 @@ mod tests {
         let exchange = |path: &str, body: &str| {
             let mut stream = std::net::TcpStream::connect(address).unwrap();
             let length = body.len();
-            write!(
-                stream,
-                "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token-john\r\nContent-Length: {length}\r\n\r\n{body}"
-            )
-            .unwrap();
+            let head = format!("Host: x\r\nAuthorization: Bearer token-john\r\nContent-Length: {length}");
+            write!(stream, "POST {path} HTTP/1.1\r\n{head}\r\n\r\n{body}").unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).unwrap();
             answer
