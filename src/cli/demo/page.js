@@ -106,6 +106,7 @@ class Pane {
     const outcome = this.find('.outcome');
     outcome.replaceChildren();
     const show = (label, text) => outcome.append(element('li', '', element('b', '', label), text));
+    if (this.state !== 'connected') return show('', 'Go online first: only a connection can be refused a channel.');
     this.client.leave(name);
     let asked = false;
     this.client

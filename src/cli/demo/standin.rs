@@ -23,7 +23,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -153,6 +153,10 @@ impl Application {
             recipient_id: u32,
             content: String,
         }
+        #[derive(Serialize)]
+        struct Stored<'a> {
+            data: &'a MessageSent,
+        }
         let Ok(Form { recipient_id, content }) = serde_json::from_slice(request.body()) else {
             return problem(StatusCode::UNPROCESSABLE_ENTITY, "recipient_id and content are required.").into();
         };
@@ -167,7 +171,7 @@ impl Application {
         let message = MessageSent::new(id, content, sender, recipient, SystemTime::now());
         Reply {
             events: message.to_others(socket(request.headers())),
-            response: respond(StatusCode::CREATED, JSON, php_json(&json!({ "data": message }))),
+            response: respond(StatusCode::CREATED, JSON, php_json(&Stored { data: &message })),
         }
     }
 
