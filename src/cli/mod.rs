@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 pub mod banner;
+pub mod demo;
 pub mod start;
 
 /// What stands after `laravel-echo-server`.
@@ -72,8 +73,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match command {
         Command::Start(options) => start::run(&options),
-        // LEAD: `mod demo;` above, and here `demo::run(options)`.
-        Command::Demo(_options) => Err(anyhow::anyhow!("This build has no demo.")),
+        Command::Demo(DemoOptions { assets, port }) => demo::run(demo::Options { assets, port: Some(port) }),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
