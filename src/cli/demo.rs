@@ -91,6 +91,7 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).context("the system gives no random numbers for the app's secret")?;
     Ok(Config {
+        tls: None,
         path: PathBuf::from("(demo)"),
         host: Some(Ipv4Addr::LOCALHOST.to_string()),
         port,
