@@ -1,7 +1,7 @@
 //! `laravel-echo-server demo`: the whole thing in one process, nothing else installed.
 //!
 //! It is the server of `start`, with the same code behind each connection, and beside it a
-//! stand-in for the Laravel application ([`standin`]). Only two things differ from `start`: the
+//! stand-in for the Laravel application (`standin`). Only two things differ from `start`: the
 //! configuration is made here rather than read from a file, and events come out of a queue
 //! rather than out of Redis. It is for a first look and for tests, never for users of a site:
 //! it listens on loopback only, and its tokens are printed on its page.

@@ -186,7 +186,7 @@ impl Shard {
                 }
                 if last {
                     let text = pusher::member_removed(key.1.as_str(), &user_id);
-                    self.relay(key.0, key.1, &text, None);
+                    self.relay_member(key.0, key.1, &text, None);
                 }
             }
             Control::Stop => {
@@ -433,8 +433,12 @@ impl Shard {
         shard.tell(Control::Joined { conn: joiner.conn, ticket: joiner.ticket, frame });
         if joined == presence::Joined::First {
             let text = pusher::member_added(channel.as_str(), &member);
-            self.relay(app, channel, &text, Some(joiner.socket_id));
+            self.relay_member(app, channel, &text, Some(joiner.socket_id));
         }
+    }
+
+    fn relay_member(&self, app: AppIndex, channel: ChannelName, text: &str, except: Option<crate::protocol::SocketId>) {
+        self.context.publisher.relay_member(&Delivery { app, channel, frame: frame::encode_text(text), except });
     }
 
     fn relay(&self, app: AppIndex, channel: ChannelName, text: &str, except: Option<crate::protocol::SocketId>) {
