@@ -111,7 +111,15 @@ pub enum Action {
         /// Who joins.
         member: Member,
     },
-    /// Tell the channel's home shard that this connection has left.
+    /// Ask the channel's home shard for the list of members once more; [`Input::Joined`] comes back.
+    List {
+        /// Comes back with the answer.
+        ticket: Ticket,
+        /// The presence channel, joined before.
+        channel: ChannelName,
+    },
+    /// Tell the channel's home shard that this connection has left. There is one for each
+    /// [`Action::Join`].
     Leave {
         /// The presence channel.
         channel: ChannelName,
@@ -279,11 +287,9 @@ impl Session {
         }
         match &subscription.user_id {
             None => actions.push(Action::Send(pusher::subscription_succeeded(subscription.channel.as_str()))),
-            Some(user_id) => {
-                // The home shard knows this socket: it only sends the list again.
-                let member = Member { user_id: user_id.clone(), user_info: "null".into() };
+            Some(_) => {
                 subscription.ticket = ticket;
-                actions.push(Action::Join { ticket, channel: subscription.channel.clone(), member });
+                actions.push(Action::List { ticket, channel: subscription.channel.clone() });
             }
         }
     }
@@ -389,20 +395,29 @@ impl Session {
         Ok(())
     }
 
-    fn tick(&mut self, rules: &Rules, now: Millis, actions: &mut Vec<Action>) {
+    /// Whether [`Input::Tick`] would do anything now.
+    pub fn is_due(&self, rules: &Rules, now: Millis) -> bool {
         match self.pinged_at {
-            Some(pinged_at) if now.saturating_sub(pinged_at) >= rules.pong_timeout => {
+            Some(pinged_at) => now.saturating_sub(pinged_at) >= rules.pong_timeout,
+            // The client pings by itself after this much silence; wait a little longer than it does.
+            None => now.saturating_sub(self.heard_at) >= rules.activity_timeout * 3 / 2,
+        }
+    }
+
+    fn tick(&mut self, rules: &Rules, now: Millis, actions: &mut Vec<Action>) {
+        if !self.is_due(rules, now) {
+            return;
+        }
+        match self.pinged_at {
+            Some(_) => {
                 let reason = "Pong reply not received: ping was sent to the client, but no reply was received";
                 actions.push(Action::Send(pusher::error(Some(4201), reason)));
                 actions.push(Action::Close { code: 4201, reason });
             }
-            Some(_) => {}
-            // The client pings by itself after this much silence; wait a little longer than it does.
-            None if now.saturating_sub(self.heard_at) >= rules.activity_timeout * 3 / 2 => {
+            None => {
                 self.pinged_at = Some(now);
                 actions.push(Action::Send(pusher::PING.into()));
             }
-            None => {}
         }
     }
 
