@@ -51,7 +51,7 @@ for (const way of ['gateway', 'proxy', 'signature']) {
 
       const [, three] = await joined(await open(zoe));
       assert.deepEqual(three, members(john, jane, zoe));
-      await janes.saw('joining', ({ id }) => id === zoe.id);
+      for (const room of [janes, firstRoom]) await room.saw('joining', ({ id }) => id === zoe.id);
 
       // The answer to a later message of the first tab says that its leaving has been taken in.
       first.leave('online-users');

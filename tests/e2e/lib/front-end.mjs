@@ -1,6 +1,7 @@
 // Front ends under node: real laravel-echo and pusher-js, set up by the text of fixtures/echo-setup.js.
 import { readFileSync } from 'node:fs';
-import { within, PATIENCE, Recorder } from './waiting.mjs';
+import { PREFIX } from './laravel.mjs';
+import { PATIENCE, Recorder, within } from './waiting.mjs';
 
 const SETUP = readFileSync(new URL('../fixtures/echo-setup.js', import.meta.url), 'utf8');
 
@@ -143,6 +144,7 @@ export async function fence(redis, tabs) {
   fences += 1;
   const number = fences;
   const channels = await Promise.all(tabs.map((tab) => tab.channel('fence').subscribed()));
-  await redis.publish('fence', 'fence', { number });
+  // Under the application's prefix: a second one would be a second application's.
+  await redis.publish(`${PREFIX}fence`, 'fence', { number });
   await Promise.all(channels.map((channel) => channel.events.first(({ data }) => data.number === number, `fence ${number}`, { ms: PATIENCE })));
 }
