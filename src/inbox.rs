@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use http::HeaderValue;
 use tokio::sync::mpsc;
 
-use crate::auth::{Answer, Credentials};
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::presence::Member;
+use crate::protocol::session::{Answer, Ticket};
 
 /// How many events may wait for one shard.
 pub const EVENTS_MAX: usize = 8 * 1024;
@@ -54,15 +55,13 @@ pub enum Control {
     /// Deliver an event that came from a shard.
     Deliver(Delivery),
     /// Laravel's answer to a question of this connection.
-    Answered { conn: ConnKey, ticket: u32, answer: Answer },
+    Answered { conn: ConnKey, ticket: Ticket, answer: Answer },
     /// To the channel's home shard: add this member.
     Join { app: AppIndex, channel: ChannelName, member: Member, joiner: Joiner },
     /// To the channel's home shard: this connection has left.
     Leave { app: AppIndex, channel: ChannelName, user_id: Arc<str>, socket_id: SocketId },
-    /// From the home shard: the join is done, here is the data of `subscription_succeeded`.
-    Joined { conn: ConnKey, ticket: u32, channel: ChannelName, frame: Bytes },
-    /// From the home shard: the join is refused.
-    JoinRefused { conn: ConnKey, ticket: u32, channel: ChannelName, error: String },
+    /// From the home shard: the join is done; the frame is the ready `subscription_succeeded`.
+    Joined { conn: ConnKey, ticket: Ticket, frame: Bytes },
     /// Close every connection, then end.
     Stop,
 }
@@ -75,7 +74,7 @@ pub struct Joiner {
     /// The connection.
     pub conn: ConnKey,
     /// Comes back in the answer.
-    pub ticket: u32,
+    pub ticket: Ticket,
     /// The connection's id.
     pub socket_id: SocketId,
 }
@@ -87,12 +86,33 @@ pub struct Handover {
     pub stream: std::net::TcpStream,
     /// Bytes that the client sent after its handshake.
     pub leftover: Bytes,
-    /// The app that it connected to, or the refusal that it shall hear.
-    pub admission: Result<AppIndex, crate::protocol::pusher::Refusal>,
+    /// The app that it connected to.
+    pub app: AppIndex,
     /// Its id.
     pub socket_id: SocketId,
     /// What the handshake said of who it is.
-    pub credentials: std::sync::Arc<Credentials>,
+    pub credentials: Arc<Credentials>,
+}
+
+/// What a handshake said of who is asking. Never logged.
+#[derive(Clone, Default)]
+pub struct Credentials {
+    /// `Cookie`.
+    pub cookie: Option<HeaderValue>,
+    /// `Authorization`.
+    pub authorization: Option<HeaderValue>,
+    /// `Origin`: the page that opened the socket. No browser leaves it out.
+    pub origin: Option<String>,
+    /// `Host`.
+    pub host: Option<String>,
+    /// `User-Agent`, passed on so that Laravel's logs make sense.
+    pub user_agent: Option<HeaderValue>,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credentials (hidden)")
+    }
 }
 
 /// How others reach one shard.

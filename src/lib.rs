@@ -9,13 +9,21 @@
 //! - [`publish`]: one event, encoded once, into the inbox of each shard that has subscribers.
 //! - [`auth`]: who may join: signature, or Laravel's answer.
 //! - [`shard`]: one thread that owns its connections; the delivery path.
+//! - [`redis`]: reach Redis, and know when it is away.
 //! - [`ingress`]: Laravel's events out of Redis.
 //! - [`http`]: the port: upgrade, HTTP API, gateway, proxy.
 //! - [`server`]: the only file that knows everybody.
 //! - [`cli`]: the commands.
 
 pub mod auth;
+pub mod cli;
 pub mod config;
+pub mod http;
 pub mod inbox;
+pub mod ingress;
 pub mod protocol;
 pub mod publish;
+pub mod redis;
+pub mod server;
+pub mod shard;
+pub mod ws;

@@ -35,6 +35,12 @@ impl Publisher {
         &self.shards[hash as usize % self.shards.len()]
     }
 
+    /// Whether any shard may have subscribers of the channel: encoding for nobody is saved by asking.
+    pub fn has_subscribers(&self, app: AppIndex, channel: &str) -> bool {
+        let hash = self.hash(app, channel);
+        self.shards.iter().any(|shard| shard.is_interested(hash))
+    }
+
     /// For Redis and the HTTP API: waits while a shard's inbox is full.
     pub async fn publish(&self, delivery: Delivery) {
         let hash = self.hash(delivery.app, delivery.channel.as_str());

@@ -1,8 +1,23 @@
 //! The configuration that the program sees: typed, valid, immutable.
+//!
+//! [`Config::load`] makes it out of the user's file and environment (`file`); whoever holds a
+//! [`Config`] need check nothing more. Not here: the command line (see `cli`), and whether Redis and
+//! Laravel answer.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+mod error;
+mod file;
+mod json;
+mod known;
+mod redis;
+#[cfg(test)]
+mod tests;
+
+pub use error::ConfigError;
+pub use file::{FILE_NAME, Variables};
 
 /// Everything that `start` needs to know.
 #[derive(Clone, Debug)]
@@ -69,7 +84,8 @@ impl fmt::Debug for Secret {
 /// Asking Laravel (`authHost`, `authEndpoint` and the settings beside them).
 #[derive(Clone, Debug)]
 pub struct Auth {
-    /// `authHost`: scheme and host, without a trailing slash and path.
+    /// `authHost`: `http` or `https` and a host; it may have a path, under which the application
+    /// lives. It has no user, password, query or fragment. See [`Auth::url`].
     pub host: url::Url,
     /// `authEndpoint`: a path that begins with a slash.
     pub endpoint: String,
@@ -82,6 +98,17 @@ pub struct Auth {
     pub concurrency: usize,
     /// `authAcceptAny200`: take any 200 for a yes on private channels, as the old server did.
     pub accept_any_200: bool,
+}
+
+impl Auth {
+    /// Where Laravel is asked: `authHost` and `authEndpoint`, one after the other, so that an
+    /// application in a sub-directory is found.
+    pub fn url(&self) -> url::Url {
+        let mut url = self.host.clone();
+        let path = format!("{}{}", self.host.path().trim_end_matches('/'), self.endpoint);
+        url.set_path(&path);
+        url
+    }
 }
 
 /// `databaseConfig.redis`, with ioredis' names in the file.
@@ -106,7 +133,7 @@ pub struct Redis {
 }
 
 /// Bounds on what clients may do; all from `limits` in the file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Limits {
     /// `messageBytes`: the longest message a client may send.
     pub message_bytes: usize,

@@ -6,8 +6,11 @@ use std::fmt;
 use std::str::FromStr;
 
 pub mod channel;
+pub mod event;
+pub mod prefix;
 pub mod presence;
 pub mod pusher;
+pub mod session;
 pub mod signature;
 
 /// A connection's id, `digits.digits` on the wire (protocol section 1, handshake).

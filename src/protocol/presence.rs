@@ -1,6 +1,14 @@
-//! The members of a presence channel.
+//! The members of a presence channel (protocol section 2, design 5). A member is a user id,
+//! however many sockets the user has.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::SocketId;
+use super::pusher::push_json_string;
 
 /// Who a subscriber of a presence channel is.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -9,4 +17,194 @@ pub struct Member {
     pub user_id: Arc<str>,
     /// `user_info`, JSON as Laravel wrote it; `null` where there is none.
     pub user_info: Arc<str>,
+}
+
+/// Why a `channel_data` names nobody.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum MemberError {
+    /// Not an object with a `user_id`.
+    #[error("channel_data must be a JSON object with a user_id")]
+    NoUserId,
+    /// `user_id` is neither a text nor a whole number.
+    #[error("the user_id in channel_data must be a non-empty text or a whole number")]
+    UserId,
+}
+
+impl Member {
+    /// Reads `channel_data`: `{"user_id":1,"user_info":{…}}`.
+    pub fn parse(channel_data: &str) -> Result<Self, MemberError> {
+        #[derive(Deserialize)]
+        struct ChannelData<'a> {
+            #[serde(borrow)]
+            user_id: &'a RawValue,
+            #[serde(borrow, default)]
+            user_info: Option<&'a RawValue>,
+        }
+        let data: ChannelData = serde_json::from_str(channel_data).map_err(|_| MemberError::NoUserId)?;
+        let id = data.user_id.get();
+        let user_id = if id.starts_with('"') {
+            serde_json::from_str::<String>(id).map_err(|_| MemberError::UserId)?
+        } else if id.strip_prefix('-').unwrap_or(id).bytes().all(|byte| byte.is_ascii_digit()) {
+            // As it is written: an id may have more digits than a machine's integer.
+            id.to_owned()
+        } else {
+            return Err(MemberError::UserId);
+        };
+        if user_id.is_empty() {
+            return Err(MemberError::UserId);
+        }
+        Ok(Self { user_id: user_id.into(), user_info: data.user_info.map_or("null", RawValue::get).into() })
+    }
+}
+
+/// What a join changed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Joined {
+    /// The user was not there before: the others hear `member_added`.
+    First,
+    /// The user was there with another socket, or this one.
+    Again,
+}
+
+/// The members of one channel.
+#[derive(Debug, Default)]
+pub struct Members {
+    /// Sorted, so that every list of the same members is the same text.
+    users: BTreeMap<Arc<str>, Vec<(SocketId, Arc<str>)>>,
+}
+
+impl Members {
+    /// Adds a socket of a user. The same socket again changes nothing.
+    pub fn join(&mut self, socket_id: SocketId, member: Member) -> Joined {
+        let sockets = self.users.entry(member.user_id).or_default();
+        let joined = if sockets.is_empty() { Joined::First } else { Joined::Again };
+        if !sockets.iter().any(|(other, _)| *other == socket_id) {
+            sockets.push((socket_id, member.user_info));
+        }
+        joined
+    }
+
+    /// Removes a socket of a user; true if that was the user's last.
+    pub fn leave(&mut self, socket_id: SocketId, user_id: &str) -> bool {
+        let Some(sockets) = self.users.get_mut(user_id) else { return false };
+        sockets.retain(|(other, _)| *other != socket_id);
+        if !sockets.is_empty() {
+            return false;
+        }
+        self.users.remove(user_id);
+        true
+    }
+
+    /// Nobody is there.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty()
+    }
+
+    /// The data of `subscription_succeeded`. A user's info is that of the socket that has been
+    /// there longest.
+    pub fn list(&self) -> String {
+        use std::fmt::Write;
+        let mut text = String::with_capacity(64 + self.users.len() * 64);
+        let _ = write!(text, "{{\"presence\":{{\"count\":{},\"ids\":[", self.users.len());
+        for (index, user_id) in self.users.keys().enumerate() {
+            if index > 0 {
+                text.push(',');
+            }
+            push_json_string(&mut text, user_id);
+        }
+        text.push_str("],\"hash\":{");
+        for (index, (user_id, sockets)) in self.users.iter().enumerate() {
+            if index > 0 {
+                text.push(',');
+            }
+            push_json_string(&mut text, user_id);
+            text.push(':');
+            text.push_str(sockets.first().map_or("null", |(_, info)| info));
+        }
+        text.push_str("}}}");
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn member(user_id: &str, info: &str) -> Member {
+        Member { user_id: user_id.into(), user_info: info.into() }
+    }
+
+    fn socket(n: u64) -> SocketId {
+        SocketId::new(n, 0)
+    }
+
+    #[test]
+    fn channel_data_in_every_form() {
+        for (data, user_id, user_info) in [
+            (r#"{"user_id":1,"user_info":{"name":"Ann"}}"#, "1", r#"{"name":"Ann"}"#),
+            (r#"{"user_id": "1", "user_info": null}"#, "1", "null"),
+            (r#"{"user_info":[1, 2],"user_id":"é\"","x":{}}"#, "é\"", "[1, 2]"),
+            (r#"{"user_id":-7}"#, "-7", "null"),
+            (r#"{"user_id":184467440737095516150}"#, "184467440737095516150", "null"),
+        ] {
+            assert_eq!(Member::parse(data), Ok(member(user_id, user_info)), "{data}");
+        }
+    }
+
+    #[test]
+    fn channel_data_that_names_nobody() {
+        for data in ["", "true", "null", "[]", "{}", r#"{"user_info":{}}"#, "{"] {
+            assert_eq!(Member::parse(data), Err(MemberError::NoUserId), "{data}");
+        }
+        for data in [
+            r#"{"user_id":""}"#,
+            r#"{"user_id":null}"#,
+            r#"{"user_id":1.5}"#,
+            r#"{"user_id":true}"#,
+            r#"{"user_id":{}}"#,
+        ] {
+            assert_eq!(Member::parse(data), Err(MemberError::UserId), "{data}");
+        }
+    }
+
+    #[test]
+    fn one_user_with_two_sockets() {
+        let mut members = Members::default();
+        assert_eq!(members.join(socket(1), member("7", r#"{"tab":1}"#)), Joined::First);
+        assert_eq!(members.join(socket(2), member("7", r#"{"tab":2}"#)), Joined::Again);
+        assert_eq!(members.join(socket(2), member("7", r#"{"tab":3}"#)), Joined::Again);
+        assert_eq!(members.list(), r#"{"presence":{"count":1,"ids":["7"],"hash":{"7":{"tab":1}}}}"#);
+        assert!(!members.leave(socket(1), "7"));
+        assert_eq!(members.list(), r#"{"presence":{"count":1,"ids":["7"],"hash":{"7":{"tab":2}}}}"#);
+        assert!(!members.leave(socket(9), "7"));
+        assert!(!members.leave(socket(9), "8"));
+        assert!(members.leave(socket(2), "7"));
+        assert!(members.is_empty());
+        assert_eq!(members.list(), r#"{"presence":{"count":0,"ids":[],"hash":{}}}"#);
+    }
+
+    proptest! {
+        /// Who follows the list and the added and removed after it knows the truth.
+        #[test]
+        fn changes_add_up_to_the_list(steps in prop::collection::vec((any::<bool>(), 0u64..6, 0u8..4), 0..60)) {
+            let mut members = Members::default();
+            let mut followed = std::collections::BTreeSet::new();
+            for (join, n, user) in steps {
+                let user_id = user.to_string();
+                if join {
+                    if members.join(socket(n), member(&user_id, "null")) == Joined::First {
+                        prop_assert!(followed.insert(user_id));
+                    }
+                } else if members.leave(socket(n), &user_id) {
+                    prop_assert!(followed.remove(&user_id));
+                }
+                let list: serde_json::Value = serde_json::from_str(&members.list()).unwrap();
+                let ids: Vec<String> = serde_json::from_value(list["presence"]["ids"].clone()).unwrap();
+                prop_assert_eq!(&ids, &followed.iter().cloned().collect::<Vec<_>>());
+                prop_assert_eq!(list["presence"]["count"].as_u64().unwrap() as usize, ids.len());
+                prop_assert_eq!(list["presence"]["hash"].as_object().unwrap().len(), ids.len());
+            }
+        }
+    }
 }

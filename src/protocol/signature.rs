@@ -24,6 +24,19 @@ pub fn channel_text(socket_id: crate::protocol::SocketId, channel: &str, channel
     }
 }
 
+/// What is signed for an HTTP API request: method, path, and the parameters but `auth_signature`,
+/// keys in lowercase and in order, values decoded (protocol section 5).
+pub fn request_text(method: &str, path: &str, parameters: &[(String, String)]) -> String {
+    let mut signed: Vec<(String, &str)> = parameters
+        .iter()
+        .map(|(key, value)| (key.to_lowercase(), value.as_str()))
+        .filter(|(key, _)| key != "auth_signature")
+        .collect();
+    signed.sort();
+    let pairs: Vec<String> = signed.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    format!("{method}\n{path}\n{}", pairs.join("&"))
+}
+
 /// Lowercase hex.
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
@@ -67,6 +80,24 @@ mod tests {
     use super::*;
 
     const SECRET: &str = "7ad3773142a6692b25b8";
+
+    #[test]
+    fn request_texts() {
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let mut parameters = vec![
+            pair("auth_signature", "ignored"),
+            pair("info", "user_count"),
+            pair("auth_key", "278d425bdf160c739803"),
+            pair("filter_by_prefix", "presence-"),
+            pair("Auth_Version", "1.0"),
+            pair("auth_timestamp", "1353088179"),
+        ];
+        for _ in 0..parameters.len() {
+            parameters.rotate_left(1);
+            let text = request_text("GET", "/apps/3/channels", &parameters);
+            assert_eq!(sign(SECRET, &text), "16819168891cb5dfd72b5c7a5d3d602605b26c6ba1930033b5e2eeeb65010291");
+        }
+    }
 
     /// The vectors of protocol section 4.
     #[test]

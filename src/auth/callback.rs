@@ -1,0 +1,137 @@
+//! Asking Laravel on behalf of a subscription that carries no signature.
+//!
+//! Laravel is asked with what the client has shown of itself: the cookie and token of its
+//! WebSocket handshake, and the headers of its subscribe message where a client sends them.
+
+use http::HeaderMap;
+use http::header::{AUTHORIZATION, COOKIE, USER_AGENT};
+
+use super::laravel::Inquiry;
+pub use super::laravel::{CannotAsk, Laravel};
+use super::origin::{self, OriginVerdict};
+use super::reply::{self, No};
+use super::{Answer, Credentials, Question, Refusal, headers};
+use crate::protocol::channel::Access;
+
+impl Laravel {
+    /// Asks whether the socket may join the channel. A refusal is logged here, with more than
+    /// the browser is told. Public channels are nobody's to ask about; the caller knows.
+    pub async fn ask(&self, question: &Question) -> Answer {
+        debug_assert_ne!(question.channel.access(), Access::Public, "public channels are never asked about");
+        match self.try_ask(question).await {
+            Ok(answer) => answer,
+            Err(no) => {
+                log_refusal(self, &question.channel, question.socket_id, &no);
+                Answer::No(no.refusal)
+            }
+        }
+    }
+
+    async fn try_ask(&self, question: &Question) -> Result<Answer, No> {
+        let (headers, left_out) = self.credentials(&question.credentials, &question.headers)?;
+        let outcome = self
+            .exchange(Inquiry {
+                channel: &question.channel,
+                socket_id: question.socket_id,
+                fields: &[],
+                query: &[],
+                headers,
+            })
+            .await;
+        match reply::judge(self, &question.channel, &outcome) {
+            Ok(yes) => Ok(yes.member.map_or(Answer::Yes, Answer::Member)),
+            Err(mut no) => {
+                if let (Some(left_out), 401 | 403 | 419) = (left_out, no.refusal.status) {
+                    no.refusal.error = format!("{} {left_out}", no.refusal.error);
+                }
+                Err(no)
+            }
+        }
+    }
+
+    /// The headers to ask with, and a sentence if the cookie had to be left out.
+    fn credentials(
+        &self,
+        handshake: &Credentials,
+        message: &[(String, String)],
+    ) -> Result<(HeaderMap, Option<String>), No> {
+        let mut headers = headers::from_message(message);
+        let left_out = match (&handshake.cookie, self.judge_origin(handshake)) {
+            (Some(_), Some(reason)) => Some(reason),
+            (Some(cookie), None) => {
+                // A Cookie in the message was chosen by the client itself, and wins.
+                headers.entry(COOKIE).or_insert_with(|| cookie.clone());
+                None
+            }
+            (None, _) => None,
+        };
+        if let Some(authorization) = &handshake.authorization {
+            headers.entry(AUTHORIZATION).or_insert_with(|| authorization.clone());
+        }
+        if headers.is_empty() {
+            let (status, error) = match left_out {
+                Some(left_out) => (403, left_out),
+                None => (401, self.no_credentials()),
+            };
+            return Err(No { refusal: Refusal { status, error }, detail: "Laravel was not asked".to_owned() });
+        }
+        if let Some(agent) = &handshake.user_agent {
+            headers.entry(USER_AGENT).or_insert_with(|| agent.clone());
+        }
+        Ok((headers, left_out))
+    }
+
+    /// Why the handshake's cookie does not count, if so. A client that names no origin is no
+    /// browser and has its cookie from its own user.
+    fn judge_origin(&self, handshake: &Credentials) -> Option<String> {
+        let origin = handshake.origin.as_deref()?;
+        match origin::allowed(origin, handshake.host.as_deref(), self.auth()) {
+            OriginVerdict::SameOrListed => None,
+            OriginVerdict::OnlyByStar => Some(format!(
+                "The cookie was left out: the page's origin {origin} is allowed by \"*\" only. If the page is yours, add \"allowedOrigins\": [\"{origin}\"] to laravel-echo-server.json."
+            )),
+            OriginVerdict::No => Some(not_allowed(origin)),
+        }
+    }
+
+    fn no_credentials(&self) -> String {
+        format!(
+            "Nobody can be told by this connection: it has no cookie, no Authorization and no signature. pusher-js sends its token to Laravel only, and Laravel's redis broadcaster does not sign. Two ways out. Signature: Laravel's pusher driver with this server's key and secret. Gateway: let pusher-js ask this server, by Echo's authEndpoint or one nginx location for {}, or for development \"proxy\": true in laravel-echo-server.json and the application opened on this server's port.",
+            self.auth().endpoint
+        )
+    }
+}
+
+/// The sentence for a page whose cookie does not count.
+pub(super) fn not_allowed(origin: &str) -> String {
+    let shown = origin::shown(origin);
+    if shown == origin {
+        format!(
+            "The cookie was left out, since the page's origin {origin} is not an allowed one. If the page is yours, add \"allowedOrigins\": [\"{origin}\"] to laravel-echo-server.json."
+        )
+    } else {
+        format!("The cookie was left out, since the page has an origin {shown}. Open the application by http or https.")
+    }
+}
+
+/// One line for the log per refusal; never cookies, tokens or bodies.
+pub(super) fn log_refusal(
+    laravel: &Laravel,
+    channel: &crate::protocol::channel::ChannelName,
+    socket_id: crate::protocol::SocketId,
+    no: &No,
+) {
+    tracing::warn!(
+        %channel,
+        %socket_id,
+        status = no.refusal.status,
+        // authEndpoint may carry a token in its query.
+        url = &laravel.url()[..url::Position::AfterPath],
+        detail = no.detail,
+        "subscription refused: {}",
+        no.refusal.error
+    );
+}
+
+#[cfg(test)]
+mod tests;

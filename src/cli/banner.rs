@@ -1,0 +1,132 @@
+//! What `start` says once the port is open.
+//!
+//! Scripts and supervisors wait for `Running at` and `Server ready!`, so those lines stay as the
+//! old server wrote them. Under them stands, a line each, what this run uses and where it came from.
+
+use std::fmt::{self, Write};
+use std::net::SocketAddr;
+
+use crate::config::{App, Config, Redis};
+
+/// More apps than these are counted, not named.
+const APPS_MAX: usize = 10;
+
+/// The text, with a newline at its end. `address` is the one that the port was opened on. No
+/// password and no secret is in it.
+pub fn banner(config: &Config, address: SocketAddr) -> String {
+    let mut text = String::new();
+    // A String takes everything.
+    let _ = write_banner(&mut text, config, address);
+    text
+}
+
+fn write_banner(text: &mut String, config: &Config, address: SocketAddr) -> fmt::Result {
+    let host = config.host.as_deref().unwrap_or("localhost");
+    let starting = if config.dev_mode { "⚠ Starting server in DEV mode..." } else { "Starting server..." };
+    writeln!(text, "\nL A R A V E L  E C H O  S E R V E R\n")?;
+    writeln!(text, "version {}\n", env!("CARGO_PKG_VERSION"))?;
+    writeln!(text, "{starting}\n")?;
+    writeln!(text, "✔  Running at {host} on port {}", address.port())?;
+    writeln!(text, "   Settings  {}", config.path.display())?;
+    for app in config.apps.iter().take(APPS_MAX) {
+        writeln!(text, "   App       {}, key {}; {}", app.id, app.key, secret(app))?;
+    }
+    if config.apps.len() > APPS_MAX {
+        writeln!(text, "   App       and {} more", config.apps.len() - APPS_MAX)?;
+    }
+    writeln!(text, "   Redis     {}", redis(&config.redis))?;
+    match &config.redis.key_prefix {
+        None => writeln!(text, "   Prefix    found out from what Laravel publishes (\"keyPrefix\" sets it)")?,
+        Some(prefix) if prefix.is_empty() => writeln!(text, "   Prefix    none (\"keyPrefix\" in the file)")?,
+        Some(prefix) => writeln!(text, "   Prefix    {prefix} (\"keyPrefix\" in the file)")?,
+    }
+    writeln!(text, "   Laravel   {}", config.auth.url())?;
+    if config.proxy {
+        // A URL needs brackets around an IPv6 address.
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        writeln!(text, "   Proxy     on: open the application at http://{host}:{}/", address.port())?;
+    } else {
+        writeln!(text, "   Proxy     off")?;
+    }
+    writeln!(text, "\nServer ready!\n")
+}
+
+fn secret(app: &App) -> &'static str {
+    if app.secret_is_random {
+        "no secret in the file: one was made for this run, so only this server itself can sign"
+    } else {
+        "secret from the file"
+    }
+}
+
+fn redis(redis: &Redis) -> String {
+    let place = match &redis.path {
+        Some(path) => path.clone(),
+        None if redis.host.contains(':') => format!("[{}]:{}", redis.host, redis.port),
+        None => format!("{}:{}", redis.host, redis.port),
+    };
+    let user = redis.username.as_ref().map(|name| format!(", user {name}")).unwrap_or_default();
+    let password = if redis.password.is_some() { ", with a password" } else { "" };
+    let tls = if redis.tls { ", TLS" } else { "" };
+    format!("{place}, db {}{user}{password}{tls}", redis.db)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        Config::parse(Path::new("laravel-echo-server.json"), text.as_bytes(), &|_| None).unwrap()
+    }
+
+    #[test]
+    fn of_the_configuration_in_use() {
+        let config = config(include_str!("../../laravel-echo-server.json"));
+        let expected = format!(
+            "
+L A R A V E L  E C H O  S E R V E R
+
+version {}
+
+⚠ Starting server in DEV mode...
+
+✔  Running at localhost on port 6001
+   Settings  laravel-echo-server.json
+   App       talent2income, key talent2income-key; no secret in the file: one was made for this run, so only this \
+server itself can sign
+   Redis     127.0.0.1:6379, db 4
+   Prefix    found out from what Laravel publishes (\"keyPrefix\" sets it)
+   Laravel   http://localhost:8000/broadcasting/auth
+   Proxy     off
+
+Server ready!
+
+",
+            env!("CARGO_PKG_VERSION")
+        );
+        assert_eq!(banner(&config, "0.0.0.0:6001".parse().unwrap()), expected);
+    }
+
+    #[test]
+    fn shows_no_secret() {
+        let config = config(
+            r#"{ "authHost": "http://app.test/sub/", "host": "::1", "proxy": true,
+                 "clients": [ { "appId": "a", "key": "k", "secret": "hush2" } ],
+                 "databaseConfig": { "redis": "rediss://u:hush3@r.test/2" } }"#,
+        );
+        let text = banner(&config, "[::1]:7000".parse().unwrap());
+        assert!(!text.contains("hush"), "{text}");
+        for line in [
+            "Starting server...\n",
+            "✔  Running at ::1 on port 7000\n",
+            "a, key k; secret from the file\n",
+            "r.test:6379, db 2, user u, with a password, TLS\n",
+            "http://app.test/sub/broadcasting/auth\n",
+            "on: open the application at http://[::1]:7000/\n",
+        ] {
+            assert!(text.contains(line), "{line:?} in {text}");
+        }
+    }
+}

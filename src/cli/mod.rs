@@ -1,0 +1,137 @@
+//! The command line: commands, help texts, and the exit code.
+//!
+//! Each command has a file of its own that does the work; here is only what the user may write.
+//! Exit codes: 0 done, 1 it went wrong (one or more sentences on stderr say what), 2 the command
+//! line makes no sense.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+pub mod banner;
+pub mod demo;
+pub mod start;
+
+/// What stands after `laravel-echo-server`.
+#[derive(Debug, Parser)]
+#[command(name = "laravel-echo-server", version, about = "WebSocket broadcast server for Laravel, fed by Redis.")]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Starts the server.
+    Start(StartOptions),
+    /// Shows what it does: server, application and page in one process, without Redis and Laravel.
+    Demo(DemoOptions),
+}
+
+/// Options of `start`.
+#[derive(Args, Clone, Debug, Default, Eq, PartialEq)]
+pub struct StartOptions {
+    /// The directory that the config file is in [default: the current one].
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// The config file to use; if absolute, --dir does not matter [default: laravel-echo-server.json].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Run in dev mode: say more in the log, as "devMode" in the config file.
+    #[arg(long)]
+    pub dev: bool,
+}
+
+/// Options of `demo`.
+#[derive(Args, Clone, Debug, Eq, PartialEq)]
+pub struct DemoOptions {
+    /// Use the real laravel-echo and pusher-js of this node_modules directory, not the page's own small client.
+    #[arg(long, value_name = "DIR")]
+    pub assets: Option<PathBuf>,
+    /// The port to open in the browser; 0 for any free one.
+    #[arg(long, value_name = "PORT", default_value_t = 6001)]
+    pub port: u16,
+}
+
+/// Runs the command that the arguments (the program's name first) ask for, to its end.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let command = match CommandLine::try_parse_from(arguments) {
+        Ok(CommandLine { command: Some(command) }) => command,
+        Ok(CommandLine { command: None }) => {
+            let help = CommandLine::command().render_help();
+            say_on_stderr(format_args!("{help}\nPlease provide a valid command."));
+            return ExitCode::FAILURE;
+        }
+        Err(error) => {
+            // Help and version come this way too. That nobody listens any more is no error.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
+        }
+    };
+    let result = match command {
+        Command::Start(options) => start::run(&options),
+        Command::Demo(DemoOptions { assets, port }) => demo::run(demo::Options { assets, port: Some(port) }),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say_on_stderr(format_args!("Error: {}", sentences(&error)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error and what caused it, joined by colons. A cause that the text before it ends with
+/// already is not said twice.
+fn sentences(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        let said = text.trim_end_matches('.');
+        if !said.ends_with(cause.trim_end_matches('.')) {
+            text = format!("{said}: {cause}");
+        }
+    }
+    if text.ends_with(['.', '!', '?', '}', '^', '"']) || text.contains('\n') { text } else { text + "." }
+}
+
+/// `eprintln` panics when nobody listens; this does not.
+fn say_on_stderr(text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn options_are_understood() {
+        let parse = |text: &str| CommandLine::try_parse_from(text.split(' ')).unwrap().command;
+        let Some(Command::Start(options)) = parse("x start --dir /srv --config=echo.json --dev") else {
+            panic!("not start")
+        };
+        let expected = StartOptions { dir: Some("/srv".into()), config: Some("echo.json".into()), dev: true };
+        assert_eq!(options, expected);
+        let Some(Command::Demo(options)) = parse("x demo --assets node_modules --port 0") else { panic!("not demo") };
+        assert_eq!(options, DemoOptions { assets: Some("node_modules".into()), port: 0 });
+    }
+
+    #[test]
+    fn causes_are_joined_into_one_sentence() {
+        let cause = || std::io::Error::other("address in use");
+        let error = Err::<(), _>(cause()).context("Port 6001 cannot be opened.").unwrap_err();
+        assert_eq!(sentences(&error), "Port 6001 cannot be opened: address in use.");
+        let error = Err::<(), _>(cause()).context("Port 6001 cannot be opened: address in use").unwrap_err();
+        assert_eq!(sentences(&error), "Port 6001 cannot be opened: address in use.");
+        assert_eq!(sentences(&anyhow::anyhow!("No.")), "No.");
+    }
+}

@@ -1,0 +1,382 @@
+//! `laravel-echo-server.json` as users write it, and the variables of the environment that stand
+//! for some of its keys, into a [`Config`].
+//!
+//! The keys and their old forms are those of the Node server (numbers as texts, a port as the end
+//! of a URL, dead keys of earlier versions). What is odd but can be lived with is a warning; what
+//! would make the server do something else than the file says is an error.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+use super::error::ConfigError;
+use super::json::{Document, Setting};
+use super::known::warn_of_unknown;
+use super::{App, Auth, Config, Limits, Redis, Secret, redis};
+use crate::protocol::{app_tag, signature};
+
+/// The file's name where `--config` gives none.
+pub const FILE_NAME: &str = "laravel-echo-server.json";
+
+/// A file longer than this is something else.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Looks up a variable of the environment.
+pub type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+impl Config {
+    /// Reads the file `config` (default: [`FILE_NAME`]) in the directory `dir` (default: the
+    /// current one). An absolute `config` wins over `dir`. A variable of the environment wins over the file.
+    ///
+    /// # Errors
+    /// The text of the error says what to do; it is meant for the user as it stands.
+    pub fn load(dir: Option<&Path>, config: Option<&Path>, variables: Variables<'_>) -> Result<Self, ConfigError> {
+        let name = config.unwrap_or(Path::new(FILE_NAME));
+        let path = dir.map_or_else(|| name.to_owned(), |dir| dir.join(name));
+        let mut bytes = Vec::new();
+        File::open(&path)
+            .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+            .map_err(|reason| ConfigError::from_io(&path, reason))?;
+        Self::parse(&path, &bytes, variables)
+    }
+
+    /// Reads the content of a file. `path` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(path: &Path, bytes: &[u8], variables: Variables<'_>) -> Result<Self, ConfigError> {
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            return Err(ConfigError::TooLong { path: path.to_owned(), max_bytes: FILE_BYTES_MAX });
+        }
+        let text = std::str::from_utf8(bytes).map_err(|error| {
+            let before = &bytes[..error.valid_up_to()];
+            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+            ConfigError::NotUtf8 { path: path.to_owned(), line }
+        })?;
+        // Some editors put a byte order mark in front.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        if text.trim().is_empty() {
+            return Err(ConfigError::Empty { path: path.to_owned() });
+        }
+        let document = Document::parse(path, text)?;
+        read(path, &document.root(), variables)
+    }
+}
+
+fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Config, ConfigError> {
+    let mut warnings = Vec::new();
+    let members = root.object()?;
+    warn_of_unknown(&members, &mut warnings);
+    let file = |name: &str| member(&members, name);
+    let variable = |name: &'static str, key: &str| {
+        variables(name).filter(|value| !value.is_empty()).map(|value| Setting::variable(name, value, key))
+    };
+    refuse_or_warn_of_what_is_not_done(&members, &mut warnings)?;
+
+    let auth_host = variable("LARAVEL_ECHO_SERVER_AUTH_HOST", "authHost").or(file("authHost"));
+    let host = variable("LARAVEL_ECHO_SERVER_HOST", "host").or(file("host"));
+    let port = variable("LARAVEL_ECHO_SERVER_PORT", "port").or(file("port"));
+    let dev_mode = variable("LARAVEL_ECHO_SERVER_DEBUG", "devMode").or(file("devMode"));
+
+    let mut redis = read_database(file("databaseConfig"), &mut warnings)?;
+    if let Some(host) = variable("LARAVEL_ECHO_SERVER_REDIS_HOST", "databaseConfig.redis.host") {
+        redis.host = redis::host(&host)?;
+    }
+    if let Some(port) = variable("LARAVEL_ECHO_SERVER_REDIS_PORT", "databaseConfig.redis.port") {
+        redis.port = redis::port(&port)?;
+    }
+    if let Some(password) = variable("LARAVEL_ECHO_SERVER_REDIS_PASSWORD", "databaseConfig.redis.password") {
+        redis.password = redis::password(&password)?;
+    }
+
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(Config {
+        path: path.to_owned(),
+        host: host.map(|host| listen_host(&host)).transpose()?.flatten(),
+        port: port.map_or(Ok(6001), |port| listen_port(&port))?,
+        apps: read_apps(root, file("clients"), &mut warnings)?,
+        auth: Auth {
+            host: auth_base(auth_host, &mut warnings)?,
+            endpoint: file("authEndpoint")
+                .map_or_else(|| Ok("/broadcasting/auth".to_owned()), |endpoint| auth_path(&endpoint, &mut warnings))?,
+            allowed_origins: file("allowedOrigins").map_or_else(|| Ok(Vec::new()), |origins| read_origins(&origins))?,
+            timeout: Duration::from_millis(number(&file("authTimeoutMs"), 10_000, 1..=600_000, "of milliseconds")?),
+            concurrency: number(&file("authConcurrency"), 32, 1..=10_000, "of requests")? as usize,
+            accept_any_200: file("authAcceptAny200").is_some_and(|flag| flag.flag(&mut warnings)),
+        },
+        proxy: file("proxy").is_some_and(|flag| flag.flag(&mut warnings)),
+        redis,
+        dev_mode: dev_mode.is_some_and(|flag| flag.flag(&mut warnings)),
+        limits: file("limits").map_or_else(|| Ok(Limits::default()), |limits| read_limits(&limits, &mut warnings))?,
+        shards: number(&file("shards"), cores as u64, 1..=1024, "of threads")? as usize,
+        warnings,
+    })
+}
+
+fn member<'a>(members: &[(String, Setting<'a>)], name: &str) -> Option<Setting<'a>> {
+    members.iter().find(|(member, _)| member == name).map(|(_, setting)| setting.clone())
+}
+
+/// Keys of the old server that ask for what this version does not do.
+fn refuse_or_warn_of_what_is_not_done(
+    members: &[(String, Setting<'_>)],
+    warnings: &mut Vec<String>,
+) -> Result<(), ConfigError> {
+    if let Some(protocol) = member(members, "protocol") {
+        match protocol.text()?.as_str() {
+            "http" | "" => {}
+            "https" => {
+                return Err(protocol.error(
+                    "is \"https\", but this version speaks only http itself; set it to \"http\" and put a proxy that \
+                     does TLS (nginx, Caddy) in front for now",
+                ));
+            }
+            _ => warnings.push(protocol.odd("this server speaks http")),
+        }
+    }
+    if let Some(subscribers) = member(members, "subscribers").filter(Setting::is_object) {
+        let inner = subscribers.object()?;
+        warn_of_unknown(&inner, warnings);
+        // What is absent was off: the old server did not fill in single members.
+        if !member(&inner, "redis").is_some_and(|redis| redis.is_truthy()) {
+            warnings.push(subscribers.warning("switches Redis off, which is not acted on yet: Redis is listened to"));
+        }
+        if !member(&inner, "http").is_some_and(|http| http.is_truthy()) {
+            let what = "switches the HTTP API off, which is not acted on yet: signed requests are taken";
+            warnings.push(subscribers.warning(what));
+        }
+    }
+    if let Some(socketio) = member(members, "socketio").filter(Setting::has_members) {
+        warnings.push(socketio.warning("is not acted on yet: Socket.IO clients are not served, Pusher clients are"));
+    }
+    if let Some(allow) = member(members, "apiOriginAllow").filter(Setting::is_object) {
+        let inner = allow.object()?;
+        warn_of_unknown(&inner, warnings);
+        if let Some(cors) = member(&inner, "allowCors").filter(Setting::is_truthy) {
+            let what = "is not acted on yet; origins that may use this server go to \"allowedOrigins\"";
+            warnings.push(cors.warning(what));
+        }
+    }
+    if let Some(headers) = member(members, "headers").filter(Setting::has_members) {
+        warnings.push(headers.warning("is not acted on yet: the headers are not sent"));
+    }
+    Ok(())
+}
+
+fn read_database(setting: Option<Setting<'_>>, warnings: &mut Vec<String>) -> Result<Redis, ConfigError> {
+    let Some(setting) = setting else { return Ok(Redis::default()) };
+    let members = setting.object()?;
+    warn_of_unknown(&members, warnings);
+    if let Some(publish) = member(&members, "publishPresence").filter(|publish| publish.flag(&mut Vec::new())) {
+        warnings.push(publish.warning("is not acted on yet: presence lists are not published"));
+    }
+    member(&members, "redis").map_or_else(|| Ok(Redis::default()), |redis| redis::read(&redis, warnings))
+}
+
+/// The address to listen on; an empty one is all interfaces.
+fn listen_host(setting: &Setting<'_>) -> Result<Option<String>, ConfigError> {
+    let text = setting.text()?;
+    let host = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(&text);
+    let is_name = |host: &str| host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    if !is_name(host) && host.parse::<IpAddr>().is_err() {
+        let must = "must be the name or address of this machine without http:// and port, as \"127.0.0.1\", or null \
+                    for all its addresses";
+        return Err(setting.wrong(must));
+    }
+    Ok(Some(host.to_owned()).filter(|host| !host.is_empty()))
+}
+
+/// The port to listen on: a number, digits, or the end of a URL, as the old server took it.
+fn listen_port(setting: &Setting<'_>) -> Result<u16, ConfigError> {
+    let wrong = || setting.wrong("must be a TCP port from 1 to 65535, as 6001 or \"6001\" (or 0 for any free one)");
+    let text = setting.text().map_err(|_| wrong())?;
+    let text = text.strip_suffix('/').unwrap_or(&text);
+    let digits = text.rsplit(':').next().unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    digits.parse().map_err(|_| wrong())
+}
+
+fn read_apps(
+    root: &Setting<'_>,
+    clients: Option<Setting<'_>>,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<App>, ConfigError> {
+    const ADD: &str = "there must be an app for browsers to connect to; add for example\n\n  \
+                       \"clients\": [ { \"appId\": \"my-app\", \"key\": \"my-app-key\" } ],\n\n\
+                       with the key that Laravel Echo is given as \"key\"";
+    let Some(clients) = clients else {
+        return Err(root.error(format_args!("\"clients\" is missing; {ADD}")));
+    };
+    let clients_list = clients.list()?;
+    if clients_list.is_empty() {
+        return Err(clients.error(format_args!("is empty; {ADD}")));
+    }
+    let mut apps = Vec::with_capacity(clients_list.len());
+    let mut keys = HashMap::new();
+    let mut ids = HashMap::new();
+    let mut tags = HashMap::new();
+    for client in &clients_list {
+        let members = client.object()?;
+        warn_of_unknown(&members, warnings);
+        let required = |name: &str, example: &str| match member(&members, name) {
+            Some(setting) => Ok((name_in_a_path(&setting)?, setting)),
+            None => Err(client.error(format_args!("has no \"{name}\"; add one, as \"{name}\": \"{example}\""))),
+        };
+        let (id, id_setting) = required("appId", "my-app")?;
+        let (key, key_setting) = required("key", "my-app-key")?;
+        if let Some(first) = ids.insert(id.clone(), client.key.clone()) {
+            return Err(id_setting.wrong(format_args!("is that of {first} already; give each app its own \"appId\"")));
+        }
+        if let Some(first) = keys.insert(key.clone(), client.key.clone()) {
+            return Err(key_setting.wrong(format_args!("is that of {first} already; give each app its own \"key\"")));
+        }
+        if let Some(first) = tags.insert(app_tag(&key), client.key.clone()) {
+            let what = format_args!("shares its 16-bit tag with the key of {first}, by chance; change one of the keys");
+            return Err(key_setting.wrong(what));
+        }
+        let secret = match member(&members, "secret") {
+            Some(secret) => secret.text()?,
+            None => String::new(),
+        };
+        let secret_is_random = secret.is_empty();
+        let secret = if secret_is_random { random_secret()? } else { Secret::new(secret) };
+        apps.push(App { id, key, secret, secret_is_random });
+    }
+    Ok(apps)
+}
+
+/// An app's id or key. Both are a segment of URLs, and the key stands before the colon of a signature.
+fn name_in_a_path(setting: &Setting<'_>) -> Result<String, ConfigError> {
+    let name = setting.text()?;
+    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()) || name.contains(['/', '?', '#', '%', ':'])
+    {
+        return Err(setting.wrong("must be of letters, digits and signs other than / ? # % : and spaces"));
+    }
+    Ok(name)
+}
+
+fn random_secret() -> Result<Secret, ConfigError> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(ConfigError::NoRandomNumbers)?;
+    Ok(Secret::new(signature::hex(&bytes)))
+}
+
+/// `authHost`; empty is absent. The path, if any, loses its last slash: the endpoint begins with one.
+fn auth_base(setting: Option<Setting<'_>>, warnings: &mut Vec<String>) -> Result<url::Url, ConfigError> {
+    const MUST: &str = "must be the base URL of the Laravel application, as \"http://localhost:8000\"";
+    let setting = match setting {
+        Some(list) if list.is_list() => {
+            let hosts = list.list()?;
+            if hosts.len() > 1 {
+                warnings.push(list.warning("names several hosts; only the first is asked in this version"));
+            }
+            hosts.into_iter().next()
+        }
+        other => other,
+    };
+    let text = setting.as_ref().map_or_else(|| Ok(String::new()), Setting::text)?;
+    let Some(setting) = setting.filter(|_| !text.trim().is_empty()) else {
+        return Ok(url::Url::parse("http://localhost").unwrap_or_else(|_| unreachable!("a constant, and a URL")));
+    };
+    if !text.contains("://") {
+        return Err(setting.wrong("must begin with http:// or https://, as \"http://localhost:8000\""));
+    }
+    let mut url = url::Url::parse(text.trim()).map_err(|_| setting.wrong(MUST))?;
+    if !matches!(url.scheme(), "http" | "https") || url.query().is_some() || url.fragment().is_some() {
+        return Err(setting.wrong(MUST));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(setting.error("holds a user or password for Laravel, which this version cannot send; take it out"));
+    }
+    let path = url.path().trim_end_matches('/').to_owned();
+    url.set_path(&path);
+    Ok(url)
+}
+
+/// `authEndpoint`. Without its first slash it would become part of the host's name.
+fn auth_path(setting: &Setting<'_>, warnings: &mut Vec<String>) -> Result<String, ConfigError> {
+    let wrong = || setting.wrong("must be a path on authHost, as \"/broadcasting/auth\"");
+    let path = setting.text()?;
+    let is_path = path.bytes().all(|byte| byte.is_ascii_graphic()) && !path.contains(['?', '#', '\\']);
+    if path.is_empty() || !is_path || path.contains("://") || path.starts_with("//") {
+        return Err(wrong());
+    }
+    if path.starts_with('/') {
+        return Ok(path);
+    }
+    warnings.push(setting.odd(format_args!("it should begin with a slash and is taken as \"/{path}\"")));
+    Ok(format!("/{path}"))
+}
+
+/// `allowedOrigins`: a list, or one as a text. In lower case, without a slash at the end.
+fn read_origins(setting: &Setting<'_>) -> Result<Vec<String>, ConfigError> {
+    let one = |setting: &Setting<'_>| {
+        let wrong = || {
+            let must = "must be the origin of a page, as \"https://app.example.com\", \"https://*.example.com\" or \
+                        \"http://localhost:3000\"; or \"*\" for any";
+            setting.wrong(must)
+        };
+        let origin = setting.text()?.trim().trim_end_matches('/').to_ascii_lowercase();
+        if origin == "*" {
+            return Ok(origin);
+        }
+        let (_, host) = origin.split_once("://").ok_or_else(wrong)?;
+        let host = host.strip_prefix("*.").unwrap_or(host);
+        let is_origin = !host.is_empty() && !host.contains(['/', '*', '@', '?', '#', ',', ' ']);
+        // The parser checks scheme and port; a star is not for it.
+        let parses = url::Url::parse(&origin.replacen("*.", "", 1)).is_ok_and(|url| url.has_host());
+        if is_origin && parses { Ok(origin) } else { Err(wrong()) }
+    };
+    if setting.is_list() { setting.list()?.iter().map(one).collect() } else { Ok(vec![one(setting)?]) }
+}
+
+fn read_limits(setting: &Setting<'_>, warnings: &mut Vec<String>) -> Result<Limits, ConfigError> {
+    const BYTES: RangeInclusive<u64> = 1..=1024 * 1024 * 1024;
+    const SECONDS: RangeInclusive<u64> = 1..=86_400;
+    let members = setting.object()?;
+    warn_of_unknown(&members, warnings);
+    let default = Limits::default();
+    let bytes = |name, default: usize| {
+        number(&member(&members, name), default as u64, BYTES, "of bytes").map(|bytes| bytes as usize)
+    };
+    let count = |name, default: usize| {
+        number(&member(&members, name), default as u64, 1..=100_000_000, "").map(|count| count as usize)
+    };
+    let seconds = |name, default: Duration| {
+        number(&member(&members, name), default.as_secs(), SECONDS, "of seconds").map(Duration::from_secs)
+    };
+    let per_second = member(&members, "clientEventsPerSecond");
+    let per_second = number(&per_second, default.client_events_per_second.into(), 0..=1_000_000, "of client events")?;
+    Ok(Limits {
+        message_bytes: bytes("messageBytes", default.message_bytes)?,
+        outbound_bytes: bytes("outboundBytes", default.outbound_bytes)?,
+        subscriptions_per_connection: count("subscriptionsPerConnection", default.subscriptions_per_connection)?,
+        connections: count("connections", default.connections)?,
+        client_events_per_second: per_second as u32,
+        client_event_bytes: bytes("clientEventBytes", default.client_event_bytes)?,
+        event_bytes: bytes("eventBytes", default.event_bytes)?,
+        presence_member_bytes: bytes("presenceMemberBytes", default.presence_member_bytes)?,
+        activity_timeout: seconds("activityTimeout", default.activity_timeout)?,
+        pong_timeout: seconds("pongTimeout", default.pong_timeout)?,
+        handshake_timeout: seconds("handshakeTimeout", default.handshake_timeout)?,
+    })
+}
+
+/// A whole number within bounds; `unit` as "of bytes", or empty.
+fn number(
+    setting: &Option<Setting<'_>>,
+    default: u64,
+    range: RangeInclusive<u64>,
+    unit: &str,
+) -> Result<u64, ConfigError> {
+    let Some(setting) = setting else { return Ok(default) };
+    let (low, high) = (range.start(), range.end());
+    let space = if unit.is_empty() { "" } else { " " };
+    setting.whole(range.clone(), format_args!("must be a number{space}{unit} from {low} to {high}, as {default}"))
+}

@@ -1,0 +1,190 @@
+//! Every key that `laravel-echo-server.json` may have, and a hint for those that it may not.
+
+use super::json::Setting;
+
+/// Keys that do something. `[]` stands for any element of a list.
+const USED: &[&str] = &[
+    "allowedOrigins",
+    "authAcceptAny200",
+    "authConcurrency",
+    "authEndpoint",
+    "authHost",
+    "authTimeoutMs",
+    "clients",
+    "clients[].appId",
+    "clients[].key",
+    "clients[].secret",
+    "databaseConfig",
+    "databaseConfig.redis",
+    "databaseConfig.redis.db",
+    "databaseConfig.redis.host",
+    "databaseConfig.redis.keyPrefix",
+    "databaseConfig.redis.password",
+    "databaseConfig.redis.path",
+    "databaseConfig.redis.port",
+    "databaseConfig.redis.tls",
+    "databaseConfig.redis.username",
+    "devMode",
+    "host",
+    "limits",
+    "limits.activityTimeout",
+    "limits.clientEventBytes",
+    "limits.clientEventsPerSecond",
+    "limits.connections",
+    "limits.eventBytes",
+    "limits.handshakeTimeout",
+    "limits.messageBytes",
+    "limits.outboundBytes",
+    "limits.pongTimeout",
+    "limits.presenceMemberBytes",
+    "limits.subscriptionsPerConnection",
+    "port",
+    "proxy",
+    "shards",
+];
+
+/// Keys of the old server, of its earlier versions and of ioredis: accepted without a word here.
+/// Where one of them asks for something that is not done, `file` and `redis` say so.
+const OLD: &[&str] = &[
+    "apiOriginAllow",
+    "apiOriginAllow.allowCors",
+    "apiOriginAllow.allowHeaders",
+    "apiOriginAllow.allowMethods",
+    "apiOriginAllow.allowOrigin",
+    "appKey",
+    "database",
+    "databaseConfig.publishPresence",
+    "databaseConfig.redis.autoResendUnfulfilledCommands",
+    "databaseConfig.redis.autoResubscribe",
+    "databaseConfig.redis.commandTimeout",
+    "databaseConfig.redis.connectTimeout",
+    "databaseConfig.redis.connectionName",
+    "databaseConfig.redis.enableOfflineQueue",
+    "databaseConfig.redis.enableReadyCheck",
+    "databaseConfig.redis.enableTLSForSentinelMode",
+    "databaseConfig.redis.family",
+    "databaseConfig.redis.keepAlive",
+    "databaseConfig.redis.lazyConnect",
+    "databaseConfig.redis.maxRetriesPerRequest",
+    "databaseConfig.redis.name",
+    "databaseConfig.redis.natMap",
+    "databaseConfig.redis.noDelay",
+    "databaseConfig.redis.options",
+    "databaseConfig.redis.preferredSlaves",
+    "databaseConfig.redis.prefix",
+    "databaseConfig.redis.readOnly",
+    "databaseConfig.redis.retryStrategy",
+    "databaseConfig.redis.role",
+    "databaseConfig.redis.scheme",
+    "databaseConfig.redis.sentinelPassword",
+    "databaseConfig.redis.sentinelTLS",
+    "databaseConfig.redis.sentinelUsername",
+    "databaseConfig.redis.sentinels",
+    "databaseConfig.redis.url",
+    "databaseConfig.sqlite",
+    "databaseConfig.sqlite.databasePath",
+    "headers",
+    "protocol",
+    "referrers",
+    "secureOptions",
+    "socketio",
+    "sslCertChainPath",
+    "sslCertPath",
+    "sslKeyPath",
+    "sslPassphrase",
+    "subscribers",
+    "subscribers.http",
+    "subscribers.redis",
+    "verifyAuthPath",
+    "verifyAuthServer",
+];
+
+/// Names that people give to what they mean as a comment.
+const COMMENT_MARKS: [char; 4] = ['_', '/', '#', '$'];
+
+/// A warning for each member of this object that nobody knows.
+pub(super) fn warn_of_unknown(members: &[(String, Setting<'_>)], warnings: &mut Vec<String>) {
+    for (name, setting) in members {
+        let path = without_indices(&setting.key);
+        if is_known(&path) || name.starts_with(COMMENT_MARKS) {
+            continue;
+        }
+        let hint = match nearest(&path) {
+            Some(known) => format!("; did you mean \"{known}\"?"),
+            None => ".".to_owned(),
+        };
+        warnings.push(format!("{} is not a known key and is ignored{hint}", setting.place()));
+    }
+}
+
+pub(super) fn is_known(path: &str) -> bool {
+    USED.contains(&path) || OLD.contains(&path)
+}
+
+/// The known key that was probably meant: a similar name at the same place, or the same name at
+/// another place.
+fn nearest(path: &str) -> Option<&'static str> {
+    let (parent, name) = split(path);
+    let name = plain(name);
+    let beside = USED.iter().chain(OLD).filter(|known| split(known).0 == parent);
+    let similar = beside
+        .map(|known| (strsim::damerau_levenshtein(&name, &plain(split(known).1)), *known))
+        .filter(|(distance, known)| *distance <= (split(known).1.len() / 3).max(1))
+        .min_by_key(|(distance, _)| *distance);
+    let elsewhere = || USED.iter().find(|known| plain(split(known).1) == name).copied();
+    similar.map(|(_, known)| known).or_else(elsewhere)
+}
+
+/// `clients[3].key` → `clients[].key`. Keys that are no list's keep what they have in brackets.
+fn without_indices(path: &str) -> String {
+    match path.strip_prefix("clients[").and_then(|rest| rest.split_once(']')) {
+        Some((_, rest)) => format!("clients[]{rest}"),
+        None => path.to_owned(),
+    }
+}
+
+fn split(path: &str) -> (&str, &str) {
+    path.rsplit_once('.').unwrap_or(("", path))
+}
+
+/// `auth_host`, `AuthHost` and `auth-host` are one name.
+fn plain(name: &str) -> String {
+    name.chars().filter(|character| !"_- ".contains(*character)).flat_map(char::to_lowercase).take(64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_the_one_meant() {
+        for (written, meant) in [
+            ("authhost", Some("authHost")),
+            ("auth_endpoint", Some("authEndpoint")),
+            ("prot", Some("port")),
+            ("hots", Some("host")),
+            ("client", Some("clients")),
+            ("secret", Some("clients[].secret")),
+            ("keyPrefix", Some("databaseConfig.redis.keyPrefix")),
+            ("clients[].apiKey", None),
+            ("clients[].id", None),
+            ("clients[].app_id", Some("clients[].appId")),
+            ("databaseConfig.redis.pasword", Some("databaseConfig.redis.password")),
+            ("databaseConfig.reddis", Some("databaseConfig.redis")),
+            ("limits.messagebytes", Some("limits.messageBytes")),
+            ("somethingElseAltogether", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(written), meant, "{written}");
+        }
+    }
+
+    #[test]
+    fn each_key_stands_in_one_table_once() {
+        let mut all: Vec<_> = USED.iter().chain(OLD).collect();
+        let count = all.len();
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), count);
+    }
+}

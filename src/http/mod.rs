@@ -1,0 +1,342 @@
+//! The port: HTTP/1.1 and the opening handshakes of WebSockets. After its handshake a socket is
+//! handed to the shard with the fewest connections; nothing of HTTP stays with it.
+//!
+//! This is the front: it runs on threads of its own, so that a storm of handshakes does not
+//! delay deliveries.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::auth::callback::Laravel;
+use crate::auth::gateway;
+use crate::config::Config;
+use crate::inbox::{AppIndex, Control, Credentials, Handover};
+use crate::protocol::{SocketId, app_tag, pusher};
+use crate::publish::Publisher;
+use crate::ws::{self, frame};
+use proxy::Proxy;
+
+mod api;
+pub mod proxy;
+
+pub use proxy::Body;
+
+/// The longest request head, in bytes: a Laravel page's cookies have room.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+
+/// Room in a request of the HTTP API beside the event's data, in bytes: JSON escapes, names.
+const API_BYTES_EXTRA: usize = 64 * 1024;
+
+/// How long a client that is refused may take to answer the close frame.
+const REFUSED_WAIT: Duration = Duration::from_secs(5);
+
+/// What the front needs to answer requests.
+pub struct Front {
+    config: Arc<Config>,
+    publisher: Publisher,
+    laravel: Laravel,
+    proxy: Option<Proxy>,
+    /// Sockets that are open here, before a handshake or without one.
+    open: AtomicUsize,
+}
+
+impl Front {
+    /// A front for these shards.
+    pub fn new(config: Arc<Config>, publisher: Publisher, laravel: Laravel) -> anyhow::Result<Self> {
+        let proxy = config.proxy.then(|| Proxy::new(&config.auth)).transpose()?;
+        Ok(Self { config, publisher, laravel, proxy, open: AtomicUsize::new(0) })
+    }
+
+    fn connections(&self) -> usize {
+        self.publisher.shards().iter().map(|shard| shard.connections().load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// Accepts connections until told to stop.
+pub async fn serve(listener: TcpListener, front: Arc<Front>, mut stop: watch::Receiver<bool>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                if front.open.fetch_add(1, Ordering::Relaxed) >= front.config.limits.connections {
+                    // Not even a refusal: whoever opens so many sockets without a handshake gets none.
+                    front.open.fetch_sub(1, Ordering::Relaxed);
+                    continue;
+                }
+                tokio::spawn(connection(front.clone(), stream, peer));
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: waiting lets some be closed.
+                tracing::error!("no connection could be accepted: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(front: Arc<Front>, stream: TcpStream, peer: SocketAddr) {
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(|request| {
+        let front = front.clone();
+        async move { Ok::<_, Infallible>(respond(front, request, peer).await) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(front.config.limits.handshake_timeout)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        tracing::debug!("a connection from {peer} ended: {error}");
+    }
+    front.open.fetch_sub(1, Ordering::Relaxed);
+}
+
+async fn respond(front: Arc<Front>, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+    let path = request.uri().path();
+    let method = request.method();
+    if let Some(key) = path.strip_prefix("/app/") {
+        let key = key.trim_end_matches('/').to_owned();
+        return upgrade(front, request, &key);
+    }
+    if let Some(id) = path.strip_prefix("/apps/").and_then(|rest| rest.strip_suffix("/events")) {
+        let id = id.to_owned();
+        return api(front, request, &id).await;
+    }
+    if path.starts_with("/apps/") {
+        return error(StatusCode::NOT_FOUND, "this part of the HTTP API does not exist here");
+    }
+    if path == front.config.auth.endpoint {
+        match *method {
+            Method::POST => return authorise(front, request).await,
+            Method::OPTIONS => {
+                let parts = request.into_parts().0;
+                return gateway::preflight(&front.config.auth, &parts).map(full);
+            }
+            _ if front.proxy.is_none() => {
+                return error(StatusCode::METHOD_NOT_ALLOWED, "authorisation is asked for with POST");
+            }
+            _ => {}
+        }
+    }
+    match &front.proxy {
+        Some(proxy) => proxy.forward(request, peer.ip()).await,
+        None if path == "/" => Response::new(full(Bytes::from_static(b"OK"))),
+        None => error(StatusCode::NOT_FOUND, "nothing is here; WebSockets connect to /app/{key}"),
+    }
+}
+
+// --- WebSocket -----------------------------------------------------------------------------
+
+fn upgrade(front: Arc<Front>, mut request: Request<Incoming>, key: &str) -> Response<Body> {
+    let accept = match ws::accept_key(request.method(), request.headers()) {
+        Ok(accept) => accept,
+        Err(why) => {
+            let status =
+                if why == ws::HandshakeError::Version { StatusCode::UPGRADE_REQUIRED } else { StatusCode::BAD_REQUEST };
+            let mut response = error(status, &why.to_string());
+            response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            return response;
+        }
+    };
+    let admission = admit(&front, key, request.uri().query());
+    let credentials = Arc::new(credentials(request.headers()));
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgraded.await else { return };
+        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
+        let stream = parts.io.into_inner();
+        match admission {
+            Ok((app, socket_id)) => hand_over(&front, stream, parts.read_buf, app, socket_id, credentials),
+            Err(refusal) => refuse(stream, refusal).await,
+        }
+    });
+    let mut response = Response::new(full(Bytes::new()));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    if let Ok(accept) = accept.parse() {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    response
+}
+
+/// Close code and text of a connection that is refused after its handshake: the browser can
+/// read nothing of a handshake that fails (protocol section 1).
+struct Refusal {
+    code: u16,
+    message: String,
+}
+
+fn admit(front: &Front, key: &str, query: Option<&str>) -> Result<(AppIndex, SocketId), Refusal> {
+    let Some(index) = front.config.apps.iter().position(|app| app.key == key) else {
+        tracing::warn!(
+            "a client was refused: no app has the key {key:.64?} (clients[].key in {})",
+            front.config.path.display()
+        );
+        return Err(Refusal { code: 4001, message: "Application does not exist".into() });
+    };
+    let version = form_urlencoded::parse(query.unwrap_or_default().as_bytes()).find(|(name, _)| name == "protocol");
+    if let Some((_, version)) = version
+        && !matches!(version.parse::<u32>(), Ok(4..=7))
+    {
+        return Err(Refusal { code: 4007, message: "Unsupported protocol version: 4 to 7 are spoken here".into() });
+    }
+    let limit = front.config.limits.connections;
+    if front.connections() >= limit {
+        tracing::warn!("a client was refused: there are {limit} connections already (limits.connections)");
+        return Err(Refusal { code: 4100, message: "Over capacity".into() });
+    }
+    let random = getrandom::u64().map_err(|error| {
+        tracing::error!("no random number for a socket id: {error}");
+        Refusal { code: 4100, message: "Over capacity".into() }
+    })?;
+    Ok((AppIndex(index as u16), SocketId::new(random, app_tag(key))))
+}
+
+fn credentials(headers: &HeaderMap) -> Credentials {
+    // A header that is there twice or is no text must not look like one that is missing: a client
+    // without an Origin is taken for no browser.
+    let text = |name| {
+        let mut values = headers.get_all(name).iter();
+        let first = values.next()?;
+        let only = values.next().is_none();
+        Some(first.to_str().ok().filter(|_| only).unwrap_or_default().to_owned())
+    };
+    Credentials {
+        cookie: headers.get(header::COOKIE).cloned(),
+        authorization: headers.get(header::AUTHORIZATION).cloned(),
+        origin: text(header::ORIGIN),
+        host: text(header::HOST),
+        user_agent: headers.get(header::USER_AGENT).cloned(),
+    }
+}
+
+fn hand_over(
+    front: &Front,
+    stream: TcpStream,
+    leftover: Bytes,
+    app: AppIndex,
+    socket_id: SocketId,
+    credentials: Arc<Credentials>,
+) {
+    let stream = match stream.into_std() {
+        Ok(stream) => stream,
+        Err(error) => return tracing::warn!("a new connection was dropped: {error}"),
+    };
+    let shards = front.publisher.shards();
+    let Some(shard) = shards.iter().min_by_key(|shard| shard.connections().load(Ordering::Relaxed)) else { return };
+    // Counted here, so that the next of a storm already sees it.
+    shard.connections().fetch_add(1, Ordering::Relaxed);
+    shard.tell(Control::Accept(Box::new(Handover { stream, leftover, app, socket_id, credentials })));
+}
+
+async fn refuse(mut stream: TcpStream, refusal: Refusal) {
+    let mut frames = frame::encode_text(&pusher::error(Some(refusal.code), &refusal.message)).to_vec();
+    frames.extend_from_slice(&frame::encode_close(refusal.code, &refusal.message));
+    let closing = async {
+        stream.write_all(&frames).await?;
+        // The client answers with its own close frame; dropped before, ours might be lost.
+        let mut answer = [0; 256];
+        while stream.read(&mut answer).await? > 0 {
+            if answer[0] & 0x0f == 8 {
+                break;
+            }
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    let _ = tokio::time::timeout(REFUSED_WAIT, closing).await;
+}
+
+// --- HTTP ----------------------------------------------------------------------------------
+
+async fn api(front: Arc<Front>, request: Request<Incoming>, id: &str) -> Response<Body> {
+    let Some(index) = front.config.apps.iter().position(|app| app.id == id) else {
+        return error(StatusCode::NOT_FOUND, &format!("no app has the id {id:.64?} (clients[].appId)"));
+    };
+    if request.method() != Method::POST {
+        return error(StatusCode::METHOD_NOT_ALLOWED, "events are published with POST");
+    }
+    let limits = &front.config.limits;
+    let (parts, body) = request.into_parts();
+    // A string's escapes take up to six bytes for one.
+    let body = match collect(body, limits.event_bytes * 6 + API_BYTES_EXTRA).await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
+    let app = &front.config.apps[index];
+    let verified = api::verify(app, &parts.method, path, query, &body, SystemTime::now());
+    let published = match verified {
+        Ok(()) => api::events(&front.publisher, AppIndex(index as u16), limits, &body).await,
+        Err(refusal) => Err(refusal),
+    };
+    match published {
+        Ok(()) => json(StatusCode::OK, "{}".into()),
+        Err(refusal) => {
+            tracing::warn!(
+                "an HTTP API request for the app {id} was refused with {}: {}",
+                refusal.status,
+                refusal.error
+            );
+            error(refusal.status, &refusal.error)
+        }
+    }
+}
+
+async fn authorise(front: Arc<Front>, request: Request<Incoming>) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    match collect(body, gateway::BODY_BYTES_MAX).await {
+        Ok(body) => gateway::gateway(&front.laravel, &front.config.apps, &parts, body).await.map(full),
+        Err(response) => response,
+    }
+}
+
+async fn collect(body: Incoming, limit: usize) -> Result<Bytes, Response<Body>> {
+    // A body must come as quickly as a head: nothing here waits for a client without end.
+    match tokio::time::timeout(Duration::from_secs(30), Limited::new(body, limit).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(why)) if why.is::<LengthLimitError>() => {
+            Err(error(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body is over the limit of {limit} bytes")))
+        }
+        Ok(Err(_)) => Err(error(StatusCode::BAD_REQUEST, "the body broke off")),
+        Err(_) => Err(error(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
+    }
+}
+
+fn error(status: StatusCode, sentence: &str) -> Response<Body> {
+    let mut text = String::from("{\"error\":");
+    pusher::push_json_string(&mut text, sentence);
+    text.push_str(&format!(",\"code\":{}}}", status.as_u16()));
+    json(status, text)
+}
+
+fn json(status: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(full(text.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn full(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}

@@ -1,0 +1,430 @@
+//! Laravel's events out of Redis (or, in the demo, out of a queue), to the publisher.
+//!
+//! [`from_redis`] keeps a subscription alive and hands each message to [`Ingress::take`],
+//! which reads it, decides under which channel names it goes out, makes one frame per name
+//! and publishes that to every app. Nothing here knows connections or other nodes: Redis tells
+//! every node by itself. Messages of one Redis connection keep their order.
+
+use std::fmt::{self, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::config;
+use crate::inbox::{AppIndex, Delivery};
+use crate::protocol::channel::ChannelName;
+use crate::protocol::event::{self, BroadcastError};
+use crate::protocol::prefix::{self, News, Prefix};
+use crate::protocol::pusher;
+use crate::publish::Publisher;
+use crate::redis::{Backoff, Failure, Link, Reporter, Status, Subscription};
+use crate::ws::frame;
+
+/// The longest payload that is looked at, in bytes. Laravel's events are small; what is bigger
+/// than this is something else's, or a mistake that no browser should have to swallow.
+pub const PAYLOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// How much may wait here while shards are too busy to take it, in bytes. Beyond it the
+/// subscription is given up, as Redis itself gives up on slow subscribers (by default at
+/// 32 MB); an outage that the log tells of, instead of memory without end.
+pub const BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// One message as published.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Message {
+    /// The Redis channel, prefix included. Redis asks for no encoding.
+    pub channel: Vec<u8>,
+    /// What was published.
+    pub payload: Vec<u8>,
+}
+
+/// Where messages become deliveries.
+#[derive(Debug)]
+pub struct Ingress {
+    apps: Vec<AppIndex>,
+    prefix: Prefix,
+    known_prefix: watch::Sender<Option<String>>,
+    publisher: Publisher,
+    frame_bytes_max: usize,
+    ignored: Ignored,
+}
+
+impl Ingress {
+    /// Publishes to these apps. `frame_bytes_max` is what one connection's outbox takes: a longer
+    /// frame would close every subscriber that it goes to. The receiver always has [`Prefix::known`].
+    pub fn new(
+        apps: Vec<AppIndex>,
+        prefix: Prefix,
+        publisher: Publisher,
+        frame_bytes_max: usize,
+    ) -> (Self, watch::Receiver<Option<String>>) {
+        let (known_prefix, watcher) = watch::channel(prefix.known().map(str::to_owned));
+        (Self { apps, prefix, known_prefix, publisher, frame_bytes_max, ignored: Ignored::default() }, watcher)
+    }
+
+    /// Delivers one message, waiting while a shard's inbox is full. What is no event of
+    /// Laravel's is ignored: a shared Redis carries all sorts of things.
+    pub async fn take(&mut self, message: Message) {
+        if message.payload.len() > PAYLOAD_BYTES_MAX {
+            return self.ignored.note(Ignorable::TooLong, &message.channel);
+        }
+        let broadcast = match event::parse(&message.payload) {
+            Ok(broadcast) => broadcast,
+            Err(error) => return self.ignored.note(Ignorable::NoEvent(error), &message.channel),
+        };
+        let Ok(name) = std::str::from_utf8(&message.channel) else {
+            return self.ignored.note(Ignorable::NameNotUtf8, &message.channel);
+        };
+        let route = self.prefix.route(name, broadcast.from_laravel);
+        if let Some(news) = &route.news {
+            tell(news);
+            self.known_prefix.send_replace(self.prefix.known().map(str::to_owned));
+        }
+        if let Some(name) = route.names().next() {
+            tracing::debug!("Channel: {}", Printable(name.as_bytes()));
+            tracing::debug!("Event: {}", Printable(broadcast.event.as_bytes()));
+        }
+        let mut data = None;
+        for name in route.names() {
+            if !self.apps.iter().any(|app| self.publisher.has_subscribers(*app, name)) {
+                continue;
+            }
+            let data = data.get_or_insert_with(|| broadcast.data_for_pusher());
+            let frame = frame::encode_text(&pusher::channel_event(name, &broadcast.event, data));
+            if frame.len() > self.frame_bytes_max {
+                self.ignored.note(Ignorable::OverOutbox(frame.len(), self.frame_bytes_max), name.as_bytes());
+                continue;
+            }
+            let channel = ChannelName::published(name);
+            for app in &self.apps {
+                let (channel, frame) = (channel.clone(), frame.clone());
+                self.publisher.publish(Delivery { app: *app, channel, frame, except: broadcast.except }).await;
+            }
+        }
+    }
+}
+
+/// Listens to Redis for ever: connects, subscribes, hands on, connects again.
+pub async fn from_redis(config: config::Redis, ingress: Ingress, status: watch::Sender<Status>) {
+    from_link(Link::new(config), ingress, status).await;
+}
+
+/// [`from_redis`] with limits of one's own.
+pub async fn from_link(link: Link, mut ingress: Ingress, status: watch::Sender<Status>) {
+    let backlog = Backlog::default();
+    let (queue, mut waiting) = mpsc::unbounded_channel();
+    let hand_on = async {
+        while let Some(message) = waiting.recv().await {
+            let bytes = Backlog::bytes(&message);
+            ingress.take(message).await;
+            backlog.leave(bytes);
+        }
+    };
+    tokio::join!(listen(link, &queue, &backlog, status), hand_on);
+}
+
+/// Takes messages from a queue until its senders are gone.
+pub async fn from_queue(mut queue: mpsc::Receiver<Message>, mut ingress: Ingress) {
+    while let Some(message) = queue.recv().await {
+        ingress.take(message).await;
+    }
+}
+
+async fn listen(link: Link, queue: &mpsc::UnboundedSender<Message>, backlog: &Backlog, status: watch::Sender<Status>) {
+    let pattern = prefix::pattern(link.config().key_prefix.as_deref().unwrap_or_default());
+    let mut reporter = Reporter::new(&link, status);
+    let mut backoff = Backoff::new(link.timing());
+    loop {
+        match link.subscribe(&pattern).await {
+            Err(failure) => reporter.away(&failure),
+            Ok(mut subscription) => {
+                let since = Instant::now();
+                reporter.connected();
+                let failure = drain(&mut subscription, queue, backlog).await;
+                drop(subscription);
+                reporter.away(&failure);
+                backlog.emptied().await;
+                backoff.connection_lasted(since.elapsed());
+            }
+        }
+        // Without a random number the waits are merely in step with those of other servers.
+        tokio::time::sleep(backoff.step(getrandom::u32().unwrap_or(0))).await;
+    }
+}
+
+/// Reads until the subscription fails, or more waits than may.
+///
+/// The subscription is read without waiting for shards, so that PING is answered and a dead
+/// connection is noticed however busy they are.
+async fn drain(subscription: &mut Subscription, queue: &mpsc::UnboundedSender<Message>, backlog: &Backlog) -> Failure {
+    loop {
+        let message = match subscription.next().await {
+            Ok(message) => message,
+            Err(failure) => return failure,
+        };
+        let Ok(channel) = message.get_channel() else { continue };
+        // One byte too many is enough for `take` to see that it is too long.
+        let payload = message.get_payload_bytes();
+        let payload = payload[..payload.len().min(PAYLOAD_BYTES_MAX + 1)].to_vec();
+        let message = Message { channel, payload };
+        let waiting = backlog.enter(Backlog::bytes(&message));
+        let _ = queue.send(message);
+        if waiting > BACKLOG_BYTES_MAX {
+            return Failure::new(format!(
+                "Redis publishes faster than this server delivers: {} MB of events wait, so the connection was dropped \
+                 until they are delivered. What is published until then is lost. Use more cores (\"shards\"), or see \
+                 what floods Redis.",
+                BACKLOG_BYTES_MAX / (1024 * 1024)
+            ));
+        }
+    }
+}
+
+/// How much waits between [`listen`] and the publisher.
+#[derive(Debug, Default)]
+struct Backlog {
+    bytes: AtomicUsize,
+    emptied: Notify,
+}
+
+impl Backlog {
+    /// What a message counts: also what it costs beside its text, since a flood may be of
+    /// empty ones.
+    fn bytes(message: &Message) -> usize {
+        message.channel.len() + message.payload.len() + 128
+    }
+
+    fn enter(&self, bytes: usize) -> usize {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes
+    }
+
+    fn leave(&self, bytes: usize) {
+        if self.bytes.fetch_sub(bytes, Ordering::Relaxed) == bytes {
+            self.emptied.notify_one();
+        }
+    }
+
+    async fn emptied(&self) {
+        while self.bytes.load(Ordering::Relaxed) > 0 {
+            self.emptied.notified().await;
+        }
+    }
+}
+
+/// Says what was found out about the prefix, with the line for the configuration.
+fn tell(news: &News) {
+    match news {
+        News::FirstPrefix(prefix) if prefix.is_empty() => {
+            tracing::info!(
+                "Laravel publishes without a key prefix; channels have the names that Laravel's code gives them."
+            );
+        }
+        News::FirstPrefix(prefix) => tracing::info!(
+            "Laravel puts the key prefix {prefix:?} before channel names; events go to the channels without it. To make \
+             this fixed, put this line into databaseConfig.redis of laravel-echo-server.json: \"keyPrefix\": {prefix:?}"
+        ),
+        News::SecondPrefix { first, second } => tracing::error!(
+            "Two applications publish to this Redis: one {}, one {}. So that neither gets the other's events, from now on \
+             each event goes only to the channel of its full name, prefix included. Say which application this server is \
+             for: put \"keyPrefix\": {first:?} or \"keyPrefix\": {second:?} into databaseConfig.redis of \
+             laravel-echo-server.json, and restart it.",
+            with(first),
+            with(second),
+        ),
+    }
+}
+
+fn with(prefix: &str) -> String {
+    if prefix.is_empty() { "without a key prefix".to_owned() } else { format!("with the key prefix {prefix:?}") }
+}
+
+/// Why a message was ignored.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+enum Ignorable {
+    #[error("the payload has more than {} MB", PAYLOAD_BYTES_MAX / (1024 * 1024))]
+    TooLong,
+    #[error("it takes {0} bytes on the wire, and a connection may have {1} waiting (limits.outboundBytes)")]
+    OverOutbox(usize, usize),
+    #[error("the channel's name is not UTF-8")]
+    NameNotUtf8,
+    #[error(transparent)]
+    NoEvent(BroadcastError),
+}
+
+impl Ignorable {
+    /// The place among the counts, and whether it looks like an event gone wrong, rather than
+    /// like other traffic of a shared Redis.
+    fn class(self) -> (usize, bool) {
+        match self {
+            Self::TooLong => (0, true),
+            Self::NameNotUtf8 => (1, false),
+            Self::NoEvent(BroadcastError::NotAnObject) => (2, false),
+            Self::NoEvent(BroadcastError::NotUtf8(_)) => (3, true),
+            Self::NoEvent(BroadcastError::NotJson { .. }) => (4, true),
+            Self::NoEvent(BroadcastError::NoEvent) => (5, false),
+            Self::NoEvent(BroadcastError::EventNotAString) => (6, false),
+            Self::OverOutbox(..) => (7, true),
+        }
+    }
+}
+
+/// Counts what was ignored, by reason; the 1st, 10th, 100th … of each is logged.
+#[derive(Debug, Default)]
+struct Ignored([u64; 8]);
+
+impl Ignored {
+    fn note(&mut self, reason: Ignorable, channel: &[u8]) {
+        let (class, is_suspicious) = reason.class();
+        let count = &mut self.0[class];
+        *count += 1;
+        if *count != 10_u64.pow(count.ilog10()) {
+            return;
+        }
+        let channel = Printable(channel);
+        if is_suspicious {
+            tracing::warn!("Ignored a message on Redis channel {channel}: {reason} ({count} so far)");
+        } else {
+            tracing::debug!("Ignored a message on Redis channel {channel}, no event: {reason} ({count} so far)");
+        }
+    }
+}
+
+/// A name from outside, fit for a line of the log: not endless, no control characters.
+struct Printable<'a>(&'a [u8]);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const BYTES_MAX: usize = 200;
+        let cut = &self.0[..self.0.len().min(BYTES_MAX)];
+        for character in String::from_utf8_lossy(cut).chars() {
+            if character.is_control() {
+                write!(f, "{}", character.escape_default())?;
+            } else {
+                f.write_char(character)?;
+            }
+        }
+        if cut.len() < self.0.len() { f.write_str("…") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inbox::{EVENTS_MAX, Inbox, inbox};
+
+    const LARAVEL: &str = r#"{"event":"message.sent","data":{"id":1,"socket":"1.2"},"socket":"1.2"}"#;
+    const BY_HAND: &str = r#"{"event":"message.sent","data":{"id":1}}"#;
+
+    const FRAME_BYTES_MAX: usize = 100_000;
+
+    struct Fixture {
+        ingress: Ingress,
+        known: watch::Receiver<Option<String>>,
+        inbox: Inbox,
+    }
+
+    fn fixture(prefix: Prefix, apps: u16, channels: &[&str]) -> Fixture {
+        let (handle, inbox) = inbox();
+        let publisher = Publisher::new(vec![handle]);
+        let apps: Vec<AppIndex> = (0..apps).map(AppIndex).collect();
+        for app in &apps {
+            channels.iter().for_each(|channel| inbox.interest.add(publisher.hash(*app, channel)));
+        }
+        let (ingress, known) = Ingress::new(apps, prefix, publisher, FRAME_BYTES_MAX);
+        Fixture { ingress, known, inbox }
+    }
+
+    impl Fixture {
+        async fn take(&mut self, channel: &str, payload: &str) -> Vec<Delivery> {
+            self.ingress.take(Message { channel: channel.into(), payload: payload.into() }).await;
+            std::iter::from_fn(|| self.inbox.events.try_recv().ok()).collect()
+        }
+    }
+
+    fn text(delivery: &Delivery) -> &str {
+        std::str::from_utf8(&delivery.frame[2..]).unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_event_one_frame_for_every_app() {
+        let mut fixture = fixture(Prefix::configured("p_".to_owned()), 2, &["private-user.1"]);
+        let deliveries = fixture.take("p_private-user.1", LARAVEL).await;
+        let [first, second] = &deliveries[..] else { panic!("{deliveries:?}") };
+        assert_eq!(text(first), r#"{"event":"message.sent","channel":"private-user.1","data":"{\"id\":1}"}"#);
+        assert_eq!((first.app, second.app), (AppIndex(0), AppIndex(1)));
+        assert_eq!(first.frame.as_ptr(), second.frame.as_ptr(), "the same bytes");
+        assert_eq!(first.except, "1.2".parse().ok());
+        assert!(fixture.take("private-user.1", LARAVEL).await.is_empty(), "another's channel");
+        assert_eq!(fixture.known.borrow().as_deref(), Some("p_"));
+    }
+
+    #[tokio::test]
+    async fn recognises_the_prefix_and_closes_at_a_second_one() {
+        let mut fixture = fixture(Prefix::recognise(), 1, &["orders", "a_database_orders", "b_database_orders"]);
+        let names = |deliveries: Vec<Delivery>| -> Vec<String> {
+            deliveries.iter().map(|delivery| delivery.channel.to_string()).collect()
+        };
+        assert_eq!(names(fixture.take("orders", BY_HAND).await), ["orders"]);
+        assert_eq!(*fixture.known.borrow(), None);
+        assert_eq!(names(fixture.take("a_database_orders", LARAVEL).await), ["orders", "a_database_orders"]);
+        assert_eq!(fixture.known.borrow().as_deref(), Some("a_database_"));
+        assert_eq!(names(fixture.take("b_database_orders", BY_HAND).await), ["b_database_orders"]);
+        assert_eq!(names(fixture.take("b_database_orders", LARAVEL).await), ["b_database_orders"]);
+        assert_eq!(names(fixture.take("a_database_orders", LARAVEL).await), ["a_database_orders"]);
+        assert_eq!(*fixture.known.borrow(), None);
+    }
+
+    /// It would close every subscriber, again after each reconnect.
+    #[tokio::test]
+    async fn what_no_outbox_takes_goes_to_nobody() {
+        let mut fixture = fixture(Prefix::recognise(), 1, &["orders"]);
+        let event = |bytes| format!(r#"{{"event":"e","data":"{}"}}"#, "x".repeat(bytes));
+        assert_eq!(fixture.take("orders", &event(FRAME_BYTES_MAX - 100)).await.len(), 1);
+        assert_eq!(fixture.take("orders", &event(FRAME_BYTES_MAX)).await.len(), 0);
+        assert_eq!(fixture.ingress.ignored.0[7], 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_event_is_ignored_and_counted() {
+        let mut fixture = fixture(Prefix::recognise(), 1, &["x"]);
+        let long = format!("{{\"event\":\"e\",\"data\":\"{}\"}}", "x".repeat(PAYLOAD_BYTES_MAX));
+        for payload in ["set", "null", "{", "{}", r#"{"event":{"channel":"presence-k:members"}}"#, &long] {
+            assert!(fixture.take("x", payload).await.is_empty());
+        }
+        fixture.ingress.take(Message { channel: vec![0xff], payload: BY_HAND.into() }).await;
+        fixture.ingress.take(Message { channel: b"x".into(), payload: b"{\xff}".into() }).await;
+        assert_eq!(fixture.ingress.ignored.0, [1, 1, 2, 1, 1, 1, 1, 0]);
+        assert_eq!(fixture.take("x", BY_HAND).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_queue_is_taken_in_order_and_a_full_inbox_waited_for() {
+        let Fixture { ingress, mut inbox, known: _ } = fixture(Prefix::configured(String::new()), 1, &["x"]);
+        let (queue, waiting) = mpsc::channel(1);
+        let task = tokio::spawn(from_queue(waiting, ingress));
+        let count = EVENTS_MAX + 100;
+        let feed = async {
+            for number in 0..count {
+                let payload = format!(r#"{{"event":"e","data":{number}}}"#).into_bytes();
+                queue.send(Message { channel: b"x".into(), payload }).await.unwrap();
+            }
+        };
+        let read = async {
+            for number in 0..count {
+                let delivery = inbox.events.recv().await.unwrap();
+                assert!(text(&delivery).ends_with(&format!(r#""data":"{number}"}}"#)));
+            }
+        };
+        tokio::join!(feed, read);
+        drop(queue);
+        task.await.unwrap();
+    }
+
+    #[test]
+    fn names_in_the_log_are_harmless() {
+        assert_eq!(Printable(b"App\\Events\\X").to_string(), "App\\Events\\X");
+        assert_eq!(Printable(b"a\x1b[31m\nb\xff").to_string(), "a\\u{1b}[31m\\nb\u{fffd}");
+        assert_eq!(Printable(&[b'x'; 300]).to_string(), format!("{}…", "x".repeat(200)));
+    }
+}

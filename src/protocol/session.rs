@@ -1,0 +1,525 @@
+//! One connection's side of the Pusher protocol, as a state machine: what arrives goes in, with
+//! the time; what is to be done comes out as actions. It performs no I/O and reads no clock, so
+//! a test can walk it through an hour in a microsecond.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::SocketId;
+use super::channel::{Access, ChannelName, NameError};
+use super::presence::{Member, MemberError};
+use super::pusher::{self, ClientMessage, Subscribe};
+use super::signature;
+
+/// Milliseconds since some moment before the first input; it only ever grows.
+pub type Millis = u64;
+
+/// Names one attempt to subscribe, so that a late answer cannot be taken for another's.
+pub type Ticket = u32;
+
+/// Questions to Laravel that one connection may have under way; further ones wait their turn.
+pub const ASKING_MAX: usize = 4;
+
+/// Messages that make no sense before a connection is closed.
+const BAD_MESSAGES_MAX: u8 = 50;
+
+/// What holds for all connections of an app.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// The public key, the first half of each `auth`.
+    pub app_key: String,
+    /// Verifies `auth`.
+    pub secret: String,
+    /// See `limits.subscriptionsPerConnection`.
+    pub subscriptions_max: usize,
+    /// See `limits.clientEventsPerSecond`.
+    pub client_events_per_second: u32,
+    /// See `limits.clientEventBytes`.
+    pub client_event_bytes_max: usize,
+    /// See `limits.presenceMemberBytes`.
+    pub presence_member_bytes_max: usize,
+    /// Told to the client, which pings after this much silence of ours.
+    pub activity_timeout: Millis,
+    /// How long a pinged client may take to answer.
+    pub pong_timeout: Millis,
+}
+
+/// What came of asking Laravel.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// Yes, to a private channel.
+    Yes,
+    /// Yes, to a presence channel, as this member.
+    Member(Member),
+    /// No.
+    No(Refusal),
+}
+
+/// A refusal: what the browser is told.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Refusal {
+    /// HTTP status that Laravel gave, or that fits.
+    pub status: u16,
+    /// A sentence that says the cause and the cure.
+    pub error: String,
+}
+
+/// What can happen to a connection.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A text message arrived.
+    Text(&'a str),
+    /// Something arrived that is no text message: a sign of life.
+    SignOfLife,
+    /// Laravel's answer to [`Action::Ask`].
+    Answered(Ticket, Answer),
+    /// The home shard's answer to [`Action::Join`]: the ready `subscription_succeeded`.
+    Joined(Ticket, Bytes),
+    /// Time has passed.
+    Tick,
+    /// The connection ends.
+    Ended,
+}
+
+/// What is to be done, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Send a text message to this client.
+    Send(String),
+    /// Send a ready frame to this client.
+    SendFrame(Bytes),
+    /// Enter the connection into the channel's subscribers: it gets events from now on.
+    Subscribe(ChannelName),
+    /// Take it out again.
+    Unsubscribe(ChannelName),
+    /// Ask Laravel; the answer comes back as [`Input::Answered`].
+    Ask {
+        /// Comes back with the answer.
+        ticket: Ticket,
+        /// The channel as the client named it.
+        channel: ChannelName,
+        /// `auth.headers` of the message.
+        headers: Vec<(String, String)>,
+    },
+    /// Tell the channel's home shard that this member joins; [`Input::Joined`] comes back.
+    Join {
+        /// Comes back with the answer.
+        ticket: Ticket,
+        /// The presence channel.
+        channel: ChannelName,
+        /// Who joins.
+        member: Member,
+    },
+    /// Tell the channel's home shard that this connection has left.
+    Leave {
+        /// The presence channel.
+        channel: ChannelName,
+        /// Who leaves.
+        user_id: Arc<str>,
+    },
+    /// Send a text message to the channel's other subscribers.
+    Whisper {
+        /// The channel.
+        channel: ChannelName,
+        /// The message, ready.
+        text: String,
+    },
+    /// A subscription was refused here, not by Laravel: for the log.
+    Refused {
+        /// As the client named it.
+        channel: String,
+        /// What the client was told.
+        error: String,
+    },
+    /// Close the connection with this code and reason.
+    Close {
+        /// Pusher's close code.
+        code: u16,
+        /// For people.
+        reason: &'static str,
+    },
+}
+
+/// One connection's state.
+#[derive(Debug)]
+pub struct Session {
+    socket_id: SocketId,
+    subscriptions: Vec<Subscription>,
+    next_ticket: Ticket,
+    heard_at: Millis,
+    pinged_at: Option<Millis>,
+    client_events: Allowance,
+    bad_messages: u8,
+}
+
+#[derive(Debug)]
+struct Subscription {
+    channel: ChannelName,
+    ticket: Ticket,
+    state: State,
+    /// Presence only, from the moment of joining.
+    user_id: Option<Arc<str>>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Waits until fewer than [`ASKING_MAX`] questions are under way.
+    Waiting(Vec<(String, String)>),
+    /// Laravel is asked.
+    Asking,
+    /// The home shard is told.
+    Joining,
+    Subscribed,
+}
+
+impl Session {
+    /// A new connection; says hello.
+    pub fn open(socket_id: SocketId, rules: &Rules, now: Millis, actions: &mut Vec<Action>) -> Self {
+        actions.push(Action::Send(pusher::connection_established(socket_id, rules.activity_timeout / 1000)));
+        Self {
+            socket_id,
+            subscriptions: Vec::new(),
+            next_ticket: 0,
+            heard_at: now,
+            pinged_at: None,
+            client_events: Allowance { left: rules.client_events_per_second, second: 0 },
+            bad_messages: 0,
+        }
+    }
+
+    /// Takes what happened and appends what is to be done.
+    pub fn input(&mut self, input: Input<'_>, rules: &Rules, now: Millis, actions: &mut Vec<Action>) {
+        match input {
+            Input::Text(text) => {
+                self.heard(now);
+                self.text(text, rules, now, actions);
+            }
+            Input::SignOfLife => self.heard(now),
+            Input::Answered(ticket, answer) => {
+                self.answered(ticket, answer, rules, actions);
+                self.ask_next(actions);
+            }
+            Input::Joined(ticket, frame) => self.joined(ticket, frame, actions),
+            Input::Tick => self.tick(rules, now, actions),
+            Input::Ended => {
+                for subscription in std::mem::take(&mut self.subscriptions) {
+                    leave(subscription, actions);
+                }
+            }
+        }
+    }
+
+    fn heard(&mut self, now: Millis) {
+        self.heard_at = now;
+        self.pinged_at = None;
+    }
+
+    fn text(&mut self, text: &str, rules: &Rules, now: Millis, actions: &mut Vec<Action>) {
+        match ClientMessage::parse(text) {
+            Ok(ClientMessage::Ping) => actions.push(Action::Send(pusher::PONG.into())),
+            Ok(ClientMessage::Pong | ClientMessage::Unknown) => {}
+            Ok(ClientMessage::Subscribe(subscribe)) => self.subscribe(subscribe, rules, actions),
+            Ok(ClientMessage::Unsubscribe(channel)) => self.unsubscribe(&channel, actions),
+            Ok(ClientMessage::ClientEvent { event, channel, data }) => {
+                if let Err((code, message)) = self.client_event(&event, &channel, data, rules, now, actions) {
+                    actions.push(Action::Send(pusher::error(code, &message)));
+                }
+            }
+            Err(bad) => {
+                actions.push(Action::Send(pusher::error(None, bad.0)));
+                self.bad_messages += 1;
+                if self.bad_messages == BAD_MESSAGES_MAX {
+                    actions.push(Action::Close { code: 4100, reason: "Too many messages that make no sense" });
+                    self.bad_messages = 0;
+                }
+            }
+        }
+    }
+
+    fn subscribe(&mut self, subscribe: Subscribe<'_>, rules: &Rules, actions: &mut Vec<Action>) {
+        let channel = match ChannelName::parse(&subscribe.channel) {
+            Ok(channel) => channel,
+            Err(error) => {
+                let status = if matches!(error, NameError::TooLong(_)) { 4009 } else { 400 };
+                // A refusal names the channel; cut it, so that a long name is not sent back whole.
+                let shown: String = subscribe.channel.chars().take(super::channel::NAME_BYTES_MAX).collect();
+                return refuse(&shown, "LimitReached", error.to_string(), status, actions);
+            }
+        };
+        let authorised = match authorise(&channel, &subscribe, self.socket_id, rules) {
+            Ok(authorised) => authorised,
+            Err(refusal) => return refuse(channel.as_str(), "AuthError", refusal.error, refusal.status, actions),
+        };
+        if let Some(index) = self.position(channel.as_str()) {
+            return self.subscribe_again(index, actions);
+        }
+        if self.subscriptions.len() >= rules.subscriptions_max {
+            let error = format!("This connection has {} subscriptions; no more are allowed", rules.subscriptions_max);
+            return refuse(channel.as_str(), "LimitReached", error, 4009, actions);
+        }
+        let ticket = self.next_ticket();
+        let mut subscription = Subscription { channel, ticket, state: State::Joining, user_id: None };
+        match authorised {
+            Authorised::Yes => admit(&mut subscription, Answer::Yes, actions),
+            Authorised::As(member) => admit(&mut subscription, Answer::Member(member), actions),
+            Authorised::AskLaravel => subscription.state = State::Waiting(subscribe.headers),
+        }
+        self.subscriptions.push(subscription);
+        self.ask_next(actions);
+    }
+
+    /// Idempotent (protocol section 8): says once more that it has succeeded. A subscription
+    /// under way will be answered anyway.
+    fn subscribe_again(&mut self, index: usize, actions: &mut Vec<Action>) {
+        let ticket = self.next_ticket();
+        let subscription = &mut self.subscriptions[index];
+        if !matches!(subscription.state, State::Subscribed) {
+            return;
+        }
+        match &subscription.user_id {
+            None => actions.push(Action::Send(pusher::subscription_succeeded(subscription.channel.as_str()))),
+            Some(user_id) => {
+                // The home shard knows this socket: it only sends the list again.
+                let member = Member { user_id: user_id.clone(), user_info: "null".into() };
+                subscription.ticket = ticket;
+                actions.push(Action::Join { ticket, channel: subscription.channel.clone(), member });
+            }
+        }
+    }
+
+    fn unsubscribe(&mut self, channel: &str, actions: &mut Vec<Action>) {
+        if let Some(index) = self.position(channel) {
+            leave(self.subscriptions.remove(index), actions);
+            self.ask_next(actions);
+        }
+    }
+
+    fn answered(&mut self, ticket: Ticket, answer: Answer, rules: &Rules, actions: &mut Vec<Action>) {
+        // The client may have left, or left and come again, since Laravel was asked.
+        let Some(index) =
+            self.subscriptions.iter().position(|s| s.ticket == ticket && matches!(s.state, State::Asking))
+        else {
+            return;
+        };
+        let refusal = match &answer {
+            Answer::No(refusal) => Some(refusal.clone()),
+            Answer::Member(member) => too_big(member, rules),
+            Answer::Yes => None,
+        };
+        match refusal {
+            Some(refusal) => {
+                let channel = self.subscriptions.remove(index).channel;
+                actions.push(Action::Send(pusher::subscription_error(
+                    channel.as_str(),
+                    "AuthError",
+                    &refusal.error,
+                    refusal.status,
+                )));
+            }
+            None => admit(&mut self.subscriptions[index], answer, actions),
+        }
+    }
+
+    fn joined(&mut self, ticket: Ticket, frame: Bytes, actions: &mut Vec<Action>) {
+        let Some(subscription) = self.subscriptions.iter_mut().find(|s| s.ticket == ticket) else { return };
+        actions.push(Action::SendFrame(frame));
+        if matches!(subscription.state, State::Joining) {
+            subscription.state = State::Subscribed;
+            actions.push(Action::Subscribe(subscription.channel.clone()));
+        }
+    }
+
+    /// Asks Laravel about those who wait, as many at once as are allowed.
+    fn ask_next(&mut self, actions: &mut Vec<Action>) {
+        let mut asking = self.subscriptions.iter().filter(|s| matches!(s.state, State::Asking)).count();
+        for subscription in &mut self.subscriptions {
+            if asking == ASKING_MAX {
+                break;
+            }
+            if let State::Waiting(headers) = &mut subscription.state {
+                let headers = std::mem::take(headers);
+                subscription.state = State::Asking;
+                asking += 1;
+                actions.push(Action::Ask {
+                    ticket: subscription.ticket,
+                    channel: subscription.channel.clone(),
+                    headers,
+                });
+            }
+        }
+    }
+
+    fn client_event(
+        &mut self,
+        event: &str,
+        channel: &str,
+        data: Option<&str>,
+        rules: &Rules,
+        now: Millis,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), (Option<u16>, String)> {
+        let subscription = self
+            .position(channel)
+            .map(|index| &self.subscriptions[index])
+            .filter(|subscription| matches!(subscription.state, State::Subscribed));
+        let Some(subscription) = subscription else {
+            return Err((None, "Client event refused: this connection is not subscribed to the channel".into()));
+        };
+        if subscription.channel.access() == Access::Public || subscription.channel.is_encrypted() {
+            let error =
+                "Client event refused: they are allowed on private and presence channels, not on encrypted ones";
+            return Err((None, error.into()));
+        }
+        if event.len() > super::channel::NAME_BYTES_MAX {
+            return Err((None, "Client event refused: its name is over 200 bytes long".into()));
+        }
+        if data.is_some_and(|data| data.len() > rules.client_event_bytes_max) {
+            let limit = rules.client_event_bytes_max;
+            return Err((None, format!("Client event refused: its data is over the limit of {limit} bytes")));
+        }
+        if !self.client_events.take(rules.client_events_per_second, now) {
+            let limit = rules.client_events_per_second;
+            return Err((Some(4301), format!("Client event refused: over the limit of {limit} in a second")));
+        }
+        actions.push(Action::Whisper {
+            channel: subscription.channel.clone(),
+            text: pusher::client_event(channel, event, data, subscription.user_id.as_deref()),
+        });
+        Ok(())
+    }
+
+    fn tick(&mut self, rules: &Rules, now: Millis, actions: &mut Vec<Action>) {
+        match self.pinged_at {
+            Some(pinged_at) if now.saturating_sub(pinged_at) >= rules.pong_timeout => {
+                let reason = "Pong reply not received: ping was sent to the client, but no reply was received";
+                actions.push(Action::Send(pusher::error(Some(4201), reason)));
+                actions.push(Action::Close { code: 4201, reason });
+            }
+            Some(_) => {}
+            // The client pings by itself after this much silence; wait a little longer than it does.
+            None if now.saturating_sub(self.heard_at) >= rules.activity_timeout * 3 / 2 => {
+                self.pinged_at = Some(now);
+                actions.push(Action::Send(pusher::PING.into()));
+            }
+            None => {}
+        }
+    }
+
+    fn position(&self, channel: &str) -> Option<usize> {
+        self.subscriptions.iter().position(|subscription| subscription.channel.as_str() == channel)
+    }
+
+    fn next_ticket(&mut self) -> Ticket {
+        self.next_ticket = self.next_ticket.wrapping_add(1);
+        self.next_ticket
+    }
+}
+
+enum Authorised {
+    Yes,
+    As(Member),
+    AskLaravel,
+}
+
+/// What the subscribe message alone says: public, signed, or to be asked about.
+fn authorise(
+    channel: &ChannelName,
+    subscribe: &Subscribe<'_>,
+    socket_id: SocketId,
+    rules: &Rules,
+) -> Result<Authorised, Refusal> {
+    let access = channel.access();
+    if access == Access::Public {
+        return Ok(Authorised::Yes);
+    }
+    let Some(auth) = &subscribe.auth else { return Ok(Authorised::AskLaravel) };
+    let (key, hex) = auth.split_once(':').unwrap_or(("", ""));
+    if key != rules.app_key {
+        return Err(unsigned(format!("Invalid auth for {channel}: it must begin with this app's key and a colon")));
+    }
+    let data = subscribe.channel_data.as_deref();
+    if access == Access::Presence && data.is_none() {
+        return Err(unsigned(format!("Invalid auth for {channel}: a presence channel needs channel_data")));
+    }
+    let verified =
+        |data| signature::verify(&rules.secret, &signature::channel_text(socket_id, channel.as_str(), data), hex);
+    // Some authorisers sign channel_data on private channels as well.
+    if !verified(data) && (access == Access::Presence || data.is_none() || !verified(None)) {
+        return Err(unsigned(format!(
+            "Invalid signature for {channel}: the application signed with another secret than this server's \
+             (clients[].secret in laravel-echo-server.json), or for another socket"
+        )));
+    }
+    match (access, data) {
+        (Access::Presence, Some(data)) => {
+            let member = Member::parse(data).map_err(|error: MemberError| unsigned(format!("{channel}: {error}")))?;
+            too_big(&member, rules).map_or(Ok(Authorised::As(member)), Err)
+        }
+        _ => Ok(Authorised::Yes),
+    }
+}
+
+fn unsigned(error: String) -> Refusal {
+    Refusal { status: 401, error }
+}
+
+fn too_big(member: &Member, rules: &Rules) -> Option<Refusal> {
+    let (bytes, limit) = (member.user_id.len() + member.user_info.len(), rules.presence_member_bytes_max);
+    (bytes > limit).then(|| Refusal {
+        status: 413,
+        error: format!(
+            "The presence member's data has {bytes} bytes; {limit} are allowed (limits.presenceMemberBytes)"
+        ),
+    })
+}
+
+/// The subscription is allowed: subscribe, or join first.
+fn admit(subscription: &mut Subscription, answer: Answer, actions: &mut Vec<Action>) {
+    let (ticket, channel) = (subscription.ticket, subscription.channel.clone());
+    if let Answer::Member(member) = answer {
+        subscription.state = State::Joining;
+        subscription.user_id = Some(member.user_id.clone());
+        actions.push(Action::Join { ticket, channel, member });
+    } else {
+        subscription.state = State::Subscribed;
+        actions.push(Action::Send(pusher::subscription_succeeded(channel.as_str())));
+        actions.push(Action::Subscribe(channel));
+    }
+}
+
+fn leave(subscription: Subscription, actions: &mut Vec<Action>) {
+    let Subscription { channel, state, user_id, .. } = subscription;
+    if matches!(state, State::Subscribed) {
+        actions.push(Action::Unsubscribe(channel.clone()));
+    }
+    if let Some(user_id) = user_id {
+        actions.push(Action::Leave { channel, user_id });
+    }
+}
+
+fn refuse(channel: &str, kind: &str, error: String, status: u16, actions: &mut Vec<Action>) {
+    actions.push(Action::Send(pusher::subscription_error(channel, kind, &error, status)));
+    actions.push(Action::Refused { channel: channel.to_owned(), error });
+}
+
+/// So many in each second.
+#[derive(Debug)]
+struct Allowance {
+    left: u32,
+    second: Millis,
+}
+
+impl Allowance {
+    fn take(&mut self, per_second: u32, now: Millis) -> bool {
+        if self.second != now / 1000 {
+            *self = Self { left: per_second, second: now / 1000 };
+        }
+        let taken = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,382 @@
+use super::*;
+use proptest::prelude::*;
+
+const SECRET: &str = "secret";
+
+fn rules() -> Rules {
+    Rules {
+        app_key: "app-key".into(),
+        secret: SECRET.into(),
+        subscriptions_max: 5,
+        client_events_per_second: 3,
+        client_event_bytes_max: 20,
+        presence_member_bytes_max: 60,
+        activity_timeout: 30_000,
+        pong_timeout: 20_000,
+    }
+}
+
+/// A connection whose actions are read as they come.
+struct Client {
+    session: Session,
+    rules: Rules,
+    now: Millis,
+}
+
+impl Client {
+    fn connect() -> Self {
+        let mut actions = Vec::new();
+        let session = Session::open(socket_id(), &rules(), 0, &mut actions);
+        assert_eq!(actions, [Action::Send(pusher::connection_established(socket_id(), 30))]);
+        Self { session, rules: rules(), now: 0 }
+    }
+
+    fn input(&mut self, input: Input<'_>) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.session.input(input, &self.rules, self.now, &mut actions);
+        actions
+    }
+
+    fn says(&mut self, text: &str) -> Vec<Action> {
+        self.input(Input::Text(text))
+    }
+
+    fn subscribes(&mut self, channel: &str) -> Vec<Action> {
+        self.says(&format!(r#"{{"event":"pusher:subscribe","data":{{"auth":"","channel":"{channel}"}}}}"#))
+    }
+
+    fn subscribes_signed(&mut self, channel: &str, data: Option<&str>) -> Vec<Action> {
+        let hex = signature::sign(SECRET, &signature::channel_text(socket_id(), channel, data));
+        let message = serde_json::json!({"event": "pusher:subscribe", "data": {"auth": format!("app-key:{hex}"), "channel": channel, "channel_data": data}});
+        self.says(&message.to_string())
+    }
+
+    fn unsubscribes(&mut self, channel: &str) -> Vec<Action> {
+        self.says(&format!(r#"{{"event":"pusher:unsubscribe","data":{{"channel":"{channel}"}}}}"#))
+    }
+
+    fn joins(&mut self, channel: &str, data: &str) {
+        let ticket = match self.subscribes_signed(channel, Some(data)).as_slice() {
+            [Action::Join { ticket, .. }] => *ticket,
+            other => panic!("{other:?}"),
+        };
+        let actions = self.input(Input::Joined(ticket, Bytes::from_static(b"list")));
+        assert_eq!(actions, [Action::SendFrame(Bytes::from_static(b"list")), Action::Subscribe(name(channel))]);
+    }
+}
+
+fn socket_id() -> SocketId {
+    "1234.1234".parse().unwrap()
+}
+
+fn name(text: &str) -> ChannelName {
+    ChannelName::parse(text).unwrap()
+}
+
+fn succeeded(channel: &str) -> [Action; 2] {
+    [Action::Send(pusher::subscription_succeeded(channel)), Action::Subscribe(name(channel))]
+}
+
+/// The type, status and text of the one refusal in these actions.
+fn refusal(actions: &[Action]) -> (String, u64, String) {
+    let [Action::Send(text), rest @ ..] = actions else { panic!("{actions:?}") };
+    assert!(matches!(rest, [] | [Action::Refused { .. }]), "{actions:?}");
+    let message: serde_json::Value = serde_json::from_str(text).unwrap();
+    assert_eq!(message["event"], "pusher:subscription_error");
+    let data = &message["data"];
+    (data["type"].as_str().unwrap().into(), data["status"].as_u64().unwrap(), data["error"].as_str().unwrap().into())
+}
+
+fn asked(actions: &[Action]) -> Vec<Ticket> {
+    let ticket = |action: &Action| match action {
+        Action::Ask { ticket, .. } => *ticket,
+        other => panic!("{other:?}"),
+    };
+    actions.iter().map(ticket).collect()
+}
+
+#[test]
+fn public_channels_are_for_anybody() {
+    let mut client = Client::connect();
+    assert_eq!(client.subscribes("orders"), succeeded("orders"));
+    assert_eq!(client.subscribes("orders"), [Action::Send(pusher::subscription_succeeded("orders"))]);
+    assert_eq!(client.unsubscribes("orders"), [Action::Unsubscribe(name("orders"))]);
+    assert_eq!(client.unsubscribes("orders"), []);
+}
+
+#[test]
+fn signatures_are_checked() {
+    let mut client = Client::connect();
+    assert_eq!(client.subscribes_signed("private-a", None), succeeded("private-a"));
+    assert_eq!(client.subscribes_signed("private-b", Some("{}")), succeeded("private-b"));
+    let good = signature::sign(SECRET, "1234.1234:private-c");
+    let other_socket = signature::sign(SECRET, "1234.1235:private-c");
+    for auth in [
+        format!("app-key:{}", good.replace(['a', 'b', 'c', 'd', 'e', 'f'], "0")),
+        format!("app-key:{other_socket}"),
+        format!("other-key:{good}"),
+        good.clone(),
+        "app-key:".into(),
+        ":".into(),
+    ] {
+        let message = format!(r#"{{"event":"pusher:subscribe","data":{{"auth":"{auth}","channel":"private-c"}}}}"#);
+        let (kind, status, _) = refusal(&client.says(&message));
+        assert_eq!((kind.as_str(), status), ("AuthError", 401), "{auth}");
+    }
+    let message = format!(r#"{{"event":"pusher:subscribe","data":{{"auth":"app-key:{good}","channel":"private-c"}}}}"#);
+    assert_eq!(client.says(&message), succeeded("private-c"));
+}
+
+#[test]
+fn a_failed_second_subscribe_changes_nothing() {
+    let mut client = Client::connect();
+    client.subscribes_signed("private-a", None);
+    refusal(&client.says(r#"{"event":"pusher:subscribe","data":{"auth":"app-key:00","channel":"private-a"}}"#));
+    assert_eq!(client.unsubscribes("private-a"), [Action::Unsubscribe(name("private-a"))]);
+}
+
+#[test]
+fn bad_names_are_refused() {
+    let mut client = Client::connect();
+    assert_eq!(refusal(&client.subscribes("private-user.1 ")).1, 400);
+    assert_eq!(refusal(&client.subscribes("#server-to-user-1")).1, 400);
+    let (kind, status, _) = refusal(&client.subscribes(&"x".repeat(201)));
+    assert_eq!((kind.as_str(), status), ("LimitReached", 4009));
+}
+
+#[test]
+fn the_number_of_subscriptions_is_limited() {
+    let mut client = Client::connect();
+    for n in 0..5 {
+        client.subscribes(&format!("c{n}"));
+    }
+    assert_eq!(refusal(&client.subscribes("c5")).1, 4009);
+    client.unsubscribes("c0");
+    assert_eq!(client.subscribes("c5"), succeeded("c5"));
+}
+
+#[test]
+fn laravel_is_asked_about_unsigned_ones_a_few_at_a_time() {
+    let mut client = Client::connect();
+    let mut tickets = Vec::new();
+    for n in 0..4 {
+        tickets.extend(asked(&client.subscribes(&format!("private-{n}"))));
+    }
+    assert_eq!(tickets.len(), ASKING_MAX);
+    assert_eq!(client.subscribes("private-4"), []);
+    let actions = client.input(Input::Answered(tickets[1], Answer::Yes));
+    assert_eq!(actions[..2], succeeded("private-1"));
+    let last = asked(&actions[2..])[0];
+    let no = Answer::No(Refusal { status: 403, error: "no".into() });
+    assert_eq!(refusal(&client.input(Input::Answered(last, no.clone()))), ("AuthError".into(), 403, "no".into()));
+    // A second answer to the same question means nothing.
+    assert_eq!(client.input(Input::Answered(last, Answer::Yes)), []);
+}
+
+#[test]
+fn a_late_yes_does_not_undo_an_unsubscribe() {
+    let mut client = Client::connect();
+    let first = asked(&client.subscribes("private-a"))[0];
+    assert_eq!(client.unsubscribes("private-a"), []);
+    let second = asked(&client.subscribes("private-a"))[0];
+    assert_eq!(client.input(Input::Answered(first, Answer::Yes)), []);
+    assert_eq!(client.input(Input::Answered(second, Answer::Yes)), succeeded("private-a"));
+}
+
+#[test]
+fn presence_joins_and_leaves() {
+    let mut client = Client::connect();
+    client.joins("presence-a", r#"{"user_id":7,"user_info":{"name":"Ann"}}"#);
+    // Again: the list once more, and nothing else.
+    let ticket = match client.subscribes_signed("presence-a", Some(r#"{"user_id":8}"#)).as_slice() {
+        [Action::Join { ticket, member, .. }] => {
+            assert_eq!(member.user_id.as_ref(), "7", "the first user id stays");
+            *ticket
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        client.input(Input::Joined(ticket, Bytes::from_static(b"list"))),
+        [Action::SendFrame(Bytes::from_static(b"list"))]
+    );
+    let left =
+        [Action::Unsubscribe(name("presence-a")), Action::Leave { channel: name("presence-a"), user_id: "7".into() }];
+    assert_eq!(client.unsubscribes("presence-a"), left);
+}
+
+#[test]
+fn leaving_while_joining_leaves_at_home_and_ignores_the_answer() {
+    let mut client = Client::connect();
+    let actions = client.subscribes_signed("presence-a", Some(r#"{"user_id":7}"#));
+    let Action::Join { ticket, .. } = actions[0] else { panic!("{actions:?}") };
+    assert_eq!(client.unsubscribes("presence-a"), [Action::Leave { channel: name("presence-a"), user_id: "7".into() }]);
+    assert_eq!(client.input(Input::Joined(ticket, Bytes::new())), []);
+}
+
+#[test]
+fn presence_needs_a_member() {
+    let mut client = Client::connect();
+    assert_eq!(refusal(&client.subscribes_signed("presence-a", None)).1, 401);
+    assert_eq!(refusal(&client.subscribes_signed("presence-a", Some("{}"))).1, 401);
+    assert_eq!(refusal(&client.subscribes_signed("presence-a", Some(r#"{"user_id":true}"#))).1, 401);
+    let long = format!(r#"{{"user_id":1,"user_info":"{}"}}"#, "x".repeat(60));
+    assert_eq!(refusal(&client.subscribes_signed("presence-a", Some(&long))).1, 413);
+}
+
+#[test]
+fn the_end_leaves_everything() {
+    let mut client = Client::connect();
+    client.subscribes("orders");
+    client.joins("presence-a", r#"{"user_id":"7"}"#);
+    client.subscribes("private-asked");
+    let expected = [
+        Action::Unsubscribe(name("orders")),
+        Action::Unsubscribe(name("presence-a")),
+        Action::Leave { channel: name("presence-a"), user_id: "7".into() },
+    ];
+    assert_eq!(client.input(Input::Ended), expected);
+    assert_eq!(client.input(Input::Ended), []);
+}
+
+fn whispers(channel: &str, data: &str) -> String {
+    format!(r#"{{"event":"client-typing","data":{data},"channel":"{channel}"}}"#)
+}
+
+#[test]
+fn client_events_go_to_the_others() {
+    let mut client = Client::connect();
+    client.subscribes_signed("private-a", None);
+    client.joins("presence-a", r#"{"user_id":7}"#);
+    let whisper = |channel: &str, text: &str| [Action::Whisper { channel: name(channel), text: text.into() }];
+    assert_eq!(
+        client.says(&whispers("private-a", r#"{"a": 1.0}"#)),
+        whisper("private-a", r#"{"event":"client-typing","channel":"private-a","data":{"a": 1.0}}"#)
+    );
+    assert_eq!(
+        client.says(&whispers("presence-a", "1")),
+        whisper("presence-a", r#"{"event":"client-typing","channel":"presence-a","data":1,"user_id":"7"}"#)
+    );
+}
+
+#[test]
+fn client_events_that_are_refused() {
+    let error = |actions: &[Action]| match actions {
+        [Action::Send(text)] if text.starts_with(r#"{"event":"pusher:error""#) => {
+            serde_json::from_str::<serde_json::Value>(text).unwrap()["data"]["code"].as_u64()
+        }
+        other => panic!("{other:?}"),
+    };
+    let mut client = Client::connect();
+    client.subscribes("orders");
+    client.subscribes_signed("private-a", None);
+    client.subscribes_signed("private-encrypted-a", None);
+    client.subscribes("private-asked");
+    for channel in ["orders", "private-encrypted-a", "private-asked", "private-other"] {
+        assert_eq!(error(&client.says(&whispers(channel, "{}"))), None, "{channel}");
+    }
+    assert_eq!(error(&client.says(&whispers("private-a", &format!("\"{}\"", "x".repeat(20))))), None);
+    for _ in 0..3 {
+        assert!(matches!(client.says(&whispers("private-a", "1")).as_slice(), [Action::Whisper { .. }]));
+    }
+    assert_eq!(error(&client.says(&whispers("private-a", "1"))), Some(4301));
+    client.now = 1000;
+    assert!(matches!(client.says(&whispers("private-a", "1")).as_slice(), [Action::Whisper { .. }]));
+}
+
+#[test]
+fn silence_is_pinged_and_then_closed() {
+    let mut client = Client::connect();
+    assert_eq!(client.says(r#"{"event":"pusher:ping","data":{}}"#), [Action::Send(pusher::PONG.into())]);
+    client.now = 44_999;
+    assert_eq!(client.input(Input::Tick), []);
+    client.now = 45_000;
+    assert_eq!(client.input(Input::Tick), [Action::Send(pusher::PING.into())]);
+    client.now = 64_999;
+    assert_eq!(client.input(Input::Tick), []);
+    client.input(Input::SignOfLife);
+    client.now = 65_000;
+    assert_eq!(client.input(Input::Tick), []);
+    client.now = 64_999 + 45_000;
+    assert_eq!(client.input(Input::Tick), [Action::Send(pusher::PING.into())]);
+    client.now += 20_000;
+    assert!(matches!(client.input(Input::Tick).as_slice(), [Action::Send(_), Action::Close { code: 4201, .. }]));
+}
+
+#[test]
+fn nonsense_is_answered_and_at_last_closed() {
+    let mut client = Client::connect();
+    for _ in 1..BAD_MESSAGES_MAX {
+        assert!(matches!(client.says("nonsense").as_slice(), [Action::Send(_)]));
+    }
+    assert!(matches!(client.says("nonsense").as_slice(), [Action::Send(_), Action::Close { code: 4100, .. }]));
+}
+
+/// A step of a random client and of the world around it.
+#[derive(Clone, Debug)]
+enum Step {
+    Subscribe(u8),
+    SubscribeSigned(u8),
+    Unsubscribe(u8),
+    Answer(u8, bool),
+    Joined(u8),
+    Whisper(u8),
+    Tick,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0u8..6).prop_map(Step::Subscribe),
+        (0u8..6).prop_map(Step::SubscribeSigned),
+        (0u8..6).prop_map(Step::Unsubscribe),
+        (0u8..20, any::<bool>()).prop_map(|(ticket, yes)| Step::Answer(ticket, yes)),
+        (0u8..20).prop_map(Step::Joined),
+        (0u8..6).prop_map(Step::Whisper),
+        Just(Step::Tick),
+    ]
+}
+
+proptest! {
+    /// However the steps fall: subscribed once at the most, never unsubscribed without, joins and
+    /// leaves of presence in pairs, and nothing left at the end.
+    #[test]
+    fn a_random_walk_keeps_its_books(steps in prop::collection::vec(step(), 0..80)) {
+        let channels = ["orders", "private-a", "private-b", "presence-a", "presence-b", "news"];
+        let mut client = Client::connect();
+        let mut subscribed = std::collections::BTreeSet::new();
+        let mut joined = std::collections::BTreeSet::new();
+        let mut all = steps.iter().map(|step| match step {
+            Step::Subscribe(n) => client.subscribes(channels[*n as usize]),
+            Step::SubscribeSigned(n) => {
+                let channel = channels[*n as usize];
+                client.subscribes_signed(channel, channel.starts_with("presence").then_some(r#"{"user_id":1}"#))
+            }
+            Step::Unsubscribe(n) => client.unsubscribes(channels[*n as usize]),
+            Step::Answer(ticket, true) => {
+                let member = Member { user_id: "1".into(), user_info: "null".into() };
+                let channel = client.session.subscriptions.iter().find(|s| s.ticket == u32::from(*ticket)).map(|s| s.channel.access());
+                let answer = if channel == Some(Access::Presence) { Answer::Member(member) } else { Answer::Yes };
+                client.input(Input::Answered((*ticket).into(), answer))
+            }
+            Step::Answer(ticket, false) => {
+                client.input(Input::Answered((*ticket).into(), Answer::No(Refusal { status: 403, error: String::new() })))
+            }
+            Step::Joined(ticket) => client.input(Input::Joined((*ticket).into(), Bytes::new())),
+            Step::Whisper(n) => client.says(&whispers(channels[*n as usize], "1")),
+            Step::Tick => { client.now += 400; client.input(Input::Tick) }
+        }).collect::<Vec<_>>().concat();
+        all.extend(client.input(Input::Ended));
+        for action in all {
+            match action {
+                Action::Subscribe(channel) => prop_assert!(subscribed.insert(channel.to_string())),
+                Action::Unsubscribe(channel) => prop_assert!(subscribed.remove(channel.as_str())),
+                Action::Join { channel, .. } => { joined.insert(channel.to_string()); }
+                Action::Leave { channel, .. } => prop_assert!(joined.remove(channel.as_str())),
+                Action::Whisper { channel, .. } => prop_assert!(subscribed.contains(channel.as_str())),
+                Action::Close { .. } => prop_assert!(false, "closed"),
+                _ => {}
+            }
+        }
+        prop_assert!(subscribed.is_empty());
+        prop_assert!(joined.is_empty());
+    }
+}

@@ -1,0 +1,204 @@
+//! The only file that knows everybody: builds, wires, starts and stops in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+
+use crate::auth::Asked;
+use crate::auth::callback::Laravel;
+use crate::config::Config;
+use crate::http::{self, Front};
+use crate::inbox::{self, AppIndex, Control};
+use crate::ingress::{self, Ingress};
+use crate::protocol::prefix::Prefix;
+use crate::protocol::session::Rules;
+use crate::publish::Publisher;
+use crate::redis::Status;
+use crate::shard;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// Where events come from.
+pub enum Source {
+    /// Redis, as the configuration says.
+    Redis,
+    /// A queue in this process: the demo.
+    Queue(mpsc::Receiver<ingress::Message>),
+}
+
+/// Runs the server until SIGINT or SIGTERM. `ready` is called once the port is open.
+pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> anyhow::Result<()> {
+    // Fails only if there is one already, which is as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    raise_file_limit();
+    let config = Arc::new(config);
+    let front = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.shards)
+        .thread_name("front")
+        .enable_all()
+        .build()
+        .context("the threads could not be started")?;
+    let (handles, inboxes): (Vec<_>, Vec<_>) = (0..config.shards).map(|_| inbox::inbox()).unzip();
+    let publisher = Publisher::new(handles);
+
+    let threads = front.block_on(async {
+        let listener = listen(&config)?;
+        let address = listener.local_addr().context("the port that is open has no address")?;
+        let (asker, asked) = mpsc::unbounded_channel();
+        let context = shard::Context {
+            publisher: publisher.clone(),
+            asker,
+            rules: rules(&config),
+            message_bytes_max: config.limits.message_bytes,
+            outbound_bytes_max: config.limits.outbound_bytes,
+        };
+        let threads = inboxes
+            .into_iter()
+            .enumerate()
+            .map(|(index, inbox)| shard::spawn(index, inbox, context.clone()))
+            .collect::<Result<Vec<_>, _>>()
+            .context("the threads could not be started")?;
+        drop(context);
+
+        let prefix = match &config.redis.key_prefix {
+            Some(prefix) => Prefix::configured(prefix.clone()),
+            None => Prefix::recognise(),
+        };
+        let apps = (0..config.apps.len()).map(|index| AppIndex(index as u16)).collect();
+        let (ingress, known_prefix) = Ingress::new(apps, prefix, publisher.clone(), config.limits.outbound_bytes);
+        let laravel = Laravel::new(&config.auth, known_prefix)?;
+        tokio::spawn(answer(asked, laravel.clone(), publisher.clone()));
+        match source {
+            Source::Redis => {
+                let (status, _) = watch::channel(Status::starting());
+                tokio::spawn(ingress::from_redis(config.redis.clone(), ingress, status));
+            }
+            Source::Queue(queue) => {
+                tokio::spawn(ingress::from_queue(queue, ingress));
+            }
+        }
+        let (stop, stopped) = watch::channel(false);
+        let front = Arc::new(Front::new(config.clone(), publisher.clone(), laravel)?);
+        let serving = tokio::spawn(http::serve(listener, front, stopped));
+        ready(address);
+
+        let signal = signal().await?;
+        tracing::info!("{signal}: closing all connections; clients will reconnect");
+        let _ = stop.send(true);
+        let _ = serving.await;
+        for shard in publisher.shards() {
+            shard.tell(Control::Stop);
+        }
+        anyhow::Ok(threads)
+    })?;
+    for thread in threads {
+        if thread.join().is_err() {
+            anyhow::bail!("a shard has ended in a panic; please report this with the log");
+        }
+    }
+    front.shutdown_background();
+    Ok(())
+}
+
+fn listen(config: &Config) -> anyhow::Result<TcpListener> {
+    let wanted = config.host.as_deref().unwrap_or("*");
+    let why = |error: std::io::Error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                "another program, perhaps another laravel-echo-server, has this port open; stop it or choose another \"port\""
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need root or CAP_NET_BIND_SERVICE; choose another \"port\""
+            }
+            std::io::ErrorKind::AddrNotAvailable => "this machine has no such address; see \"host\"",
+            _ => "see \"host\" and \"port\"",
+        };
+        anyhow::anyhow!("cannot listen on {wanted} port {}: {error}; {hint} in {}", config.port, config.path.display())
+    };
+    let addresses: Vec<SocketAddr> = match &config.host {
+        None => vec![([0u16; 8], config.port).into(), ([0u8; 4], config.port).into()],
+        Some(host) => {
+            use std::net::ToSocketAddrs;
+            (host.as_str(), config.port).to_socket_addrs().map_err(why)?.collect()
+        }
+    };
+    let mut last = None;
+    for address in addresses {
+        match bind(address) {
+            Ok(listener) => return Ok(listener),
+            // Machines without IPv6: try the next.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {
+                last = Some(error)
+            }
+            Err(error) => return Err(why(error)),
+        }
+    }
+    Err(why(last.unwrap_or_else(|| std::io::Error::other("the name has no address"))))
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    // A restart need not wait for the old connections' TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn rules(config: &Config) -> Arc<[Rules]> {
+    let limits = &config.limits;
+    let rules = |app: &crate::config::App| Rules {
+        app_key: app.key.clone(),
+        secret: app.secret.expose().to_owned(),
+        subscriptions_max: limits.subscriptions_per_connection,
+        client_events_per_second: limits.client_events_per_second,
+        client_event_bytes_max: limits.client_event_bytes,
+        presence_member_bytes_max: limits.presence_member_bytes,
+        activity_timeout: limits.activity_timeout.as_millis() as u64,
+        pong_timeout: limits.pong_timeout.as_millis() as u64,
+    };
+    config.apps.iter().map(rules).collect()
+}
+
+/// Takes the shards' questions to Laravel and the answers back. The number under way is bounded
+/// by what each connection may ask at once, and by [`Laravel`] itself.
+async fn answer(mut asked: mpsc::UnboundedReceiver<Asked>, laravel: Laravel, publisher: Publisher) {
+    while let Some(Asked { shard, conn, ticket, question }) = asked.recv().await {
+        let (laravel, publisher) = (laravel.clone(), publisher.clone());
+        tokio::spawn(async move {
+            let answer = laravel.ask(&question).await;
+            publisher.shards()[shard].tell(Control::Answered { conn, ticket, answer });
+        });
+    }
+}
+
+/// Every connection is a file; the usual soft limit of 1,024 is a surprise at the 1,025th.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!("the limit of open files stays at {:?}: {error}", limit.current);
+    }
+}
+
+async fn signal() -> anyhow::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
+    })
+}

@@ -1,0 +1,79 @@
+//! One connection: what a shard owns of it, and the two small tasks that wait for its socket.
+
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+
+use super::Shard;
+use super::outbox::Outbox;
+use crate::inbox::{AppIndex, ConnKey, Credentials};
+use crate::protocol::SocketId;
+use crate::protocol::session::{Millis, Session};
+use crate::ws::frame::Decoder;
+
+/// How long a client may take to answer a close frame before its socket is dropped.
+pub const CLOSE_WAIT: Millis = 5_000;
+
+/// A connection's state; its shard is the one owner.
+#[derive(Debug)]
+pub struct Conn {
+    /// See [`ConnKey::generation`].
+    pub generation: u32,
+    /// The app that it connected to.
+    pub app: AppIndex,
+    /// Its id.
+    pub socket_id: SocketId,
+    /// Shared with the tasks that wait for it, never written by them.
+    pub stream: Rc<TcpStream>,
+    /// The protocol's view.
+    pub session: Session,
+    /// Bytes in.
+    pub decoder: Decoder,
+    /// Bytes out.
+    pub outbox: Outbox,
+    /// For asking Laravel.
+    pub credentials: Arc<Credentials>,
+    /// Is on the shard's list of those to be flushed at the end of this turn.
+    pub dirty: bool,
+    /// The kernel took no more; [`drain`] waits until it does.
+    pub draining: bool,
+    /// A close frame is on its way; nothing else is sent any more.
+    pub closing: Option<Closing>,
+}
+
+/// A connection that is ending.
+#[derive(Clone, Copy, Debug)]
+pub struct Closing {
+    /// When the socket is dropped at the latest.
+    pub until: Millis,
+    /// The client's close frame has arrived: drop the socket as soon as ours is out.
+    pub heard: bool,
+    /// What the client sends makes no sense; only its end is waited for.
+    pub deaf: bool,
+}
+
+/// Reads for a connection as long as it lives.
+pub async fn read(shard: Weak<RefCell<Shard>>, key: ConnKey, stream: Rc<TcpStream>) {
+    loop {
+        let readable = stream.readable().await;
+        let Some(shard) = shard.upgrade() else { return };
+        let mut shard = shard.borrow_mut();
+        if readable.is_err() || !shard.read(key, &stream) {
+            return;
+        }
+    }
+}
+
+/// Goes on writing for a connection whose socket was full, until its outbox is empty.
+pub async fn drain(shard: Weak<RefCell<Shard>>, key: ConnKey, stream: Rc<TcpStream>) {
+    loop {
+        let writable = stream.writable().await;
+        let Some(shard) = shard.upgrade() else { return };
+        let mut shard = shard.borrow_mut();
+        if writable.is_err() || !shard.drain(key) {
+            return;
+        }
+    }
+}

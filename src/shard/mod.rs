@@ -1,0 +1,541 @@
+//! One thread that owns its connections outright: their sockets, their sessions, and who of them
+//! is subscribed to what. Delivering takes no lock and wakes no task: a batch of events is put
+//! into the outboxes by reference, then every outbox is written once.
+//!
+//! Each presence channel has a *home* among the shards ([`Publisher::home`]), which alone keeps
+//! its members. A joiner's member list and the `member_added` and `member_removed` after it come
+//! from the home through one queue in order, so they cannot disagree.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use slab::Slab;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+
+use crate::auth::{Asked, Question};
+use crate::inbox::{AppIndex, ConnKey, Control, Delivery, Handover, Inbox, Interest, Joiner};
+use crate::protocol::channel::ChannelName;
+use crate::protocol::presence::{self, Member, Members};
+use crate::protocol::pusher;
+use crate::protocol::session::{Action, Input, Millis, Rules, Session};
+use crate::publish::Publisher;
+use crate::ws::frame::{self, Message};
+use channels::{Change, Channels, Slot};
+use conn::{CLOSE_WAIT, Closing, Conn};
+use outbox::Outbox;
+
+mod channels;
+mod conn;
+mod outbox;
+
+/// Inbox messages that are handled before the outboxes are written.
+const BATCH: usize = 256;
+
+/// How much is read from a socket at once, in bytes; one buffer serves all connections.
+const READ_BYTES: usize = 16 * 1024;
+
+/// How long the clients get to answer the close frames when the server stops.
+const STOP_WAIT: Duration = Duration::from_secs(3);
+
+/// What a shard needs to know of the world.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Reaches the other shards.
+    pub publisher: Publisher,
+    /// Takes questions to Laravel.
+    pub asker: mpsc::UnboundedSender<Asked>,
+    /// For each app.
+    pub rules: Arc<[Rules]>,
+    /// See `limits.messageBytes`.
+    pub message_bytes_max: usize,
+    /// See `limits.outboundBytes`.
+    pub outbound_bytes_max: usize,
+}
+
+/// Starts the thread of the shard with this index. It ends after [`Control::Stop`].
+pub fn spawn(index: usize, inbox: Inbox, context: Context) -> io::Result<std::thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
+        let tasks = tokio::task::LocalSet::new();
+        runtime.block_on(tasks.run_until(run(index, inbox, context)));
+    })
+}
+
+async fn run(index: usize, inbox: Inbox, context: Context) {
+    let Inbox { mut control, mut events, interest, connections } = inbox;
+    let shard = Rc::new_cyclic(|this| RefCell::new(Shard::new(index, context, interest, connections, this.clone())));
+    let mut said = Vec::with_capacity(BATCH);
+    let mut deliveries = Vec::with_capacity(BATCH);
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut stop_at = None;
+    loop {
+        tokio::select! {
+            _ = control.recv_many(&mut said, BATCH) => {}
+            _ = events.recv_many(&mut deliveries, BATCH) => {}
+            _ = tick.tick() => shard.borrow_mut().tick(),
+            () = until(stop_at) => return,
+        }
+        if said.iter().any(|message| matches!(message, Control::Stop)) {
+            stop_at = Some(tokio::time::Instant::now() + STOP_WAIT);
+        }
+        let is_empty = shard.borrow_mut().turn(&mut said, &mut deliveries);
+        if stop_at.is_some() && is_empty {
+            return;
+        }
+        // Connections' tasks have their turn before the next batch.
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn until(moment: Option<tokio::time::Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A shard's state. Borrowed by its own thread's tasks in turn, never across an await.
+pub struct Shard {
+    index: usize,
+    context: Context,
+    interest: Arc<Interest>,
+    connections: Arc<AtomicUsize>,
+    this: Weak<RefCell<Shard>>,
+    started: Instant,
+    conns: Slab<Conn>,
+    generation: u32,
+    channels: Channels,
+    homes: HashMap<(AppIndex, ChannelName), Members>,
+    /// Those with something in their outbox since the last flush.
+    dirty: Vec<Slot>,
+    relayed: Vec<Delivery>,
+    read_buffer: Vec<u8>,
+    stopping: bool,
+}
+
+impl Shard {
+    fn new(
+        index: usize,
+        context: Context,
+        interest: Arc<Interest>,
+        connections: Arc<AtomicUsize>,
+        this: Weak<RefCell<Shard>>,
+    ) -> Self {
+        Self {
+            index,
+            context,
+            interest,
+            connections,
+            this,
+            started: Instant::now(),
+            conns: Slab::new(),
+            generation: 0,
+            channels: Channels::default(),
+            homes: HashMap::new(),
+            dirty: Vec::new(),
+            relayed: Vec::new(),
+            read_buffer: vec![0; READ_BYTES],
+            stopping: false,
+        }
+    }
+
+    fn now(&self) -> Millis {
+        self.started.elapsed().as_millis() as Millis
+    }
+
+    /// Handles a batch of each queue, then writes what came of it. True when no connection is left.
+    fn turn(&mut self, said: &mut Vec<Control>, deliveries: &mut Vec<Delivery>) -> bool {
+        for message in said.drain(..) {
+            // Deliveries are kept together, so that a burst of client events goes out in one write.
+            if !matches!(message, Control::Deliver(_)) {
+                self.deliver_relayed();
+            }
+            self.control(message);
+        }
+        self.deliver_relayed();
+        self.deliver(deliveries);
+        self.flush();
+        self.conns.is_empty()
+    }
+
+    fn control(&mut self, message: Control) {
+        match message {
+            Control::Accept(handover) => self.accept(*handover),
+            Control::Deliver(delivery) => self.relayed.push(delivery),
+            Control::Answered { conn, ticket, answer } => self.input(conn, Input::Answered(ticket, answer)),
+            Control::Joined { conn, ticket, frame } => self.input(conn, Input::Joined(ticket, frame)),
+            Control::Join { app, channel, member, joiner } => self.join(app, channel, member, joiner),
+            Control::Leave { app, channel, user_id, socket_id } => {
+                let key = (app, channel);
+                let Some(members) = self.homes.get_mut(&key) else { return };
+                let last = members.leave(socket_id, &user_id);
+                if members.is_empty() {
+                    self.homes.remove(&key);
+                }
+                if last {
+                    let text = pusher::member_removed(key.1.as_str(), &user_id);
+                    self.relay(key.0, key.1, &text, None);
+                }
+            }
+            Control::Stop => {
+                self.stopping = true;
+                let slots: Vec<Slot> = self.conns.iter().map(|(slot, _)| slot as Slot).collect();
+                for slot in slots {
+                    self.close(slot, 1012, "The server is restarting");
+                }
+            }
+        }
+    }
+
+    // --- connections -----------------------------------------------------------------------
+
+    fn accept(&mut self, handover: Handover) {
+        let Handover { stream, leftover, app, socket_id, credentials } = handover;
+        let stream = match TcpStream::from_std(stream) {
+            Ok(stream) => Rc::new(stream),
+            Err(error) => {
+                tracing::warn!("a new connection was dropped: {error}");
+                self.connections.fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
+        };
+        self.generation = self.generation.wrapping_add(1);
+        let mut actions = Vec::new();
+        let session = Session::open(socket_id, &self.context.rules[usize::from(app.0)], self.now(), &mut actions);
+        let slot = self.conns.insert(Conn {
+            generation: self.generation,
+            app,
+            socket_id,
+            stream: stream.clone(),
+            session,
+            decoder: frame::Decoder::default(),
+            outbox: Outbox::default(),
+            credentials,
+            dirty: false,
+            draining: false,
+            closing: None,
+        }) as Slot;
+        let key = ConnKey { slot, generation: self.generation };
+        tracing::debug!("{socket_id} connected");
+        self.act(slot, actions);
+        if self.stopping {
+            self.close(slot, 1012, "The server is restarting");
+        }
+        if !leftover.is_empty() {
+            self.received(key, &mut leftover.to_vec());
+        }
+        spawn_local(conn::read(self.this.clone(), key, stream));
+    }
+
+    fn conn(&mut self, key: ConnKey) -> Option<&mut Conn> {
+        self.conns.get_mut(key.slot as usize).filter(|conn| conn.generation == key.generation)
+    }
+
+    /// Reads what the socket has; false when the connection is no more.
+    fn read(&mut self, key: ConnKey, stream: &TcpStream) -> bool {
+        if self.conn(key).is_none() {
+            return false;
+        }
+        let mut buffer = std::mem::take(&mut self.read_buffer);
+        match stream.try_read(&mut buffer) {
+            Ok(0) => self.remove(key.slot, "transport close"),
+            Ok(bytes) => self.received(key, &mut buffer[..bytes]),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(_) => self.remove(key.slot, "transport error"),
+        }
+        self.read_buffer = buffer;
+        self.flush();
+        self.conn(key).is_some()
+    }
+
+    fn received(&mut self, key: ConnKey, bytes: &mut [u8]) {
+        let limit = self.context.message_bytes_max;
+        let Some(conn) = self.conn(key) else { return };
+        if conn.closing.is_some_and(|closing| closing.deaf) {
+            return;
+        }
+        let mut decoder = std::mem::take(&mut conn.decoder);
+        let result = decoder.feed(bytes, limit, |message| {
+            self.message(key, message);
+            self.conn(key).is_some()
+        });
+        if let Some(conn) = self.conn(key) {
+            conn.decoder = decoder;
+        }
+        if let Err(violation) = result {
+            tracing::debug!("a client broke the WebSocket protocol: {violation}");
+            self.close(key.slot, violation.code(), &violation.to_string());
+            if let Some(closing) = self.conn(key).and_then(|conn| conn.closing.as_mut()) {
+                closing.deaf = true;
+            }
+        }
+    }
+
+    fn message(&mut self, key: ConnKey, message: Message<'_>) {
+        let Some(conn) = self.conn(key) else { return };
+        match message {
+            Message::Close(code) => {
+                // Without a code none is answered; 1000 is what an empty close frame would mean.
+                self.close(key.slot, code.unwrap_or(1000), "");
+                if let Some(closing) = self.conn(key).and_then(|conn| conn.closing.as_mut()) {
+                    closing.heard = true;
+                }
+                self.touch(key.slot);
+            }
+            _ if conn.closing.is_some() => {}
+            Message::Text(text) => self.input(key, Input::Text(&text)),
+            Message::Ping(payload) => {
+                conn.outbox.push(frame::encode_pong(payload));
+                self.touch(key.slot);
+                self.input(key, Input::SignOfLife);
+            }
+            Message::Pong | Message::Binary => self.input(key, Input::SignOfLife),
+        }
+    }
+
+    /// Gives the session what happened and does what it says.
+    fn input(&mut self, key: ConnKey, input: Input<'_>) {
+        let now = self.now();
+        let Some(conn) = self.conns.get_mut(key.slot as usize) else { return };
+        if conn.generation != key.generation || conn.closing.is_some() {
+            return;
+        }
+        let mut actions = Vec::new();
+        conn.session.input(input, &self.context.rules[usize::from(conn.app.0)], now, &mut actions);
+        self.act(key.slot, actions);
+    }
+
+    fn act(&mut self, slot: Slot, actions: Vec<Action>) {
+        for action in actions {
+            let Some(conn) = self.conns.get_mut(slot as usize) else { return };
+            let (app, socket_id) = (conn.app, conn.socket_id);
+            let key = ConnKey { slot, generation: conn.generation };
+            match action {
+                Action::Send(text) => self.send(slot, frame::encode_text(&text)),
+                Action::SendFrame(frame) => self.send(slot, frame),
+                Action::Subscribe(channel) => {
+                    if self.channels.subscribe(app, &channel, slot) == Change::Edge {
+                        self.interest.add(self.context.publisher.hash(app, channel.as_str()));
+                    }
+                    tracing::debug!("{socket_id} joined channel: {channel}");
+                }
+                Action::Unsubscribe(channel) => {
+                    if self.channels.unsubscribe(app, &channel, slot) == Change::Edge {
+                        self.interest.remove(self.context.publisher.hash(app, channel.as_str()));
+                    }
+                    tracing::debug!("{socket_id} left channel: {channel}");
+                }
+                Action::Ask { ticket, channel, headers } => {
+                    let question = Question { channel, socket_id, credentials: conn.credentials.clone(), headers };
+                    let _ = self.context.asker.send(Asked { shard: self.index, conn: key, ticket, question });
+                }
+                Action::Join { ticket, channel, member } => {
+                    let joiner = Joiner { shard: self.index, conn: key, ticket, socket_id };
+                    let home = self.context.publisher.home(app, channel.as_str());
+                    home.tell(Control::Join { app, channel, member, joiner });
+                }
+                Action::Leave { channel, user_id } => {
+                    let home = self.context.publisher.home(app, channel.as_str());
+                    home.tell(Control::Leave { app, channel, user_id, socket_id });
+                }
+                Action::Whisper { channel, text } => self.relay(app, channel, &text, Some(socket_id)),
+                Action::Refused { channel, error } => tracing::warn!("{socket_id} may not join {channel:?}: {error}"),
+                Action::Close { code, reason } => self.close(slot, code, reason),
+            }
+        }
+    }
+
+    fn send(&mut self, slot: Slot, frame: Bytes) {
+        if let Some(conn) = self.conns.get_mut(slot as usize) {
+            conn.outbox.push(frame);
+            self.touch(slot);
+        }
+    }
+
+    /// Sends a close frame and nothing after it. The connection's subscriptions end now, the
+    /// connection itself when the client has answered, or after [`CLOSE_WAIT`].
+    fn close(&mut self, slot: Slot, code: u16, reason: &str) {
+        let until = self.now() + CLOSE_WAIT;
+        let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| conn.closing.is_none()) else { return };
+        conn.closing = Some(Closing { until, heard: false, deaf: false });
+        conn.outbox.push(frame::encode_close(code, reason));
+        tracing::debug!("{} is closed with {code} {reason}", conn.socket_id);
+        self.touch(slot);
+        self.end_session(slot);
+    }
+
+    fn end_session(&mut self, slot: Slot) {
+        let now = self.now();
+        let Some(conn) = self.conns.get_mut(slot as usize) else { return };
+        let mut actions = Vec::new();
+        conn.session.input(Input::Ended, &self.context.rules[usize::from(conn.app.0)], now, &mut actions);
+        self.act(slot, actions);
+    }
+
+    /// Drops a connection. Its reading task sees the socket's end and finds nothing.
+    fn remove(&mut self, slot: Slot, reason: &str) {
+        self.end_session(slot);
+        let Some(conn) = self.conns.try_remove(slot as usize) else { return };
+        tracing::debug!("{} disconnected ({reason})", conn.socket_id);
+        let _ = socket2::SockRef::from(&*conn.stream).shutdown(std::net::Shutdown::Both);
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn tick(&mut self) {
+        let now = self.now();
+        let slots: Vec<(Slot, ConnKey, Option<Closing>)> = self
+            .conns
+            .iter()
+            .map(|(slot, conn)| {
+                (slot as Slot, ConnKey { slot: slot as Slot, generation: conn.generation }, conn.closing)
+            })
+            .collect();
+        for (slot, key, closing) in slots {
+            match closing {
+                Some(closing) if now >= closing.until => self.remove(slot, "no answer to the close frame"),
+                Some(_) => {}
+                None => self.input(key, Input::Tick),
+            }
+        }
+    }
+
+    // --- presence --------------------------------------------------------------------------
+
+    fn join(&mut self, app: AppIndex, channel: ChannelName, member: Member, joiner: Joiner) {
+        let members = self.homes.entry((app, channel.clone())).or_default();
+        let joined = members.join(joiner.socket_id, member.clone());
+        let frame = frame::encode_text(&pusher::presence_succeeded(channel.as_str(), &members.list()));
+        let shard = &self.context.publisher.shards()[joiner.shard];
+        shard.tell(Control::Joined { conn: joiner.conn, ticket: joiner.ticket, frame });
+        if joined == presence::Joined::First {
+            let text = pusher::member_added(channel.as_str(), &member);
+            self.relay(app, channel, &text, Some(joiner.socket_id));
+        }
+    }
+
+    fn relay(&self, app: AppIndex, channel: ChannelName, text: &str, except: Option<crate::protocol::SocketId>) {
+        self.context.publisher.relay(&Delivery { app, channel, frame: frame::encode_text(text), except });
+    }
+
+    // --- delivery --------------------------------------------------------------------------
+
+    fn deliver_relayed(&mut self) {
+        let mut relayed = std::mem::take(&mut self.relayed);
+        self.deliver(&mut relayed);
+        self.relayed = relayed;
+    }
+
+    /// Puts a batch into the outboxes. Neighbours for the same channel become one piece, made
+    /// once for all subscribers.
+    fn deliver(&mut self, batch: &mut Vec<Delivery>) {
+        let mut rest = batch.as_slice();
+        while let Some(first) = rest.first() {
+            let same = |other: &&Delivery| {
+                other.app == first.app && other.except == first.except && other.channel == first.channel
+            };
+            let run = rest.iter().take_while(same).count();
+            let piece = match &rest[..run] {
+                [one] => one.frame.clone(),
+                several => {
+                    let mut joined = BytesMut::with_capacity(several.iter().map(|delivery| delivery.frame.len()).sum());
+                    several.iter().for_each(|delivery| joined.extend_from_slice(&delivery.frame));
+                    joined.freeze()
+                }
+            };
+            for slot in self.channels.subscribers(first.app, &first.channel) {
+                let conn = &mut self.conns[slot as usize];
+                if first.except == Some(conn.socket_id) {
+                    continue;
+                }
+                conn.outbox.push(piece.clone());
+                if !conn.dirty {
+                    conn.dirty = true;
+                    self.dirty.push(slot);
+                }
+            }
+            rest = &rest[run..];
+        }
+        batch.clear();
+    }
+
+    /// Has the connection's outbox written at the end of this turn.
+    fn touch(&mut self, slot: Slot) {
+        if let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| !conn.dirty) {
+            conn.dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    /// Writes every outbox that got something this turn.
+    fn flush(&mut self) {
+        while !self.dirty.is_empty() {
+            let mut dirty = std::mem::take(&mut self.dirty);
+            for slot in dirty.drain(..) {
+                self.flush_one(slot);
+            }
+            if self.dirty.is_empty() {
+                self.dirty = dirty;
+            }
+        }
+    }
+
+    fn flush_one(&mut self, slot: Slot) {
+        // A connection that has this place since has its own mark.
+        let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| conn.dirty) else { return };
+        conn.dirty = false;
+        if !conn.draining {
+            match conn.outbox.flush(&conn.stream) {
+                Ok(true) => return self.flushed(slot),
+                Ok(false) => {
+                    conn.draining = true;
+                    let key = ConnKey { slot, generation: conn.generation };
+                    spawn_local(conn::drain(self.this.clone(), key, conn.stream.clone()));
+                }
+                Err(_) => return self.remove(slot, "transport error"),
+            }
+        }
+        let waiting = conn.outbox.bytes();
+        if waiting > self.context.outbound_bytes_max && conn.closing.is_none() {
+            tracing::warn!(
+                "{} reads too slowly: {waiting} bytes wait for it, {} are allowed (limits.outboundBytes); it is closed and will reconnect",
+                conn.socket_id,
+                self.context.outbound_bytes_max,
+            );
+            conn.outbox.give_up();
+            self.close(slot, 4100, "Too slow: events were waiting to be read");
+        }
+    }
+
+    /// The outbox is empty. A connection whose close frames have gone both ways ends here.
+    fn flushed(&mut self, slot: Slot) {
+        if self.conns[slot as usize].closing.is_some_and(|closing| closing.heard) {
+            self.remove(slot, "client disconnect");
+        }
+    }
+
+    /// The socket can take more; false when there is nothing left to wait for.
+    fn drain(&mut self, key: ConnKey) -> bool {
+        let Some(conn) = self.conn(key) else { return false };
+        match conn.outbox.flush(&conn.stream) {
+            Ok(false) => true,
+            Ok(true) => {
+                conn.draining = false;
+                self.flushed(key.slot);
+                false
+            }
+            Err(_) => {
+                self.remove(key.slot, "transport error");
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What one connection has yet to be sent: shared frames, by reference. Written at once; only
+//! what the kernel refuses stays.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+
+/// Frames that go out in one system call.
+const SLICES_MAX: usize = 64;
+
+/// Frames of one connection, in order.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    frames: VecDeque<Bytes>,
+    /// How much of the first frame is written already.
+    written: usize,
+    /// What is left of all frames, in bytes.
+    bytes: usize,
+}
+
+impl Outbox {
+    /// Adds a frame, or several in one piece.
+    pub fn push(&mut self, frame: Bytes) {
+        self.bytes += frame.len();
+        self.frames.push_back(frame);
+    }
+
+    /// Bytes that wait.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Writes until all is gone (`Ok(true)`) or the kernel takes no more (`Ok(false)`).
+    pub fn flush(&mut self, stream: &TcpStream) -> io::Result<bool> {
+        while let Some(first) = self.frames.front() {
+            let result = if self.frames.len() == 1 {
+                stream.try_write(&first[self.written..])
+            } else {
+                let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+                let count = self.frames.len().min(SLICES_MAX);
+                for (slice, frame) in slices.iter_mut().zip(&self.frames) {
+                    *slice = IoSlice::new(frame);
+                }
+                slices[0] = IoSlice::new(&first[self.written..]);
+                stream.try_write_vectored(&slices[..count])
+            };
+            match result {
+                Ok(written) => self.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Gives up what waits, but for the rest of a frame that is half written: after it the
+    /// stream is whole, and a close frame may follow.
+    pub fn give_up(&mut self) {
+        self.frames.truncate(usize::from(self.written > 0));
+        self.bytes = self.frames.front().map_or(0, |frame| frame.len() - self.written);
+    }
+
+    fn advance(&mut self, mut bytes: usize) {
+        self.bytes -= bytes;
+        while let Some(first) = self.frames.front() {
+            let left = first.len() - self.written;
+            if bytes < left {
+                self.written += bytes;
+                return;
+            }
+            bytes -= left;
+            self.written = 0;
+            self.frames.pop_front();
+        }
+        // A burst that is over needs no memory.
+        if self.frames.capacity() > SLICES_MAX {
+            self.frames = VecDeque::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    /// A connected pair; the first one's send buffer is as small as the kernel allows.
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        socket2::SockRef::from(&server).set_send_buffer_size(1).unwrap();
+        server.writable().await.unwrap();
+        (server, client)
+    }
+
+    /// Numbered frames of many sizes come out whole and in order, though the kernel takes them in pieces.
+    #[tokio::test]
+    async fn nothing_is_lost_or_moved_when_the_kernel_refuses() {
+        let (server, mut client) = pair().await;
+        let mut outbox = Outbox::default();
+        let mut expected = Vec::new();
+        for n in 0..2000usize {
+            let frame = vec![n as u8; 1 + (n * 7919) % 3000];
+            expected.extend_from_slice(&frame);
+            outbox.push(frame.into());
+        }
+        assert_eq!(outbox.bytes(), expected.len());
+        let reader = tokio::spawn(async move {
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).await.unwrap();
+            all
+        });
+        let mut refused = 0;
+        while !outbox.flush(&server).unwrap() {
+            refused += 1;
+            server.writable().await.unwrap();
+        }
+        assert!(refused > 0);
+        assert_eq!(outbox.bytes(), 0);
+        drop(server);
+        assert_eq!(reader.await.unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn giving_up_keeps_the_half_written_frame() {
+        let (server, mut client) = pair().await;
+        let mut outbox = Outbox::default();
+        for _ in 0..50 {
+            outbox.push(vec![b'x'; 100_000].into());
+        }
+        assert!(!outbox.flush(&server).unwrap());
+        let sent = 5_000_000 - outbox.bytes();
+        outbox.give_up();
+        assert_eq!((sent + outbox.bytes()) % 100_000, 0);
+        outbox.push(Bytes::from_static(b"end"));
+        let reader = tokio::spawn(async move {
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).await.unwrap();
+            all
+        });
+        while !outbox.flush(&server).unwrap() {
+            server.writable().await.unwrap();
+        }
+        drop(server);
+        let all = reader.await.unwrap();
+        assert_eq!(all.len() % 100_000, 3);
+        assert!(all.ends_with(b"xend"));
+    }
+}

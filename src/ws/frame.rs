@@ -1,0 +1,413 @@
+//! WebSocket frames (RFC 6455 section 5): bytes to messages for one connection, and messages to
+//! bytes for any number of them. A server's frames are not masked, so the same bytes serve every
+//! connection.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+const CONTINUATION: u8 = 0;
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+const PONG: u8 = 10;
+
+const FIN: u8 = 0x80;
+const CONTROL_BYTES_MAX: usize = 125;
+
+/// A text message, header included.
+pub fn encode_text(text: &str) -> Bytes {
+    encode(TEXT, text.as_bytes())
+}
+
+/// The answer to a ping.
+pub fn encode_pong(payload: &[u8]) -> Bytes {
+    encode(PONG, payload)
+}
+
+/// A close frame. The reason is cut to what a control frame holds.
+pub fn encode_close(code: u16, reason: &str) -> Bytes {
+    let mut end = reason.len().min(CONTROL_BYTES_MAX - 2);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut payload = Vec::with_capacity(2 + end);
+    payload.extend_from_slice(&code.to_be_bytes());
+    payload.extend_from_slice(&reason.as_bytes()[..end]);
+    encode(CLOSE, &payload)
+}
+
+fn encode(opcode: u8, payload: &[u8]) -> Bytes {
+    let mut frame = Vec::with_capacity(payload.len() + 10);
+    frame.push(FIN | opcode);
+    match payload.len() {
+        length @ 0..126 => frame.push(length as u8),
+        length @ 126..=0xffff => {
+            frame.push(126);
+            frame.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        length => {
+            frame.push(127);
+            frame.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(payload);
+    Bytes::from(frame)
+}
+
+/// What a client said.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Message<'a> {
+    /// A text message; a binary one that is UTF-8 counts as text, as with other Pusher servers.
+    Text(Cow<'a, str>),
+    /// A binary message that is no text: nothing in the Pusher protocol.
+    Binary,
+    /// A ping, to be answered with the same payload.
+    Ping(&'a [u8]),
+    /// A pong: a sign of life.
+    Pong,
+    /// The client closes, with this code if it gave one.
+    Close(Option<u16>),
+}
+
+/// The client broke the protocol: the connection is closed with [`Violation::code`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Violation {
+    /// Anything that RFC 6455 forbids.
+    #[error("{0}")]
+    Protocol(&'static str),
+    /// A text message that is not UTF-8.
+    #[error("a text message is not UTF-8")]
+    NotUtf8,
+    /// A message over the limit, known from its header before it is read.
+    #[error("a message of {bytes} bytes is over the limit of {limit}")]
+    TooBig {
+        /// How long it is, or would be.
+        bytes: u64,
+        /// How long it may be.
+        limit: usize,
+    },
+}
+
+impl Violation {
+    /// The close code of RFC 6455 section 7.4.1.
+    pub fn code(self) -> u16 {
+        match self {
+            Self::Protocol(_) => 1002,
+            Self::NotUtf8 => 1007,
+            Self::TooBig { .. } => 1009,
+        }
+    }
+}
+
+/// One connection's incoming stream. Holds memory only for what is incomplete.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// The beginning of a frame whose end has not arrived.
+    partial: Vec<u8>,
+    /// The fragments of a message so far, with the opcode of the first.
+    fragments: Option<Box<(u8, Vec<u8>)>>,
+}
+
+struct Header {
+    fin: bool,
+    opcode: u8,
+    mask: [u8; 4],
+    bytes: usize,
+    payload_bytes: usize,
+}
+
+impl Decoder {
+    /// Takes what was read and calls `each` for every message that is complete now, until it
+    /// returns false. `input` is unmasked in place. `limit` bounds a message, in bytes.
+    pub fn feed(
+        &mut self,
+        input: &mut [u8],
+        limit: usize,
+        mut each: impl FnMut(Message<'_>) -> bool,
+    ) -> Result<(), Violation> {
+        if self.partial.is_empty() {
+            let rest = self.frames(input, limit, &mut each)?;
+            self.partial = rest.to_vec();
+        } else {
+            let mut joined = std::mem::take(&mut self.partial);
+            joined.extend_from_slice(input);
+            let rest_bytes = self.frames(&mut joined, limit, &mut each)?.len();
+            joined.drain(..joined.len() - rest_bytes);
+            if joined.is_empty() {
+                joined = Vec::new();
+            }
+            self.partial = joined;
+        }
+        Ok(())
+    }
+
+    /// Handles all complete frames at the start of `input`; gives back the rest.
+    fn frames<'a>(
+        &mut self,
+        mut input: &'a mut [u8],
+        limit: usize,
+        each: &mut impl FnMut(Message<'_>) -> bool,
+    ) -> Result<&'a [u8], Violation> {
+        while let Some(header) = header(input, limit)? {
+            if input.len() < header.bytes + header.payload_bytes {
+                break;
+            }
+            let (frame, rest) = input.split_at_mut(header.bytes + header.payload_bytes);
+            let payload = &mut frame[header.bytes..];
+            for (index, byte) in payload.iter_mut().enumerate() {
+                *byte ^= header.mask[index & 3];
+            }
+            input = rest;
+            let go_on = match self.message(&header, payload, limit)? {
+                Some(message) => each(message),
+                None => true,
+            };
+            if !go_on {
+                return Ok(&[]);
+            }
+        }
+        Ok(input)
+    }
+
+    fn message<'a>(
+        &mut self,
+        header: &Header,
+        payload: &'a [u8],
+        limit: usize,
+    ) -> Result<Option<Message<'a>>, Violation> {
+        match header.opcode {
+            PING => Ok(Some(Message::Ping(payload))),
+            PONG => Ok(Some(Message::Pong)),
+            CLOSE => close(payload).map(Some),
+            TEXT | BINARY if self.fragments.is_some() => {
+                Err(Violation::Protocol("a new message began before the fragments of the last one ended"))
+            }
+            TEXT | BINARY if header.fin => whole(header.opcode, Cow::Borrowed(payload)).map(Some),
+            TEXT | BINARY => {
+                self.fragments = Some(Box::new((header.opcode, payload.to_vec())));
+                Ok(None)
+            }
+            _ => {
+                let Some(mut fragments) = self.fragments.take() else {
+                    return Err(Violation::Protocol("a continuation frame without a message to continue"));
+                };
+                let bytes = fragments.1.len() + payload.len();
+                if bytes > limit {
+                    return Err(Violation::TooBig { bytes: bytes as u64, limit });
+                }
+                fragments.1.extend_from_slice(payload);
+                if header.fin {
+                    return whole(fragments.0, Cow::Owned(fragments.1)).map(Some);
+                }
+                self.fragments = Some(fragments);
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Reads a frame's header; `None` if it has not arrived whole.
+fn header(input: &[u8], limit: usize) -> Result<Option<Header>, Violation> {
+    let [first, second, ..] = *input else { return Ok(None) };
+    let (fin, opcode) = (first & FIN != 0, first & 0x0f);
+    if first & 0x70 != 0 {
+        return Err(Violation::Protocol("a reserved bit is set, but no extension was agreed on"));
+    }
+    if !matches!(opcode, CONTINUATION | TEXT | BINARY | CLOSE | PING | PONG) {
+        return Err(Violation::Protocol("unknown opcode"));
+    }
+    if second & 0x80 == 0 {
+        return Err(Violation::Protocol("a client's frames must be masked"));
+    }
+    let (length_end, length) = match second & 0x7f {
+        126 => match input.get(2..4) {
+            Some(&[a, b]) => (4, u64::from(u16::from_be_bytes([a, b]))),
+            _ => return Ok(None),
+        },
+        127 => match input.get(2..10).and_then(|bytes| bytes.try_into().ok()) {
+            Some(bytes) => (10, u64::from_be_bytes(bytes)),
+            None => return Ok(None),
+        },
+        short => (2, u64::from(short)),
+    };
+    if opcode >= CLOSE && (!fin || length > CONTROL_BYTES_MAX as u64) {
+        return Err(Violation::Protocol("a control frame is fragmented or over 125 bytes long"));
+    }
+    if length > limit.max(CONTROL_BYTES_MAX) as u64 {
+        return Err(Violation::TooBig { bytes: length, limit });
+    }
+    match input.get(length_end..length_end + 4).and_then(|bytes| bytes.try_into().ok()) {
+        Some(mask) => Ok(Some(Header { fin, opcode, mask, bytes: length_end + 4, payload_bytes: length as usize })),
+        None => Ok(None),
+    }
+}
+
+fn whole(opcode: u8, payload: Cow<'_, [u8]>) -> Result<Message<'_>, Violation> {
+    let text = match payload {
+        Cow::Borrowed(bytes) => std::str::from_utf8(bytes).ok().map(Cow::Borrowed),
+        Cow::Owned(bytes) => String::from_utf8(bytes).ok().map(Cow::Owned),
+    };
+    match text {
+        Some(text) => Ok(Message::Text(text)),
+        None if opcode == BINARY => Ok(Message::Binary),
+        None => Err(Violation::NotUtf8),
+    }
+}
+
+fn close(payload: &[u8]) -> Result<Message<'_>, Violation> {
+    match payload {
+        [] => Ok(Message::Close(None)),
+        [_] => Err(Violation::Protocol("a close frame with half a code")),
+        [high, low, reason @ ..] => {
+            let code = u16::from_be_bytes([*high, *low]);
+            if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+                return Err(Violation::Protocol("a close code that must not be sent"));
+            }
+            match std::str::from_utf8(reason) {
+                Ok(_) => Ok(Message::Close(Some(code))),
+                Err(_) => Err(Violation::NotUtf8),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMIT: usize = 70_000;
+
+    /// What a client would send: FIN (or not), opcode, payload.
+    fn client_frame(fin: bool, opcode: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
+        let mut frame = encode(opcode, payload).to_vec();
+        let header = frame.len() - payload.len();
+        if !fin {
+            frame[0] &= !FIN;
+        }
+        frame[1] |= 0x80;
+        for (index, byte) in frame[header..].iter_mut().enumerate() {
+            *byte ^= mask[index & 3];
+        }
+        frame.splice(header..header, mask);
+        frame
+    }
+
+    fn said(message: Message<'_>) -> String {
+        match message {
+            Message::Text(text) => format!("text {text}"),
+            Message::Ping(payload) => format!("ping {payload:?}"),
+            other => format!("{other:?}"),
+        }
+    }
+
+    fn decode(chunks: &[&[u8]]) -> Result<Vec<String>, Violation> {
+        let mut decoder = Decoder::default();
+        let mut heard = Vec::new();
+        for chunk in chunks {
+            decoder.feed(&mut chunk.to_vec(), LIMIT, |message| {
+                heard.push(said(message));
+                true
+            })?;
+        }
+        Ok(heard)
+    }
+
+    #[test]
+    fn encodes_each_length_form() {
+        assert_eq!(encode_text("hi").as_ref(), b"\x81\x02hi");
+        assert_eq!(encode_text(&"x".repeat(126))[..4], [0x81, 126, 0, 126]);
+        assert_eq!(encode_text(&"x".repeat(65_536))[..10], [0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
+        assert_eq!(encode_close(4001, "no").as_ref(), b"\x88\x04\x0f\xa1no");
+        let cut = encode_close(1000, &"é".repeat(100));
+        assert_eq!(cut.len(), 2 + 2 + 122);
+        assert!(std::str::from_utf8(&cut[4..]).is_ok());
+    }
+
+    #[test]
+    fn control_frames_may_stand_between_fragments() {
+        let mut bytes = client_frame(false, TEXT, b"ab", [1, 2, 3, 4]);
+        bytes.extend(client_frame(true, PING, b"p", [0; 4]));
+        bytes.extend(client_frame(true, CONTINUATION, b"c", [9; 4]));
+        bytes.extend(client_frame(true, CLOSE, &4000u16.to_be_bytes(), [5; 4]));
+        assert_eq!(decode(&[&bytes]).unwrap(), ["ping [112]", "text abc", "Close(Some(4000))"]);
+    }
+
+    #[test]
+    fn violations_have_their_codes() {
+        let unmasked = encode_text("x");
+        let reserved_bit = [0xc1, 0x80, 0, 0, 0, 0];
+        let reserved_opcode = [0x83, 0x80, 0, 0, 0, 0];
+        let long_ping = client_frame(true, PING, &[0; 126], [0; 4]);
+        let split_ping = client_frame(false, PING, b"", [0; 4]);
+        let orphan = client_frame(true, CONTINUATION, b"x", [0; 4]);
+        let interleaved = [client_frame(false, TEXT, b"a", [0; 4]), client_frame(true, TEXT, b"b", [0; 4])].concat();
+        let half_code = client_frame(true, CLOSE, b"x", [0; 4]);
+        let bad_code = client_frame(true, CLOSE, &1005u16.to_be_bytes(), [0; 4]);
+        for bytes in [
+            &unmasked[..],
+            &reserved_bit,
+            &reserved_opcode,
+            &long_ping,
+            &split_ping,
+            &orphan,
+            &interleaved,
+            &half_code,
+            &bad_code,
+        ] {
+            assert_eq!(decode(&[bytes]).unwrap_err().code(), 1002, "{bytes:?}");
+        }
+        assert_eq!(decode(&[&client_frame(true, TEXT, b"\xff", [7; 4])]).unwrap_err().code(), 1007);
+        assert_eq!(decode(&[&client_frame(true, BINARY, b"\xff", [7; 4])]).unwrap(), ["Binary"]);
+    }
+
+    #[test]
+    fn too_big_is_known_from_the_header_and_across_fragments() {
+        let header_only = [0x81, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+        assert_eq!(decode(&[&header_only]), Err(Violation::TooBig { bytes: u64::MAX, limit: LIMIT }));
+        let half = client_frame(false, TEXT, &vec![b'x'; LIMIT / 2 + 1], [0; 4]);
+        let other = client_frame(true, CONTINUATION, &vec![b'x'; LIMIT / 2 + 1], [0; 4]);
+        assert_eq!(decode(&[&half, &other]).unwrap_err().code(), 1009);
+    }
+
+    #[test]
+    fn stops_when_told_to() {
+        let mut bytes = [client_frame(true, TEXT, b"1", [0; 4]), client_frame(true, TEXT, b"2", [0; 4])].concat();
+        let mut heard = Vec::new();
+        let mut decoder = Decoder::default();
+        decoder
+            .feed(&mut bytes, LIMIT, |message| {
+                heard.push(said(message));
+                false
+            })
+            .unwrap();
+        assert_eq!(heard, ["text 1"]);
+    }
+
+    proptest! {
+        /// However the stream is cut, the same messages come out.
+        #[test]
+        fn any_cut_gives_the_same_messages(
+            texts in prop::collection::vec(".{0,200}", 1..6),
+            mask in any::<[u8; 4]>(),
+            cuts in prop::collection::vec(0usize..2000, 0..8),
+        ) {
+            let bytes: Vec<u8> = texts.iter().flat_map(|text| client_frame(true, TEXT, text.as_bytes(), mask)).collect();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut % (bytes.len() + 1)).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let chunks: Vec<&[u8]> = cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect();
+            let expected: Vec<String> = texts.iter().map(|text| format!("text {text}")).collect();
+            prop_assert_eq!(decode(&chunks).unwrap(), expected);
+        }
+
+        /// Whatever arrives, it is messages or a violation, and memory stays bounded.
+        #[test]
+        fn garbage_never_panics(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..64), 0..8)) {
+            let chunks: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
+            let _ = decode(&chunks);
+        }
+    }
+}

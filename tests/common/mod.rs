@@ -1,0 +1,185 @@
+//! The real program on a free port, and a bare WebSocket client that reads what is on the wire.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+pub const KEY: &str = "app-key";
+pub const SECRET: &str = "app-secret";
+
+/// How long anything awaited may take: far longer than it ever does.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running server; ended by its process id when dropped.
+pub struct Server {
+    child: Child,
+    pub port: u16,
+    http: reqwest::Client,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    /// Starts the program with one app, a Redis that is not there, and these settings on top.
+    pub fn start(settings: Value) -> Self {
+        let mut config = json!({
+            "host": "127.0.0.1",
+            "port": 0,
+            "clients": [{"appId": "app-id", "key": KEY, "secret": SECRET}],
+            "databaseConfig": {"redis": {"path": "/nonexistent/redis.sock"}},
+            "shards": 2,
+        });
+        for (key, value) in settings.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path: PathBuf = dir.path().join("laravel-echo-server.json");
+        std::fs::write(&path, config.to_string()).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_laravel-echo-server"))
+            .args(["start", "--config"])
+            .arg(&path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut port = None;
+        for line in lines.by_ref() {
+            let line = line.unwrap();
+            if let Some((_, digits)) = line.split_once("on port ") {
+                port = digits.trim().parse().ok();
+            }
+            if line.contains("Server ready!") {
+                break;
+            }
+        }
+        // The log is read on, or the program would wait for the pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::new();
+        Self { child, http, port: port.expect("the server said its port before it was ready"), _dir: dir }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks the program to end.
+    pub fn terminate(&self) {
+        let status = Command::new("kill").arg(self.pid().to_string()).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// The exit code, once it has ended.
+    pub fn wait(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
+    pub async fn connect(&self) -> Client {
+        let mut client = self.open(KEY).await;
+        let hello = client.next().await;
+        assert_eq!(hello["event"], "pusher:connection_established");
+        let data: Value = serde_json::from_str(hello["data"].as_str().unwrap()).unwrap();
+        client.socket_id = data["socket_id"].as_str().unwrap().to_owned();
+        client
+    }
+
+    /// A connection of which nothing has been read.
+    pub async fn open(&self, key: &str) -> Client {
+        let url = format!("ws://127.0.0.1:{}/app/{key}?protocol=7&client=js&version=8.6.0&flash=false", self.port);
+        let (socket, _) = connect_async(url).await.unwrap();
+        Client { socket, socket_id: String::new() }
+    }
+
+    /// Publishes over the signed HTTP API; gives the status and the body.
+    pub async fn publish(&self, event: Value) -> (u16, String) {
+        self.post("/apps/app-id/events", &event.to_string(), SECRET).await
+    }
+
+    pub async fn post(&self, path: &str, body: &str, secret: &str) -> (u16, String) {
+        use laravel_echo_server::protocol::signature;
+        use md5::{Digest, Md5};
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let digest = signature::hex(&Md5::digest(body.as_bytes()));
+        let query = format!("auth_key={KEY}&auth_timestamp={now}&auth_version=1.0&body_md5={digest}");
+        let signed = signature::sign(secret, &format!("POST\n{path}\n{query}"));
+        let url = format!("http://127.0.0.1:{}{path}?{query}&auth_signature={signed}", self.port);
+        let response = self.http.post(url).body(body.to_owned()).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub struct Client {
+    pub socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    pub socket_id: String,
+}
+
+impl Client {
+    pub async fn send(&mut self, message: Value) {
+        self.socket.send(Message::text(message.to_string())).await.unwrap();
+    }
+
+    /// The next WebSocket message.
+    pub async fn message(&mut self) -> Message {
+        let next = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("a message arrives in time");
+        next.expect("the stream goes on").unwrap()
+    }
+
+    /// The next text, as it came.
+    pub async fn text(&mut self) -> String {
+        match self.message().await {
+            Message::Text(text) => text.to_string(),
+            other => panic!("{other:?} instead of a text"),
+        }
+    }
+
+    pub async fn next(&mut self) -> Value {
+        serde_json::from_str(&self.text().await).unwrap()
+    }
+
+    /// The close frame that comes next, after any texts; its code and reason.
+    pub async fn closed(&mut self) -> (u16, String) {
+        loop {
+            if let Message::Close(Some(frame)) = self.message().await {
+                return (frame.code.into(), frame.reason.to_string());
+            }
+        }
+    }
+
+    pub async fn subscribe(&mut self, channel: &str) {
+        self.send(json!({"event": "pusher:subscribe", "data": {"auth": "", "channel": channel}})).await;
+        let reply = self.next().await;
+        assert_eq!(reply["event"], "pusher_internal:subscription_succeeded", "{reply}");
+    }
+
+    /// Subscribes with a signature; gives the reply.
+    pub async fn subscribe_signed(&mut self, channel: &str, channel_data: Option<&str>) -> Value {
+        use laravel_echo_server::protocol::signature;
+        let text = match channel_data {
+            None => format!("{}:{channel}", self.socket_id),
+            Some(data) => format!("{}:{channel}:{data}", self.socket_id),
+        };
+        let auth = format!("{KEY}:{}", signature::sign(SECRET, &text));
+        self.send(json!({"event": "pusher:subscribe", "data": {"auth": auth, "channel": channel, "channel_data": channel_data}}))
+            .await;
+        self.next().await
+    }
+
+    /// Asks for a pong and asserts that it is the next thing to arrive: nothing else was on its way.
+    pub async fn hears_nothing_else(&mut self) {
+        self.send(json!({"event": "pusher:ping", "data": {}})).await;
+        assert_eq!(self.text().await, r#"{"event":"pusher:pong","data":"{}"}"#);
+    }
+}
