@@ -15,23 +15,29 @@ async function load(name) {
   return module.default?.default ?? module.default;
 }
 
-export const ECHOS = ['laravel-echo-1', 'laravel-echo-2'];
+export const ECHOS = ['laravel-echo-1', 'laravel-echo'];
 
 /** From 8.0 on pusher-js starts only with a `cluster`; any text will do. */
 export const PUSHERS = {
   'pusher-js-4': {},
   'pusher-js-7': {},
-  'pusher-js-8': { cluster: '' },
+  'pusher-js': { cluster: '' },
 };
 
 /** Every pair of them. */
 export const CLIENTS = ECHOS.flatMap((echo) => Object.keys(PUSHERS).map((pusher) => ({ echo, pusher })));
 
+/** The library's real name and version: `pusher-js 4.4.0`. */
+export function called(folder) {
+  const { name, version } = JSON.parse(readFileSync(new URL(`../node_modules/${folder}/package.json`, import.meta.url), 'utf8'));
+  return `${name} ${version}`;
+}
+
 export class FrontEnd {
   #channels = new Map();
 
   /** Connects one "tab". `options` are added to the set-up's, for the ways that ask for a line there. */
-  static async open({ echo = 'laravel-echo-2', pusher = 'pusher-js-8', port, token, options = {} }) {
+  static async open({ echo = 'laravel-echo', pusher = 'pusher-js', port, token, options = {} }) {
     const [Echo, Pusher] = await Promise.all([load(echo), load(pusher)]);
     const window = { location: { hostname: '127.0.0.1' } };
     class ConfiguredEcho extends Echo {
