@@ -250,9 +250,14 @@ impl Session {
             Ok(channel) => channel,
             Err(error) => {
                 let status = if matches!(error, NameError::TooLong(_)) { 4009 } else { 400 };
-                // A refusal names the channel; cut it, so that a long name is not sent back whole.
-                let shown: String = subscribe.channel.chars().take(super::channel::NAME_BYTES_MAX).collect();
-                return refuse(&shown, "LimitReached", error.to_string(), status, actions);
+                // pusher-js hands an error to the channel of exactly this name, which `messageBytes`
+                // bounds; the log does with its beginning.
+                let error = error.to_string();
+                let shown = subscribe.channel.chars().take(super::channel::NAME_BYTES_MAX).collect();
+                let frame = pusher::subscription_error(&subscribe.channel, "LimitReached", &error, status);
+                actions.push(Action::Send(frame));
+                actions.push(Action::Refused { channel: shown, error });
+                return;
             }
         };
         let authorised = match authorise(&channel, &subscribe, self.socket_id, rules) {

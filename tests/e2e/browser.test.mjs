@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { createServer } from 'node:http';
 import { before } from 'node:test';
 import { loadLibraries, newUser, noted, signIn, startBrowser, startEcho } from './lib/browser.mjs';
-import { PUSHERS } from './lib/front-end.mjs';
+import { PUSHERS, called } from './lib/front-end.mjs';
 import { USERS, memberInfo, post, startLaravel } from './lib/laravel.mjs';
 import { startNginx } from './lib/nginx.mjs';
 import { startRedis } from './lib/redis.mjs';
@@ -50,7 +50,7 @@ async function tab(life, way, user, pusher) {
 
 for (const way of ['"proxy": true', 'the nginx location']) {
   for (const pusher of Object.keys(PUSHERS)) {
-    promise(`with ${way} the front end of design 1 works unchanged, with ${pusher}`, async (life) => {
+    promise(`with ${way} the front end of design 1 works unchanged, with ${called(pusher)}`, async (life) => {
       const janes = await tab(life, way, jane, pusher);
       assert.deepEqual(await noted(janes, 'here'), [memberInfo(jane)]);
       const johns = await tab(life, way, john, pusher);

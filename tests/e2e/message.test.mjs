@@ -2,7 +2,7 @@
 // nobody else, with each pair of Echo and pusher-js, in each way of asking for leave.
 import assert from 'node:assert/strict';
 import { before } from 'node:test';
-import { CLIENTS, FrontEnd, fence } from './lib/front-end.mjs';
+import { CLIENTS, FrontEnd, called, fence } from './lib/front-end.mjs';
 import { USERS, post, startLaravel } from './lib/laravel.mjs';
 import { RawClient, sign } from './lib/raw.mjs';
 import { RedisClient, startRedis } from './lib/redis.mjs';
@@ -42,7 +42,7 @@ function open(way, user, client = {}) {
 
 for (const way of ['gateway', 'proxy', 'signature']) {
   for (const client of CLIENTS) {
-    promise(`${way}: message.sent reaches the recipient and the conversation, nobody else, with ${client.echo} and ${client.pusher}`, async (life) => {
+    promise(`${way}: message.sent reaches the recipient and the conversation, nobody else, with ${called(client.echo)} and ${called(client.pusher)}`, async (life) => {
       const [sender, johnsOther, janes, adas] = await Promise.all([john, john, jane, ada].map((user) => life.keep(open(way, user, client))));
       const [senders, others, conversation, inbox, adasInbox, adasConversation, orders] = await Promise.all([
         sender.private('conversation.1-2'),

@@ -1,7 +1,7 @@
 // Who is here: here, joining and leaving, where a user counts once however many tabs are open.
 import assert from 'node:assert/strict';
 import { before } from 'node:test';
-import { FrontEnd, PUSHERS } from './lib/front-end.mjs';
+import { ECHOS, FrontEnd, PUSHERS, called } from './lib/front-end.mjs';
 import { USERS, memberInfo, startLaravel } from './lib/laravel.mjs';
 import { startRedis } from './lib/redis.mjs';
 import { startServer } from './lib/server.mjs';
@@ -28,8 +28,8 @@ const byId = (a, b) => a.id - b.id;
 const members = (...users) => users.map(memberInfo);
 
 for (const way of ['gateway', 'proxy', 'signature']) {
-  for (const [pusher, echo] of Object.keys(PUSHERS).map((name, index) => [name, `laravel-echo-${(index % 2) + 1}`])) {
-    promise(`${way}: here, joining and leaving, and two tabs count once, with ${echo} and ${pusher}`, async (life) => {
+  for (const [pusher, echo] of Object.keys(PUSHERS).map((name, index) => [name, ECHOS[index % 2]])) {
+    promise(`${way}: here, joining and leaving, and two tabs count once, with ${called(echo)} and ${called(pusher)}`, async (life) => {
       const { server, authEndpoint } = ways[way];
       const open = (user) => life.keep(FrontEnd.open({ echo, pusher, port: server.port, token: user.token, options: { authEndpoint } }));
       const joined = async (tab) => {
@@ -51,7 +51,7 @@ for (const way of ['gateway', 'proxy', 'signature']) {
 
       const [, three] = await joined(await open(zoe));
       assert.deepEqual(three, members(john, jane, zoe));
-      await janes.saw('joining', ({ id }) => id === zoe.id);
+      for (const room of [janes, firstRoom]) await room.saw('joining', ({ id }) => id === zoe.id);
 
       // The answer to a later message of the first tab says that its leaving has been taken in.
       first.leave('online-users');

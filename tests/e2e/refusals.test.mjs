@@ -1,7 +1,7 @@
 // Who may not: each refusal is clear to the application (`error`) and in the log, and nothing gets through.
 import assert from 'node:assert/strict';
 import { before } from 'node:test';
-import { FrontEnd, PUSHERS } from './lib/front-end.mjs';
+import { FrontEnd, PUSHERS, called } from './lib/front-end.mjs';
 import { USERS, post, signIn, startLaravel } from './lib/laravel.mjs';
 import { RawClient, sign } from './lib/raw.mjs';
 import { startRedis } from './lib/redis.mjs';
@@ -48,7 +48,7 @@ async function logged(wanted, from, at = server) {
 // Gateway and proxy, with real front ends.
 
 for (const pusher of Object.keys(PUSHERS)) {
-  promise(`gateway: without a token, and on another user's channel, ${pusher} is told and the log says why`, async (life) => {
+  promise(`gateway: without a token, and on another user's channel, ${called(pusher)} is told and the log says why`, async (life) => {
     const authEndpoint = `${server.url}/broadcasting/auth`;
     // From 5.1 on the error is an object; before it was the bare status.
     const status = (error) => error?.status ?? error;

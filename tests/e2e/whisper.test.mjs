@@ -1,7 +1,7 @@
 // Client events: from a member of a private or presence channel to the others there, and to nobody else.
 import assert from 'node:assert/strict';
 import { before } from 'node:test';
-import { CLIENTS, FrontEnd } from './lib/front-end.mjs';
+import { CLIENTS, FrontEnd, called } from './lib/front-end.mjs';
 import { USERS, startLaravel } from './lib/laravel.mjs';
 import { RawClient, sign } from './lib/raw.mjs';
 import { startRedis } from './lib/redis.mjs';
@@ -20,7 +20,7 @@ before(async () => {
 });
 
 for (const client of CLIENTS) {
-  promise(`a whisper reaches the others of the channel, not its sender, with ${client.echo} and ${client.pusher}`, async (life) => {
+  promise(`a whisper reaches the others of the channel, not its sender, with ${called(client.echo)} and ${called(client.pusher)}`, async (life) => {
     const open = (user) => life.keep(FrontEnd.open({ ...client, port: server.port, token: user.token, options: { authEndpoint: `${server.url}/broadcasting/auth` } }));
     const [johns, janes, adas] = await Promise.all([john, jane, ada].map(open));
     for (const enter of [(tab) => tab.private('conversation.1-2'), (tab) => tab.join('room.1-2')]) {

@@ -9,7 +9,8 @@ import { Recorder, within } from './waiting.mjs';
 /** What runs now; the logs of these are shown when a test fails. */
 const running = new Set();
 
-// A test that throws half-way leaves nothing behind.
+// A test that throws half-way, or is ended from outside, leaves nothing behind.
+for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP']) process.on(signal, () => process.exit(1));
 process.on('exit', () => {
   for (const component of running) {
     component.kill('SIGTERM');

@@ -1,6 +1,7 @@
 // Front ends under node: real laravel-echo and pusher-js, set up by the text of fixtures/echo-setup.js.
 import { readFileSync } from 'node:fs';
-import { within, PATIENCE, Recorder } from './waiting.mjs';
+import { PREFIX } from './laravel.mjs';
+import { PATIENCE, Recorder, within } from './waiting.mjs';
 
 const SETUP = readFileSync(new URL('../fixtures/echo-setup.js', import.meta.url), 'utf8');
 
@@ -14,23 +15,29 @@ async function load(name) {
   return module.default?.default ?? module.default;
 }
 
-export const ECHOS = ['laravel-echo-1', 'laravel-echo-2'];
+export const ECHOS = ['laravel-echo-1', 'laravel-echo'];
 
 /** From 8.0 on pusher-js starts only with a `cluster`; any text will do. */
 export const PUSHERS = {
   'pusher-js-4': {},
   'pusher-js-7': {},
-  'pusher-js-8': { cluster: '' },
+  'pusher-js': { cluster: '' },
 };
 
 /** Every pair of them. */
 export const CLIENTS = ECHOS.flatMap((echo) => Object.keys(PUSHERS).map((pusher) => ({ echo, pusher })));
 
+/** The library's real name and version: `pusher-js 4.4.0`. */
+export function called(folder) {
+  const { name, version } = JSON.parse(readFileSync(new URL(`../node_modules/${folder}/package.json`, import.meta.url), 'utf8'));
+  return `${name} ${version}`;
+}
+
 export class FrontEnd {
   #channels = new Map();
 
   /** Connects one "tab". `options` are added to the set-up's, for the ways that ask for a line there. */
-  static async open({ echo = 'laravel-echo-2', pusher = 'pusher-js-8', port, token, options = {} }) {
+  static async open({ echo = 'laravel-echo', pusher = 'pusher-js', port, token, options = {} }) {
     const [Echo, Pusher] = await Promise.all([load(echo), load(pusher)]);
     const window = { location: { hostname: '127.0.0.1' } };
     class ConfiguredEcho extends Echo {
@@ -143,6 +150,7 @@ export async function fence(redis, tabs) {
   fences += 1;
   const number = fences;
   const channels = await Promise.all(tabs.map((tab) => tab.channel('fence').subscribed()));
-  await redis.publish('fence', 'fence', { number });
+  // Under the application's prefix: a second one would be a second application's.
+  await redis.publish(`${PREFIX}fence`, 'fence', { number });
   await Promise.all(channels.map((channel) => channel.events.first(({ data }) => data.number === number, `fence ${number}`, { ms: PATIENCE })));
 }

@@ -6,6 +6,9 @@ import { within } from './waiting.mjs';
 
 const APP = fileURLToPath(new URL('../../laravel-app/', import.meta.url));
 
+/** What this application, like every new one, puts before channel names in Redis. */
+export const PREFIX = 'talent2income_database_';
+
 /** The seeded users, as they stand in the database. */
 export const USERS = {
   john: { id: 1, name: 'John Doe', token: 'token-john', email: 'john@example.com' },
