@@ -84,6 +84,8 @@ pub struct Joiner {
 pub struct Handover {
     /// The socket, non-blocking.
     pub stream: std::net::TcpStream,
+    /// Its TLS session, where it has one.
+    pub tls: Option<Box<rustls::ServerConnection>>,
     /// Bytes that the client sent after its handshake.
     pub leftover: Bytes,
     /// The app that it connected to.

@@ -5,6 +5,7 @@
 //!
 //! - [`protocol`] and [`ws`]: values in, values out. No socket, no task, no clock.
 //! - [`config`]: the application's `laravel-echo-server.json`, typed.
+//! - [`tls`]: the certificate that the port serves.
 //! - [`inbox`]: everything that can reach a shard.
 //! - [`publish`]: one event, encoded once, into the inbox of each shard that has subscribers.
 //! - [`auth`]: who may join: signature, or Laravel's answer.
@@ -26,4 +27,5 @@ pub mod publish;
 pub mod redis;
 pub mod server;
 pub mod shard;
+pub mod tls;
 pub mod ws;

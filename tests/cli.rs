@@ -161,12 +161,24 @@ fn two_apps_with_one_key() {
 }
 
 #[test]
-fn tls_in_the_process() {
+fn https_without_a_certificate() {
     refused(
         format!("{{ {APP}, \"protocol\": \"https\" }}"),
-        "laravel-echo-server.json, line 1: \"protocol\" is \"https\", but this version speaks only http itself; set it to \
-         \"http\" and put a proxy that does TLS (nginx, Caddy) in front for now.",
+        "laravel-echo-server.json, line 1: \"protocol\" is \"https\", which needs a PEM file, as \"sslCertPath\": \
+         \"/etc/ssl/echo.pem\".",
     );
+}
+
+#[test]
+fn a_certificate_that_is_not_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let config =
+        format!("{{ {APP}, \"protocol\": \"https\", \"sslCertPath\": \"no.pem\", \"sslKeyPath\": \"no.key\" }}");
+    fs::write(directory.path().join(FILE), config).unwrap();
+    let output = run(directory.path(), &["start"]);
+    let said = text(&output.stderr);
+    assert!(said.starts_with("Error: The certificate in no.pem (sslCertPath) cannot be read: "), "{said}");
+    assert_eq!(output.status.code(), Some(1));
 }
 
 #[test]

@@ -127,6 +127,28 @@ async fn whispers_reach_the_others_only() {
     assert_eq!(public.next().await["event"], "pusher:error");
 }
 
+/// Both in the list of the second, or the second announced to the first: whichever shard each
+/// connection is on, and however close together they join.
+#[tokio::test]
+async fn members_who_join_at_once_hear_of_each_other() {
+    let server = Server::start(json!({}));
+    let (mut ann, mut bob) = (server.connect().await, server.connect().await);
+    for round in 0..150 {
+        let channel = format!("presence-{round}");
+        let (to_ann, to_bob) = tokio::join!(
+            ann.subscribe_signed(&channel, Some(r#"{"user_id":1}"#)),
+            bob.subscribe_signed(&channel, Some(r#"{"user_id":2}"#)),
+        );
+        let is_alone = |reply: &serde_json::Value| reply["data"].as_str().unwrap().contains(r#""count":1,"#);
+        assert_ne!(is_alone(&to_ann), is_alone(&to_bob), "{to_ann} {to_bob}");
+        let (first, second) = if is_alone(&to_ann) { (&mut ann, &mut bob) } else { (&mut bob, &mut ann) };
+        second.hears_nothing_else().await;
+        // A pong could come before what the home shard says, so the event itself is awaited.
+        let added = first.next().await;
+        assert_eq!((&added["event"], &added["channel"]), (&json!("pusher_internal:member_added"), &json!(channel)));
+    }
+}
+
 #[tokio::test]
 async fn presence_lists_and_changes_agree() {
     let server = Server::start(json!({}));

@@ -116,7 +116,7 @@ fn presence(body: &[u8]) -> Result<Yes, No> {
         No::new(
             403,
             "Laravel's channel_data names no member: its user_id must be a number without fraction or a text that is not empty. It is what the user model's getAuthIdentifierForBroadcasting() returns.",
-            &error.to_string(),
+            error.to_string(),
         )
     })?;
     Ok(Yes { member: Some(member), channel_data: Some(data), shared_secret: None })

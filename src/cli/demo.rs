@@ -1,7 +1,7 @@
 //! `laravel-echo-server demo`: the whole thing in one process, nothing else installed.
 //!
 //! It is the server of `start`, with the same code behind each connection, and beside it a
-//! stand-in for the Laravel application ([`standin`]). Only two things differ from `start`: the
+//! stand-in for the Laravel application (`standin`). Only two things differ from `start`: the
 //! configuration is made here rather than read from a file, and events come out of a queue
 //! rather than out of Redis. It is for a first look and for tests, never for users of a site:
 //! it listens on loopback only, and its tokens are printed on its page.
@@ -91,6 +91,7 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).context("the system gives no random numbers for the app's secret")?;
     Ok(Config {
+        tls: None,
         path: PathBuf::from("(demo)"),
         host: Some(Ipv4Addr::LOCALHOST.to_string()),
         port,

@@ -10,13 +10,13 @@ use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::ConfigError;
 use super::json::{Document, Setting};
 use super::known::warn_of_unknown;
-use super::{App, Auth, Config, Limits, Redis, Secret, redis};
+use super::{App, Auth, Config, Limits, Redis, Secret, Tls, redis};
 use crate::protocol::{app_tag, signature};
 
 /// The file's name where `--config` gives none.
@@ -98,6 +98,7 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         path: path.to_owned(),
         host: host.map(|host| listen_host(&host)).transpose()?.flatten(),
         port: port.map_or(Ok(6001), |port| listen_port(&port))?,
+        tls: read_tls(&members, &mut warnings)?,
         apps: read_apps(root, file("clients"), &mut warnings)?,
         auth: Auth {
             host: auth_base(auth_host, &mut warnings)?,
@@ -121,23 +122,39 @@ fn member<'a>(members: &[(String, Setting<'a>)], name: &str) -> Option<Setting<'
     members.iter().find(|(member, _)| member == name).map(|(_, setting)| setting.clone())
 }
 
+fn read_tls(members: &[(String, Setting<'_>)], warnings: &mut Vec<String>) -> Result<Option<Tls>, ConfigError> {
+    let Some(protocol) = member(members, "protocol") else { return Ok(None) };
+    match protocol.text()?.as_str() {
+        "http" | "" => return Ok(None),
+        "https" => {}
+        _ => {
+            warnings.push(protocol.odd("this server speaks http and https, and takes it for http"));
+            return Ok(None);
+        }
+    }
+    let path = |name: &str| match member(members, name) {
+        Some(setting) => Ok(Some(setting.text()?).filter(|text| !text.is_empty()).map(PathBuf::from)),
+        None => Ok(None),
+    };
+    let needed = |name: &str| {
+        path(name)?.ok_or_else(|| {
+            let what = format!("is \"https\", which needs a PEM file, as \"{name}\": \"/etc/ssl/echo.pem\"");
+            protocol.error(what)
+        })
+    };
+    if let Some(passphrase) = member(members, "sslPassphrase").filter(|setting| setting.is_truthy()) {
+        let what =
+            "is set, but keys with a passphrase are not read yet; remove it from the key with: openssl pkey -in KEY";
+        return Err(passphrase.error(what));
+    }
+    Ok(Some(Tls { certificate: needed("sslCertPath")?, key: needed("sslKeyPath")?, chain: path("sslCertChainPath")? }))
+}
+
 /// Keys of the old server that ask for what this version does not do.
 fn refuse_or_warn_of_what_is_not_done(
     members: &[(String, Setting<'_>)],
     warnings: &mut Vec<String>,
 ) -> Result<(), ConfigError> {
-    if let Some(protocol) = member(members, "protocol") {
-        match protocol.text()?.as_str() {
-            "http" | "" => {}
-            "https" => {
-                return Err(protocol.error(
-                    "is \"https\", but this version speaks only http itself; set it to \"http\" and put a proxy that \
-                     does TLS (nginx, Caddy) in front for now",
-                ));
-            }
-            _ => warnings.push(protocol.odd("this server speaks http")),
-        }
-    }
     if let Some(subscribers) = member(members, "subscribers").filter(Setting::is_object) {
         let inner = subscribers.object()?;
         warn_of_unknown(&inner, warnings);

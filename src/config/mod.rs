@@ -28,6 +28,8 @@ pub struct Config {
     pub host: Option<String>,
     /// TCP port; 0: any free one.
     pub port: u16,
+    /// `protocol` is `https`: serve TLS with this certificate.
+    pub tls: Option<Tls>,
     /// The apps of `clients`, never empty.
     pub apps: Vec<App>,
     /// How Laravel is asked who may join.
@@ -57,6 +59,17 @@ pub struct App {
     pub secret: Secret,
     /// The file had no secret; `secret` was made at random for this run.
     pub secret_is_random: bool,
+}
+
+/// The certificate of `"protocol": "https"`. Paths are relative to the working directory.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Tls {
+    /// `sslCertPath`: PEM, the server's certificate first.
+    pub certificate: PathBuf,
+    /// `sslKeyPath`: PEM, without a passphrase.
+    pub key: PathBuf,
+    /// `sslCertChainPath`: PEM, the certificates between the server's and a known authority's.
+    pub chain: Option<PathBuf>,
 }
 
 /// A text that never appears in a log or an error.

@@ -424,14 +424,24 @@ fn unknown_keys_are_named_with_the_nearest() {
 }
 
 #[test]
-fn what_is_not_done_yet_is_said() {
+fn https_and_its_certificate() {
+    let whole =
+        "\"protocol\": \"https\", \"sslCertPath\": \"/c.pem\", \"sslKeyPath\": \"/k.pem\", \"sslCertChainPath\": \"\"";
+    let tls = Tls { certificate: "/c.pem".into(), key: "/k.pem".into(), chain: None };
+    assert_eq!(config(whole).tls, Some(tls));
+    assert_eq!(config("\"protocol\": \"http\", \"sslCertPath\": \"/c.pem\"").tls, None);
     assert_eq!(
-        error("\"protocol\": \"https\""),
-        "f.json, line 2: \"protocol\" is \"https\", but this version speaks only http itself; set it to \"http\" and put \
-         a proxy that does TLS (nginx, Caddy) in front for now."
+        error("\"protocol\": \"https\", \"sslCertPath\": \"/c.pem\", \"sslKeyPath\": \"\""),
+        "f.json, line 2: \"protocol\" is \"https\", which needs a PEM file, as \"sslKeyPath\": \"/etc/ssl/echo.pem\"."
     );
+    let passphrase = error(&format!("{whole}, \"sslPassphrase\": \"hunter2\""));
+    assert!(passphrase.contains("openssl pkey") && !passphrase.contains("hunter2"), "{passphrase}");
+}
+
+#[test]
+fn what_is_not_done_yet_is_said() {
     for (members, expected) in [
-        ("\"protocol\": \"wss\"", "protocol\" is \"wss\"; this server speaks http."),
+        ("\"protocol\": \"wss\"", "protocol\" is \"wss\"; this server speaks http and https, and takes it for http."),
         (
             "\"subscribers\": { \"http\": true, \"redis\": false }",
             "subscribers\" switches Redis off, which is not acted on yet: Redis is listened to.",

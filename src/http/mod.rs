@@ -17,9 +17,11 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::auth::callback::Laravel;
 use crate::auth::gateway;
@@ -27,6 +29,7 @@ use crate::config::Config;
 use crate::inbox::{AppIndex, Control, Credentials, Handover};
 use crate::protocol::{SocketId, app_tag, pusher};
 use crate::publish::Publisher;
+use crate::tls;
 use crate::ws::{self, frame};
 use proxy::Proxy;
 
@@ -50,6 +53,7 @@ pub struct Front {
     publisher: Publisher,
     laravel: Laravel,
     proxy: Option<Proxy>,
+    tls: Option<TlsAcceptor>,
     /// Sockets that are open here, before a handshake or without one.
     open: AtomicUsize,
 }
@@ -58,7 +62,8 @@ impl Front {
     /// A front for these shards.
     pub fn new(config: Arc<Config>, publisher: Publisher, laravel: Laravel) -> anyhow::Result<Self> {
         let proxy = config.proxy.then(|| Proxy::new(&config.auth)).transpose()?;
-        Ok(Self { config, publisher, laravel, proxy, open: AtomicUsize::new(0) })
+        let tls = config.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
+        Ok(Self { config, publisher, laravel, proxy, tls, open: AtomicUsize::new(0) })
     }
 
     fn connections(&self) -> usize {
@@ -93,9 +98,22 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, mut stop: watch::Re
 
 async fn connection(front: Arc<Front>, stream: TcpStream, peer: SocketAddr) {
     let _ = stream.set_nodelay(true);
+    let in_time = front.config.limits.handshake_timeout;
+    match &front.tls {
+        None => http(&front, stream, peer).await,
+        Some(tls) => match tokio::time::timeout(in_time, tls.accept(stream)).await {
+            Ok(Ok(stream)) => http(&front, stream, peer).await,
+            Ok(Err(error)) => tracing::debug!("no TLS with {peer}: {error}"),
+            Err(_) => tracing::debug!("no TLS with {peer}: it did not come in time"),
+        },
+    }
+    front.open.fetch_sub(1, Ordering::Relaxed);
+}
+
+async fn http<S: Stream>(front: &Arc<Front>, stream: S, peer: SocketAddr) {
     let service = service_fn(|request| {
         let front = front.clone();
-        async move { Ok::<_, Infallible>(respond(front, request, peer).await) }
+        async move { Ok::<_, Infallible>(respond::<S>(front, request, peer).await) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -107,15 +125,33 @@ async fn connection(front: Arc<Front>, stream: TcpStream, peer: SocketAddr) {
     if let Err(error) = served {
         tracing::debug!("a connection from {peer} ended: {error}");
     }
-    front.open.fetch_sub(1, Ordering::Relaxed);
 }
 
-async fn respond(front: Arc<Front>, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+/// What a connection runs over: plain TCP, or TLS on it.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    /// The socket, and what goes on with it in a shard.
+    fn into_parts(self) -> (TcpStream, Option<Box<rustls::ServerConnection>>);
+}
+
+impl Stream for TcpStream {
+    fn into_parts(self) -> (TcpStream, Option<Box<rustls::ServerConnection>>) {
+        (self, None)
+    }
+}
+
+impl Stream for TlsStream<TcpStream> {
+    fn into_parts(self) -> (TcpStream, Option<Box<rustls::ServerConnection>>) {
+        let (stream, tls) = self.into_inner();
+        (stream, Some(Box::new(tls)))
+    }
+}
+
+async fn respond<S: Stream>(front: Arc<Front>, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
     let path = request.uri().path();
     let method = request.method();
     if let Some(key) = path.strip_prefix("/app/") {
         let key = key.trim_end_matches('/').to_owned();
-        return upgrade(front, request, &key);
+        return upgrade::<S>(front, request, &key);
     }
     if let Some(id) = path.strip_prefix("/apps/").and_then(|rest| rest.strip_suffix("/events")) {
         let id = id.to_owned();
@@ -146,7 +182,7 @@ async fn respond(front: Arc<Front>, request: Request<Incoming>, peer: SocketAddr
 
 // --- WebSocket -----------------------------------------------------------------------------
 
-fn upgrade(front: Arc<Front>, mut request: Request<Incoming>, key: &str) -> Response<Body> {
+fn upgrade<S: Stream>(front: Arc<Front>, mut request: Request<Incoming>, key: &str) -> Response<Body> {
     let accept = match ws::accept_key(request.method(), request.headers()) {
         Ok(accept) => accept,
         Err(why) => {
@@ -162,7 +198,7 @@ fn upgrade(front: Arc<Front>, mut request: Request<Incoming>, key: &str) -> Resp
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let Ok(upgraded) = upgraded.await else { return };
-        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
+        let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else { return };
         let stream = parts.io.into_inner();
         match admission {
             Ok((app, socket_id)) => hand_over(&front, stream, parts.read_buf, app, socket_id, credentials),
@@ -233,12 +269,13 @@ fn credentials(headers: &HeaderMap) -> Credentials {
 
 fn hand_over(
     front: &Front,
-    stream: TcpStream,
+    stream: impl Stream,
     leftover: Bytes,
     app: AppIndex,
     socket_id: SocketId,
     credentials: Arc<Credentials>,
 ) {
+    let (stream, tls) = stream.into_parts();
     let stream = match stream.into_std() {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!("a new connection was dropped: {error}"),
@@ -247,10 +284,10 @@ fn hand_over(
     let Some(shard) = shards.iter().min_by_key(|shard| shard.connections().load(Ordering::Relaxed)) else { return };
     // Counted here, so that the next of a storm already sees it.
     shard.connections().fetch_add(1, Ordering::Relaxed);
-    shard.tell(Control::Accept(Box::new(Handover { stream, leftover, app, socket_id, credentials })));
+    shard.tell(Control::Accept(Box::new(Handover { stream, tls, leftover, app, socket_id, credentials })));
 }
 
-async fn refuse(mut stream: TcpStream, refusal: Refusal) {
+async fn refuse(mut stream: impl Stream, refusal: Refusal) {
     let mut frames = frame::encode_text(&pusher::error(Some(refusal.code), &refusal.message)).to_vec();
     frames.extend_from_slice(&frame::encode_close(refusal.code, &refusal.message));
     let closing = async {

@@ -1,13 +1,15 @@
 //! One connection: what a shard owns of it, and the two small tasks that wait for its socket.
 
 use std::cell::RefCell;
+use std::io::{self, Read};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use rustls::ServerConnection;
 use tokio::net::TcpStream;
 
 use super::Shard;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Socket};
 use crate::inbox::{AppIndex, ConnKey, Credentials};
 use crate::protocol::SocketId;
 use crate::protocol::session::{Millis, Session};
@@ -27,6 +29,8 @@ pub struct Conn {
     pub socket_id: SocketId,
     /// Shared with the tasks that wait for it, never written by them.
     pub stream: Rc<TcpStream>,
+    /// Its TLS session, where it has one.
+    pub tls: Option<Box<ServerConnection>>,
     /// The protocol's view.
     pub session: Session,
     /// Bytes in.
@@ -41,6 +45,28 @@ pub struct Conn {
     pub draining: bool,
     /// A close frame is on its way; nothing else is sent any more.
     pub closing: Option<Closing>,
+}
+
+impl Conn {
+    /// Reads once. `Ok(0)` is the end of the stream.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(tls) = &mut self.tls else { return self.stream.try_read(buffer) };
+        loop {
+            match tls.reader().read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+            if tls.read_tls(&mut Socket(&self.stream))? == 0 {
+                return Ok(0);
+            }
+            tls.process_new_packets().map_err(io::Error::other)?;
+        }
+    }
+
+    /// Writes what waits; see [`Outbox::flush`].
+    pub fn flush(&mut self) -> io::Result<bool> {
+        self.outbox.flush(&self.stream, self.tls.as_deref_mut())
+    }
 }
 
 /// A connection that is ending.
@@ -60,7 +86,7 @@ pub async fn read(shard: Weak<RefCell<Shard>>, key: ConnKey, stream: Rc<TcpStrea
         let readable = stream.readable().await;
         let Some(shard) = shard.upgrade() else { return };
         let mut shard = shard.borrow_mut();
-        if readable.is_err() || !shard.read(key, &stream) {
+        if readable.is_err() || !shard.read(key) {
             return;
         }
     }

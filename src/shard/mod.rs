@@ -42,6 +42,9 @@ const BATCH: usize = 256;
 /// How much is read from a socket at once, in bytes; one buffer serves all connections.
 const READ_BYTES: usize = 16 * 1024;
 
+/// Reads of one socket before the others' turn.
+const READS_MAX: usize = 4;
+
 /// How long the clients get to answer the close frames when the server stops.
 const STOP_WAIT: Duration = Duration::from_secs(3);
 
@@ -183,7 +186,7 @@ impl Shard {
                 }
                 if last {
                     let text = pusher::member_removed(key.1.as_str(), &user_id);
-                    self.relay(key.0, key.1, &text, None);
+                    self.relay_member(key.0, key.1, &text, None);
                 }
             }
             Control::Stop => {
@@ -199,7 +202,7 @@ impl Shard {
     // --- connections -----------------------------------------------------------------------
 
     fn accept(&mut self, handover: Handover) {
-        let Handover { stream, leftover, app, socket_id, credentials } = handover;
+        let Handover { stream, tls, leftover, app, socket_id, credentials } = handover;
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => Rc::new(stream),
             Err(error) => {
@@ -216,6 +219,7 @@ impl Shard {
             app,
             socket_id,
             stream: stream.clone(),
+            tls,
             session,
             decoder: frame::Decoder::default(),
             outbox: Outbox::default(),
@@ -233,7 +237,10 @@ impl Shard {
         if !leftover.is_empty() {
             self.received(key, &mut leftover.to_vec());
         }
-        spawn_local(conn::read(self.this.clone(), key, stream));
+        // TLS may hold more than the handshake already, which no readiness will tell of.
+        if self.read(key) {
+            spawn_local(conn::read(self.this.clone(), key, stream));
+        }
     }
 
     fn conn(&mut self, key: ConnKey) -> Option<&mut Conn> {
@@ -241,16 +248,24 @@ impl Shard {
     }
 
     /// Reads what the socket has; false when the connection is no more.
-    fn read(&mut self, key: ConnKey, stream: &TcpStream) -> bool {
-        if self.conn(key).is_none() {
-            return false;
-        }
+    fn read(&mut self, key: ConnKey) -> bool {
         let mut buffer = std::mem::take(&mut self.read_buffer);
-        match stream.try_read(&mut buffer) {
-            Ok(0) => self.remove(key.slot, "transport close"),
-            Ok(bytes) => self.received(key, &mut buffer[..bytes]),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            Err(_) => self.remove(key.slot, "transport error"),
+        // A socket that goes on and on has its next turn after the others.
+        for _ in 0..READS_MAX {
+            let Some(conn) = self.conn(key) else { break };
+            match conn.read(&mut buffer) {
+                Ok(0) => self.remove(key.slot, "transport close"),
+                Ok(bytes) => self.received(key, &mut buffer[..bytes]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // TLS may have something to say to what it read.
+                    if self.conn(key).is_some_and(|conn| conn.tls.as_ref().is_some_and(|tls| tls.wants_write())) {
+                        self.touch(key.slot);
+                    }
+                    break;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => self.remove(key.slot, "transport error"),
+            }
         }
         self.read_buffer = buffer;
         self.flush();
@@ -418,8 +433,12 @@ impl Shard {
         shard.tell(Control::Joined { conn: joiner.conn, ticket: joiner.ticket, frame });
         if joined == presence::Joined::First {
             let text = pusher::member_added(channel.as_str(), &member);
-            self.relay(app, channel, &text, Some(joiner.socket_id));
+            self.relay_member(app, channel, &text, Some(joiner.socket_id));
         }
+    }
+
+    fn relay_member(&self, app: AppIndex, channel: ChannelName, text: &str, except: Option<crate::protocol::SocketId>) {
+        self.context.publisher.relay_member(&Delivery { app, channel, frame: frame::encode_text(text), except });
     }
 
     fn relay(&self, app: AppIndex, channel: ChannelName, text: &str, except: Option<crate::protocol::SocketId>) {
@@ -493,7 +512,7 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| conn.dirty) else { return };
         conn.dirty = false;
         if !conn.draining {
-            match conn.outbox.flush(&conn.stream) {
+            match conn.flush() {
                 Ok(true) => return self.flushed(slot),
                 Ok(false) => {
                     conn.draining = true;
@@ -525,7 +544,7 @@ impl Shard {
     /// The socket can take more; false when there is nothing left to wait for.
     fn drain(&mut self, key: ConnKey) -> bool {
         let Some(conn) = self.conn(key) else { return false };
-        match conn.outbox.flush(&conn.stream) {
+        match conn.flush() {
             Ok(false) => true,
             Ok(true) => {
                 conn.draining = false;

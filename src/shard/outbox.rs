@@ -2,13 +2,17 @@
 //! what the kernel refuses stays.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Write};
 
 use bytes::Bytes;
+use rustls::ServerConnection;
 use tokio::net::TcpStream;
 
 /// Frames that go out in one system call.
 const SLICES_MAX: usize = 64;
+
+/// What a TLS record holds.
+const RECORD_BYTES: usize = 16 * 1024;
 
 /// Frames of one connection, in order.
 #[derive(Debug, Default)]
@@ -32,8 +36,32 @@ impl Outbox {
         self.bytes
     }
 
-    /// Writes until all is gone (`Ok(true)`) or the kernel takes no more (`Ok(false)`).
-    pub fn flush(&mut self, stream: &TcpStream) -> io::Result<bool> {
+    /// Writes until all is gone (`Ok(true)`) or the kernel takes no more (`Ok(false)`). With TLS
+    /// the frames are encrypted a record at a time, and only when the one before is gone: what
+    /// waits, waits here, where it is shared and counted.
+    pub fn flush(&mut self, stream: &TcpStream, tls: Option<&mut ServerConnection>) -> io::Result<bool> {
+        let Some(tls) = tls else { return self.flush_plain(stream) };
+        loop {
+            if !write_tls(stream, tls)? {
+                return Ok(false);
+            }
+            if self.frames.is_empty() {
+                return Ok(true);
+            }
+            let mut room = RECORD_BYTES;
+            while let Some(first) = self.frames.front().filter(|_| room > 0) {
+                let rest = &first[self.written..];
+                let bytes = tls.writer().write(&rest[..rest.len().min(room)])?;
+                if bytes == 0 {
+                    break;
+                }
+                room -= bytes;
+                self.advance(bytes);
+            }
+        }
+    }
+
+    fn flush_plain(&mut self, stream: &TcpStream) -> io::Result<bool> {
         while let Some(first) = self.frames.front() {
             let result = if self.frames.len() == 1 {
                 stream.try_write(&first[self.written..])
@@ -82,6 +110,42 @@ impl Outbox {
     }
 }
 
+/// Writes what TLS has ready; false when the kernel takes no more.
+fn write_tls(stream: &TcpStream, tls: &mut ServerConnection) -> io::Result<bool> {
+    while tls.wants_write() {
+        match tls.write_tls(&mut Socket(stream)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
+
+/// A socket as rustls wants it: reads and writes that do not wait.
+pub struct Socket<'a>(pub &'a TcpStream);
+
+impl io::Read for Socket<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(buffer)
+    }
+}
+
+impl io::Write for Socket<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,7 +179,7 @@ mod tests {
             all
         });
         let mut refused = 0;
-        while !outbox.flush(&server).unwrap() {
+        while !outbox.flush(&server, None).unwrap() {
             refused += 1;
             server.writable().await.unwrap();
         }
@@ -132,7 +196,7 @@ mod tests {
         for _ in 0..50 {
             outbox.push(vec![b'x'; 100_000].into());
         }
-        assert!(!outbox.flush(&server).unwrap());
+        assert!(!outbox.flush(&server, None).unwrap());
         let sent = 5_000_000 - outbox.bytes();
         outbox.give_up();
         assert_eq!((sent + outbox.bytes()) % 100_000, 0);
@@ -142,7 +206,7 @@ mod tests {
             client.read_to_end(&mut all).await.unwrap();
             all
         });
-        while !outbox.flush(&server).unwrap() {
+        while !outbox.flush(&server, None).unwrap() {
             server.writable().await.unwrap();
         }
         drop(server);

@@ -1,0 +1,36 @@
+//! The certificate that the port serves: read from PEM files, errors as sentences.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::config::Tls;
+
+/// Reads certificate and key. Only HTTP/1.1 is offered: WebSockets begin with it.
+pub fn server_config(tls: &Tls) -> anyhow::Result<Arc<ServerConfig>> {
+    let mut certificates = certificates(&tls.certificate, "certificate", "sslCertPath")?;
+    if let Some(chain) = &tls.chain {
+        certificates.extend(self::certificates(chain, "certificate chain", "sslCertChainPath")?);
+    }
+    let key = PrivateKeyDer::from_pem_file(&tls.key)
+        .with_context(|| format!("The private key in {} (sslKeyPath) cannot be read", tls.key.display()))?;
+    let mut config =
+        ServerConfig::builder().with_no_client_auth().with_single_cert(certificates, key).with_context(|| {
+            let (certificate, key) = (tls.certificate.display(), tls.key.display());
+            format!("The certificate in {certificate} and the key in {key} do not go together, or cannot be used")
+        })?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn certificates(path: &Path, what: &str, key: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let cannot = || format!("The {what} in {} ({key}) cannot be read", path.display());
+    let certificates =
+        CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>).with_context(cannot)?;
+    anyhow::ensure!(!certificates.is_empty(), "{}: there is no CERTIFICATE in it", cannot());
+    Ok(certificates)
+}
