@@ -158,6 +158,8 @@ pub struct Session {
     heard_at: Millis,
     pinged_at: Option<Millis>,
     client_events: Allowance,
+    /// Of subscribes: as many in a second as a connection may have in all.
+    subscribes: Allowance,
     bad_messages: u8,
 }
 
@@ -191,7 +193,8 @@ impl Session {
             next_ticket: 0,
             heard_at: now,
             pinged_at: None,
-            client_events: Allowance { left: rules.client_events_per_second, second: 0 },
+            client_events: Allowance::default(),
+            subscribes: Allowance::default(),
             bad_messages: 0,
         }
     }
@@ -227,7 +230,16 @@ impl Session {
         match ClientMessage::parse(text) {
             Ok(ClientMessage::Ping) => actions.push(Action::Send(pusher::PONG.into())),
             Ok(ClientMessage::Pong | ClientMessage::Unknown) => {}
-            Ok(ClientMessage::Subscribe(subscribe)) => self.subscribe(subscribe, rules, actions),
+            Ok(ClientMessage::Subscribe(subscribe)) => {
+                let limit = rules.subscriptions_max as u32;
+                if self.subscribes.take(limit, now) {
+                    return self.subscribe(subscribe, rules, actions);
+                }
+                let error =
+                    format!("This connection has subscribed {limit} times within a second; no more are allowed");
+                let frame = pusher::subscription_error(&subscribe.channel, "LimitReached", &error, 4009);
+                actions.push(Action::Send(frame));
+            }
             Ok(ClientMessage::Unsubscribe(channel)) => self.unsubscribe(&channel, actions),
             Ok(ClientMessage::ClientEvent { event, channel, data }) => {
                 if let Err((code, message)) = self.client_event(&event, &channel, data, rules, now, actions) {
@@ -524,20 +536,21 @@ fn refuse(channel: &str, kind: &str, error: String, status: u16, actions: &mut V
 }
 
 /// So many in each second.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Allowance {
-    left: u32,
-    second: Millis,
+    used: u32,
+    second: u32,
 }
 
 impl Allowance {
     fn take(&mut self, per_second: u32, now: Millis) -> bool {
-        if self.second != now / 1000 {
-            *self = Self { left: per_second, second: now / 1000 };
+        let second = (now / 1000) as u32;
+        if self.second != second {
+            *self = Self { used: 0, second };
         }
-        let taken = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        taken
+        let allowed = self.used < per_second;
+        self.used = self.used.saturating_add(1);
+        allowed
     }
 }
 

@@ -150,9 +150,22 @@ fn the_number_of_subscriptions_is_limited() {
     for n in 0..5 {
         client.subscribes(&format!("c{n}"));
     }
+    client.now = 1000;
     assert_eq!(refusal(&client.subscribes("c5")).1, 4009);
     client.unsubscribes("c0");
     assert_eq!(client.subscribes("c5"), succeeded("c5"));
+}
+
+/// A presence list can be long: it must not be had for the asking, again and again.
+#[test]
+fn subscribes_are_limited_in_a_second() {
+    let mut client = Client::connect();
+    for _ in 0..client.rules.subscriptions_max {
+        client.subscribes("orders");
+    }
+    assert_eq!(refusal(&client.subscribes("orders")).1, 4009);
+    client.now = 1000;
+    assert_eq!(client.subscribes("orders"), [Action::Send(pusher::subscription_succeeded("orders"))]);
 }
 
 #[test]
