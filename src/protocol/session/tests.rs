@@ -120,6 +120,7 @@ fn signatures_are_checked() {
         ":".into(),
     ] {
         let message = format!(r#"{{"event":"pusher:subscribe","data":{{"auth":"{auth}","channel":"private-c"}}}}"#);
+        client.now += 1000;
         let (kind, status, _) = refusal(&client.says(&message));
         assert_eq!((kind.as_str(), status), ("AuthError", 401), "{auth}");
     }
