@@ -42,7 +42,7 @@ export async function signIn(context, base, { email }) {
 }
 
 /** Loads pusher-js and Echo into the page as script tags, as a page without a bundler does. */
-export async function loadLibraries(page, { echo = 'laravel-echo', pusher = 'pusher-js' } = {}) {
+export async function loadLibraries(page, { echo = 'laravel-echo-2', pusher = 'pusher-js-8' } = {}) {
   await page.addScriptTag({ path: `${MODULES}${pusher}/dist/web/pusher.min.js` });
   await page.addScriptTag({ path: `${MODULES}${echo}/dist/echo.iife.js` });
   await page.evaluate((extra) => {

@@ -15,13 +15,13 @@ async function load(name) {
   return module.default?.default ?? module.default;
 }
 
-export const ECHOS = ['laravel-echo-1', 'laravel-echo'];
+export const ECHOS = ['laravel-echo-1', 'laravel-echo-2'];
 
 /** From 8.0 on pusher-js starts only with a `cluster`; any text will do. */
 export const PUSHERS = {
   'pusher-js-4': {},
   'pusher-js-7': {},
-  'pusher-js': { cluster: '' },
+  'pusher-js-8': { cluster: '' },
 };
 
 /** Every pair of them. */
@@ -37,7 +37,7 @@ export class FrontEnd {
   #channels = new Map();
 
   /** Connects one "tab". `options` are added to the set-up's, for the ways that ask for a line there. */
-  static async open({ echo = 'laravel-echo', pusher = 'pusher-js', port, token, options = {} }) {
+  static async open({ echo = 'laravel-echo-2', pusher = 'pusher-js-8', port, token, options = {} }) {
     const [Echo, Pusher] = await Promise.all([load(echo), load(pusher)]);
     const window = { location: { hostname: '127.0.0.1' } };
     class ConfiguredEcho extends Echo {
