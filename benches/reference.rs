@@ -1,6 +1,6 @@
 //! The least that a server can do, as the physical limit to compare with: one epoll loop that
-//! writes a ready frame to the sockets of a channel's subscribers, several frames for one socket
-//! in one turn joined into one write. It speaks just enough of the Pusher protocol and its HTTP
+//! writes a ready frame to the sockets of a channel's subscribers, a channel's frames of one turn
+//! joined into one write. It speaks just enough of the Pusher protocol and its HTTP
 //! API for the load generator, and checks nothing: no signature, no limits, no timeouts.
 //!
 //! `cargo run --release --example reference -- 127.0.0.1:7000`
@@ -21,13 +21,22 @@ struct Conn {
     /// Bytes of an incomplete request; empty on a WebSocket that is idle.
     input: Vec<u8>,
     websocket: bool,
+    /// What the kernel did not take, and answers.
     output: Vec<u8>,
-    dirty: bool,
+}
+
+#[derive(Default)]
+struct Channel {
+    subscribers: Vec<usize>,
+    /// This turn's frames, one after the other: one write for each subscriber.
+    frames: Vec<u8>,
 }
 
 struct Server {
     conns: slab::Slab<Conn>,
-    channels: HashMap<String, Vec<usize>>,
+    channels: HashMap<String, usize>,
+    by_index: Vec<Channel>,
+    /// Channels with frames.
     dirty: Vec<usize>,
 }
 
@@ -43,7 +52,8 @@ fn main() -> std::io::Result<()> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(1024);
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-    let mut server = Server { conns: slab::Slab::new(), channels: HashMap::new(), dirty: Vec::new() };
+    let mut server =
+        Server { conns: slab::Slab::new(), channels: HashMap::new(), by_index: Vec::new(), dirty: Vec::new() };
     let mut buffer = vec![0; 64 * 1024];
     println!("Running on {}", listener.local_addr()?);
     loop {
@@ -52,7 +62,7 @@ fn main() -> std::io::Result<()> {
             if event.token() == LISTENER {
                 while let Ok((stream, _)) = listener.accept() {
                     stream.set_nodelay(true)?;
-                    let conn = Conn { stream, input: Vec::new(), websocket: false, output: Vec::new(), dirty: false };
+                    let conn = Conn { stream, input: Vec::new(), websocket: false, output: Vec::new() };
                     let key = server.conns.insert(conn);
                     let interest = Interest::READABLE | Interest::WRITABLE;
                     poll.registry().register(&mut server.conns[key].stream, Token(key), interest)?;
@@ -61,9 +71,7 @@ fn main() -> std::io::Result<()> {
                 server.ready(event.token().0, &mut buffer);
             }
         }
-        for key in std::mem::take(&mut server.dirty) {
-            server.flush(key);
-        }
+        server.deliver();
     }
 }
 
@@ -72,9 +80,10 @@ impl Server {
         loop {
             let Some(conn) = self.conns.get_mut(key) else { return };
             match conn.stream.read(buffer) {
-                Ok(0) => {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Ok(0) | Err(_) => {
                     self.conns.remove(key);
-                    self.channels.values_mut().for_each(|subscribers| subscribers.retain(|other| *other != key));
+                    self.by_index.iter_mut().for_each(|channel| channel.subscribers.retain(|other| *other != key));
                     return;
                 }
                 Ok(bytes) => {
@@ -85,11 +94,9 @@ impl Server {
                         break;
                     }
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => return,
             }
         }
-        self.mark(key);
+        self.flush(key);
     }
 
     /// Handles one request or frame; false when none is complete.
@@ -141,13 +148,12 @@ impl Server {
         let event = body["name"].as_str().unwrap_or_default();
         let frame =
             frame::encode_text(&pusher::channel_event(channel, event, body["data"].as_str().unwrap_or_default()));
-        for &subscriber in self.channels.get(channel).map(Vec::as_slice).unwrap_or_default() {
-            let conn = &mut self.conns[subscriber];
-            conn.output.extend_from_slice(&frame);
-            if !conn.dirty {
-                conn.dirty = true;
-                self.dirty.push(subscriber);
+        if let Some(&index) = self.channels.get(channel) {
+            let channel = &mut self.by_index[index];
+            if channel.frames.is_empty() {
+                self.dirty.push(index);
             }
+            channel.frames.extend_from_slice(&frame);
         }
         true
     }
@@ -165,29 +171,34 @@ impl Server {
         });
         if let Some(channel) = subscribed {
             self.conns[key].output.extend_from_slice(&frame::encode_text(&pusher::subscription_succeeded(&channel)));
-            self.channels.entry(channel).or_default().push(key);
+            let index = *self.channels.entry(channel).or_insert(self.by_index.len());
+            if index == self.by_index.len() {
+                self.by_index.push(Channel::default());
+            }
+            self.by_index[index].subscribers.push(key);
         }
         false
     }
 
-    fn mark(&mut self, key: usize) {
-        if let Some(conn) = self.conns.get_mut(key).filter(|conn| !conn.dirty && !conn.output.is_empty()) {
-            conn.dirty = true;
-            self.dirty.push(key);
+    /// Writes each channel's frames to each of its subscribers.
+    fn deliver(&mut self) {
+        for index in self.dirty.drain(..) {
+            let channel = &mut self.by_index[index];
+            for &key in &channel.subscribers {
+                let conn = &mut self.conns[key];
+                let written = if conn.output.is_empty() { conn.stream.write(&channel.frames).unwrap_or(0) } else { 0 };
+                conn.output.extend_from_slice(&channel.frames[written..]);
+            }
+            channel.frames.clear();
         }
     }
 
+    /// Writes answers, and what the kernel did not take before.
     fn flush(&mut self, key: usize) {
-        let Some(conn) = self.conns.get_mut(key) else { return };
-        conn.dirty = false;
-        if let Ok(bytes) = conn.stream.write(&conn.output) {
-            if bytes == conn.output.len() {
-                conn.output.clear();
-            } else {
-                conn.output.drain(..bytes);
-            }
-        }
-        if conn.websocket && conn.output.is_empty() && conn.output.capacity() > 4096 {
+        let Some(conn) = self.conns.get_mut(key).filter(|conn| !conn.output.is_empty()) else { return };
+        let written = conn.stream.write(&conn.output).unwrap_or(0);
+        conn.output.drain(..written);
+        if conn.output.is_empty() && conn.output.capacity() > 4096 {
             conn.output = Vec::new();
         }
     }
