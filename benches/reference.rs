@@ -3,7 +3,8 @@
 //! joined into one write. It speaks just enough of the Pusher protocol and its HTTP
 //! API for the load generator, and checks nothing: no signature, no limits, no timeouts.
 //!
-//! `cargo run --release --example reference -- 127.0.0.1:7000`
+//! `cargo run --release --example reference -- 127.0.0.1:7000 [REDIS]`, where the second address is
+//! that of a Redis to take Laravel's events from.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -15,6 +16,7 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
 const LISTENER: Token = Token(usize::MAX);
+const REDIS: Token = Token(usize::MAX - 1);
 
 struct Conn {
     stream: TcpStream,
@@ -55,6 +57,19 @@ fn main() -> std::io::Result<()> {
     let mut server =
         Server { conns: slab::Slab::new(), channels: HashMap::new(), by_index: Vec::new(), dirty: Vec::new() };
     let mut buffer = vec![0; 64 * 1024];
+    let mut redis = match std::env::args().nth(2) {
+        None => None,
+        Some(redis) => {
+            let mut stream = std::net::TcpStream::connect(redis)?;
+            stream.write_all(b"PSUBSCRIBE *\r\n")?;
+            // Its answer; what is read later are messages only.
+            stream.read_exact(&mut [0; "*3\r\n$10\r\npsubscribe\r\n$1\r\n*\r\n:1\r\n".len()])?;
+            stream.set_nonblocking(true)?;
+            let mut stream = TcpStream::from_std(stream);
+            poll.registry().register(&mut stream, REDIS, Interest::READABLE)?;
+            Some((stream, Vec::new()))
+        }
+    };
     println!("Running on {}", listener.local_addr()?);
     loop {
         poll.poll(&mut events, None)?;
@@ -66,6 +81,15 @@ fn main() -> std::io::Result<()> {
                     let key = server.conns.insert(conn);
                     let interest = Interest::READABLE | Interest::WRITABLE;
                     poll.registry().register(&mut server.conns[key].stream, Token(key), interest)?;
+                }
+            } else if event.token() == REDIS {
+                let Some((stream, input)) = &mut redis else { continue };
+                while let Ok(bytes @ 1..) = stream.read(&mut buffer) {
+                    input.extend_from_slice(&buffer[..bytes]);
+                    server.published(input);
+                    if bytes < buffer.len() {
+                        break;
+                    }
                 }
             } else {
                 server.ready(event.token().0, &mut buffer);
@@ -148,14 +172,42 @@ impl Server {
         let event = body["name"].as_str().unwrap_or_default();
         let frame =
             frame::encode_text(&pusher::channel_event(channel, event, body["data"].as_str().unwrap_or_default()));
-        if let Some(&index) = self.channels.get(channel) {
-            let channel = &mut self.by_index[index];
-            if channel.frames.is_empty() {
-                self.dirty.push(index);
-            }
-            channel.frames.extend_from_slice(&frame);
-        }
+        self.event(channel, &frame);
         true
+    }
+
+    /// Takes all whole messages of a subscription; what is not whole stays.
+    fn published(&mut self, input: &mut Vec<u8>) {
+        let mut used = 0;
+        'messages: loop {
+            // The array's length, then four strings: kind, pattern, channel, payload.
+            let mut parts = [0..0, 0..0, 0..0, 0..0];
+            let Some((_, mut at)) = line(input, used) else { break };
+            for part in &mut parts {
+                let Some((length, start)) = line(input, at) else { break 'messages };
+                *part = start..start + length;
+                at = part.end + 2;
+            }
+            if at > input.len() {
+                break;
+            }
+            let channel = std::str::from_utf8(&input[parts[2].clone()]).unwrap_or_default();
+            if let Ok(broadcast) = laravel_echo_server::protocol::event::parse(&input[parts[3].clone()]) {
+                let text = pusher::channel_event(channel, &broadcast.event, &broadcast.data_for_pusher());
+                self.event(channel, &frame::encode_text(&text));
+            }
+            used = at;
+        }
+        input.drain(..used);
+    }
+
+    fn event(&mut self, channel: &str, frame: &[u8]) {
+        let Some(&index) = self.channels.get(channel) else { return };
+        let channel = &mut self.by_index[index];
+        if channel.frames.is_empty() {
+            self.dirty.push(index);
+        }
+        channel.frames.extend_from_slice(frame);
     }
 
     fn frame(&mut self, key: usize) -> bool {
@@ -202,4 +254,11 @@ impl Server {
             conn.output = Vec::new();
         }
     }
+}
+
+/// The number in the line at `at`, after its first byte, and where the next line begins.
+fn line(input: &[u8], at: usize) -> Option<(usize, usize)> {
+    let end = at + input.get(at..)?.windows(2).position(|window| window == b"\r\n")?;
+    let number = std::str::from_utf8(input.get(at + 1..end)?).ok()?.parse().unwrap_or(0);
+    Some((number, end + 2))
 }
