@@ -1,9 +1,10 @@
 //! The least that a server can do, as the physical limit to compare with: one epoll loop that
-//! writes a ready frame to the sockets of a channel's subscribers, several frames for one socket
-//! in one turn joined into one write. It speaks just enough of the Pusher protocol and its HTTP
+//! writes a ready frame to the sockets of a channel's subscribers, a channel's frames of one turn
+//! joined into one write. It speaks just enough of the Pusher protocol and its HTTP
 //! API for the load generator, and checks nothing: no signature, no limits, no timeouts.
 //!
-//! `cargo run --release --example reference -- 127.0.0.1:7000`
+//! `cargo run --release --example reference -- 127.0.0.1:7000 [REDIS]`, where the second address is
+//! that of a Redis to take Laravel's events from.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -15,19 +16,29 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
 const LISTENER: Token = Token(usize::MAX);
+const REDIS: Token = Token(usize::MAX - 1);
 
 struct Conn {
     stream: TcpStream,
     /// Bytes of an incomplete request; empty on a WebSocket that is idle.
     input: Vec<u8>,
     websocket: bool,
+    /// What the kernel did not take, and answers.
     output: Vec<u8>,
-    dirty: bool,
+}
+
+#[derive(Default)]
+struct Channel {
+    subscribers: Vec<usize>,
+    /// This turn's frames, one after the other: one write for each subscriber.
+    frames: Vec<u8>,
 }
 
 struct Server {
     conns: slab::Slab<Conn>,
-    channels: HashMap<String, Vec<usize>>,
+    channels: HashMap<String, usize>,
+    by_index: Vec<Channel>,
+    /// Channels with frames.
     dirty: Vec<usize>,
 }
 
@@ -43,8 +54,22 @@ fn main() -> std::io::Result<()> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(1024);
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-    let mut server = Server { conns: slab::Slab::new(), channels: HashMap::new(), dirty: Vec::new() };
+    let mut server =
+        Server { conns: slab::Slab::new(), channels: HashMap::new(), by_index: Vec::new(), dirty: Vec::new() };
     let mut buffer = vec![0; 64 * 1024];
+    let mut redis = match std::env::args().nth(2) {
+        None => None,
+        Some(redis) => {
+            let mut stream = std::net::TcpStream::connect(redis)?;
+            stream.write_all(b"PSUBSCRIBE *\r\n")?;
+            // Its answer; what is read later are messages only.
+            stream.read_exact(&mut [0; "*3\r\n$10\r\npsubscribe\r\n$1\r\n*\r\n:1\r\n".len()])?;
+            stream.set_nonblocking(true)?;
+            let mut stream = TcpStream::from_std(stream);
+            poll.registry().register(&mut stream, REDIS, Interest::READABLE)?;
+            Some((stream, Vec::new()))
+        }
+    };
     println!("Running on {}", listener.local_addr()?);
     loop {
         poll.poll(&mut events, None)?;
@@ -52,18 +77,25 @@ fn main() -> std::io::Result<()> {
             if event.token() == LISTENER {
                 while let Ok((stream, _)) = listener.accept() {
                     stream.set_nodelay(true)?;
-                    let conn = Conn { stream, input: Vec::new(), websocket: false, output: Vec::new(), dirty: false };
+                    let conn = Conn { stream, input: Vec::new(), websocket: false, output: Vec::new() };
                     let key = server.conns.insert(conn);
                     let interest = Interest::READABLE | Interest::WRITABLE;
                     poll.registry().register(&mut server.conns[key].stream, Token(key), interest)?;
+                }
+            } else if event.token() == REDIS {
+                let Some((stream, input)) = &mut redis else { continue };
+                while let Ok(bytes @ 1..) = stream.read(&mut buffer) {
+                    input.extend_from_slice(&buffer[..bytes]);
+                    server.published(input);
+                    if bytes < buffer.len() {
+                        break;
+                    }
                 }
             } else {
                 server.ready(event.token().0, &mut buffer);
             }
         }
-        for key in std::mem::take(&mut server.dirty) {
-            server.flush(key);
-        }
+        server.deliver();
     }
 }
 
@@ -72,9 +104,10 @@ impl Server {
         loop {
             let Some(conn) = self.conns.get_mut(key) else { return };
             match conn.stream.read(buffer) {
-                Ok(0) => {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Ok(0) | Err(_) => {
                     self.conns.remove(key);
-                    self.channels.values_mut().for_each(|subscribers| subscribers.retain(|other| *other != key));
+                    self.by_index.iter_mut().for_each(|channel| channel.subscribers.retain(|other| *other != key));
                     return;
                 }
                 Ok(bytes) => {
@@ -85,11 +118,9 @@ impl Server {
                         break;
                     }
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => return,
             }
         }
-        self.mark(key);
+        self.flush(key);
     }
 
     /// Handles one request or frame; false when none is complete.
@@ -141,15 +172,42 @@ impl Server {
         let event = body["name"].as_str().unwrap_or_default();
         let frame =
             frame::encode_text(&pusher::channel_event(channel, event, body["data"].as_str().unwrap_or_default()));
-        for &subscriber in self.channels.get(channel).map(Vec::as_slice).unwrap_or_default() {
-            let conn = &mut self.conns[subscriber];
-            conn.output.extend_from_slice(&frame);
-            if !conn.dirty {
-                conn.dirty = true;
-                self.dirty.push(subscriber);
-            }
-        }
+        self.event(channel, &frame);
         true
+    }
+
+    /// Takes all whole messages of a subscription; what is not whole stays.
+    fn published(&mut self, input: &mut Vec<u8>) {
+        let mut used = 0;
+        'messages: loop {
+            // The array's length, then four strings: kind, pattern, channel, payload.
+            let mut parts = [0..0, 0..0, 0..0, 0..0];
+            let Some((_, mut at)) = line(input, used) else { break };
+            for part in &mut parts {
+                let Some((length, start)) = line(input, at) else { break 'messages };
+                *part = start..start + length;
+                at = part.end + 2;
+            }
+            if at > input.len() {
+                break;
+            }
+            let channel = std::str::from_utf8(&input[parts[2].clone()]).unwrap_or_default();
+            if let Ok(broadcast) = laravel_echo_server::protocol::event::parse(&input[parts[3].clone()]) {
+                let text = pusher::channel_event(channel, &broadcast.event, &broadcast.data_for_pusher());
+                self.event(channel, &frame::encode_text(&text));
+            }
+            used = at;
+        }
+        input.drain(..used);
+    }
+
+    fn event(&mut self, channel: &str, frame: &[u8]) {
+        let Some(&index) = self.channels.get(channel) else { return };
+        let channel = &mut self.by_index[index];
+        if channel.frames.is_empty() {
+            self.dirty.push(index);
+        }
+        channel.frames.extend_from_slice(frame);
     }
 
     fn frame(&mut self, key: usize) -> bool {
@@ -165,30 +223,42 @@ impl Server {
         });
         if let Some(channel) = subscribed {
             self.conns[key].output.extend_from_slice(&frame::encode_text(&pusher::subscription_succeeded(&channel)));
-            self.channels.entry(channel).or_default().push(key);
+            let index = *self.channels.entry(channel).or_insert(self.by_index.len());
+            if index == self.by_index.len() {
+                self.by_index.push(Channel::default());
+            }
+            self.by_index[index].subscribers.push(key);
         }
         false
     }
 
-    fn mark(&mut self, key: usize) {
-        if let Some(conn) = self.conns.get_mut(key).filter(|conn| !conn.dirty && !conn.output.is_empty()) {
-            conn.dirty = true;
-            self.dirty.push(key);
+    /// Writes each channel's frames to each of its subscribers.
+    fn deliver(&mut self) {
+        for index in self.dirty.drain(..) {
+            let channel = &mut self.by_index[index];
+            for &key in &channel.subscribers {
+                let conn = &mut self.conns[key];
+                let written = if conn.output.is_empty() { conn.stream.write(&channel.frames).unwrap_or(0) } else { 0 };
+                conn.output.extend_from_slice(&channel.frames[written..]);
+            }
+            channel.frames.clear();
         }
     }
 
+    /// Writes answers, and what the kernel did not take before.
     fn flush(&mut self, key: usize) {
-        let Some(conn) = self.conns.get_mut(key) else { return };
-        conn.dirty = false;
-        if let Ok(bytes) = conn.stream.write(&conn.output) {
-            if bytes == conn.output.len() {
-                conn.output.clear();
-            } else {
-                conn.output.drain(..bytes);
-            }
-        }
-        if conn.websocket && conn.output.is_empty() && conn.output.capacity() > 4096 {
+        let Some(conn) = self.conns.get_mut(key).filter(|conn| !conn.output.is_empty()) else { return };
+        let written = conn.stream.write(&conn.output).unwrap_or(0);
+        conn.output.drain(..written);
+        if conn.output.is_empty() && conn.output.capacity() > 4096 {
             conn.output = Vec::new();
         }
     }
+}
+
+/// The number in the line at `at`, after its first byte, and where the next line begins.
+fn line(input: &[u8], at: usize) -> Option<(usize, usize)> {
+    let end = at + input.get(at..)?.windows(2).position(|window| window == b"\r\n")?;
+    let number = std::str::from_utf8(input.get(at + 1..end)?).ok()?.parse().unwrap_or(0);
+    Some((number, end + 2))
 }

@@ -32,7 +32,7 @@ use channels::{Change, Channels, Slot};
 use conn::{CLOSE_WAIT, Closing, Conn};
 use outbox::Outbox;
 
-mod channels;
+pub mod channels;
 mod conn;
 mod outbox;
 

@@ -279,7 +279,7 @@ mod tests {
             ("--source redis --presence", "--secret"),
             ("--source redis --slow 5 --connections 5", "--slow"),
             ("--source redis --burst 5 --in-flight 4", "--burst"),
-            ("--source redis --rate -1", "--rate"),
+            ("--source redis --rate=-1", "--rate"),
             ("--source redis --idle 1e9", "--idle"),
             ("--source redis --connections 0", "--connections"),
             ("--source redis --publishers 65", "--publishers"),
