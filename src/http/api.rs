@@ -44,8 +44,8 @@ pub fn verify(
     body: &[u8],
     now: SystemTime,
 ) -> Result<(), Refusal> {
-    let parameters: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-    let value = |name: &str| parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    let parameters: Vec<(Cow<str>, Cow<str>)> = form_urlencoded::parse(query.as_bytes()).collect();
+    let value = |name: &str| parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref());
     let denied = |error: &str| refusal(StatusCode::UNAUTHORIZED, error);
     let Some(signature) = value("auth_signature") else {
         return denied("auth_signature is missing: requests must be signed with the app's secret");

@@ -122,6 +122,8 @@ async fn http<S: Stream>(front: &Arc<Front>, stream: S, peer: SocketAddr) {
         .timer(TokioTimer::new())
         .header_read_timeout(front.config.limits.handshake_timeout)
         .max_buf_size(HEAD_BYTES_MAX)
+        // Answers to requests that came together go out together.
+        .pipeline_flush(true)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await;

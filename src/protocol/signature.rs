@@ -26,25 +26,29 @@ pub fn channel_text(socket_id: crate::protocol::SocketId, channel: &str, channel
 
 /// What is signed for an HTTP API request: method, path, and the parameters but `auth_signature`,
 /// keys in lowercase and in order, values decoded (protocol section 5).
-pub fn request_text(method: &str, path: &str, parameters: &[(String, String)]) -> String {
-    let mut signed: Vec<(String, &str)> = parameters
+pub fn request_text<T: AsRef<str>>(method: &str, path: &str, parameters: &[(T, T)]) -> String {
+    let lower = |key: &str| key.bytes().any(|byte| byte.is_ascii_uppercase()).then(|| key.to_lowercase());
+    let lowered: Vec<Option<String>> = parameters.iter().map(|(key, _)| lower(key.as_ref())).collect();
+    let mut signed: Vec<(&str, &str)> = parameters
         .iter()
-        .map(|(key, value)| (key.to_lowercase(), value.as_str()))
-        .filter(|(key, _)| key != "auth_signature")
+        .zip(&lowered)
+        .map(|((key, value), lowered)| (lowered.as_deref().unwrap_or(key.as_ref()), value.as_ref()))
+        .filter(|(key, _)| *key != "auth_signature")
         .collect();
-    signed.sort();
-    let pairs: Vec<String> = signed.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
-    format!("{method}\n{path}\n{}", pairs.join("&"))
+    signed.sort_unstable();
+    let mut text = String::with_capacity(256);
+    text.extend([method, "\n", path, "\n"]);
+    for (index, (key, value)) in signed.into_iter().enumerate() {
+        text.extend([if index == 0 { "" } else { "&" }, key, "=", value]);
+    }
+    text
 }
 
 /// Lowercase hex.
 pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 0xf)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
 }
 
 fn unhex(text: &str) -> Option<[u8; 32]> {
@@ -83,7 +87,7 @@ mod tests {
 
     #[test]
     fn request_texts() {
-        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let pair = |key: &'static str, value: &'static str| (key, value);
         let mut parameters = vec![
             pair("auth_signature", "ignored"),
             pair("info", "user_count"),
