@@ -80,6 +80,10 @@ impl Server {
                 Ok(bytes) => {
                     conn.input.extend_from_slice(&buffer[..bytes]);
                     while self.input(key) {}
+                    // The buffer was not filled, so there is no more: one system call is saved.
+                    if bytes < buffer.len() {
+                        break;
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(_) => return,

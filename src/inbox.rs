@@ -58,6 +58,8 @@ pub enum Control {
     Answered { conn: ConnKey, ticket: Ticket, answer: Answer },
     /// To the channel's home shard: add this member.
     Join { app: AppIndex, channel: ChannelName, member: Member, joiner: Joiner },
+    /// To the channel's home shard: send the list of members once more.
+    List { app: AppIndex, channel: ChannelName, joiner: Joiner },
     /// To the channel's home shard: this connection has left.
     Leave { app: AppIndex, channel: ChannelName, user_id: Arc<str>, socket_id: SocketId },
     /// From the home shard: the join is done; the frame is the ready `subscription_succeeded`.
@@ -178,7 +180,7 @@ impl ShardHandle {
     }
 }
 
-/// Which channels a shard has subscribers of, readable from any thread without a lock: a table
+/// Which channels a shard has subscribers of or joiners to, readable from any thread without a lock: a table
 /// of counters indexed by the channel's hash. Two channels may share a counter; then the shard
 /// is woken in vain, and never the other way round.
 pub struct Interest(Box<[AtomicU32]>);
@@ -190,12 +192,12 @@ impl Interest {
         &self.0[hash as usize & (INTEREST_SLOTS - 1)]
     }
 
-    /// The channel got its first subscriber.
+    /// The channel got its first subscriber, or one is on its way.
     pub fn add(&self, hash: u64) {
         self.slot(hash).fetch_add(1, Ordering::SeqCst);
     }
 
-    /// The channel lost its last one.
+    /// What was added has ended.
     pub fn remove(&self, hash: u64) {
         self.slot(hash).fetch_sub(1, Ordering::SeqCst);
     }

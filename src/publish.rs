@@ -49,18 +49,7 @@ impl Publisher {
         }
     }
 
-    /// For a presence channel's home: tells all shards of a member, never waiting.
-    ///
-    /// A shard says that it is interested when it handles the answer to a join, which the home
-    /// has sent just before and which may still be on its way: asked now, it would say no, and its
-    /// newest subscriber would never hear of this member. In the same queue, this comes after.
-    pub fn relay_member(&self, delivery: &Delivery) {
-        for shard in self.shards.iter() {
-            shard.tell(Control::Deliver(delivery.clone()));
-        }
-    }
-
-    /// For shards themselves (client events): never waits.
+    /// For shards themselves (client events, presence): never waits.
     pub fn relay(&self, delivery: &Delivery) {
         let hash = self.hash(delivery.app, delivery.channel.as_str());
         for shard in self.shards.iter().filter(|shard| shard.is_interested(hash)) {

@@ -182,7 +182,7 @@ async fn answer(mut asked: mpsc::UnboundedReceiver<Asked>, laravel: Laravel, pub
 }
 
 /// Every connection is a file; the usual soft limit of 1,024 is a surprise at the 1,025th.
-fn raise_file_limit() {
+pub(crate) fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {

@@ -44,7 +44,8 @@ fn write_banner(text: &mut String, config: &Config, address: SocketAddr) -> fmt:
     if config.proxy {
         // A URL needs brackets around an IPv6 address.
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-        writeln!(text, "   Proxy     on: open the application at http://{host}:{}/", address.port())?;
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        writeln!(text, "   Proxy     on: open the application at {scheme}://{host}:{}/", address.port())?;
     } else {
         writeln!(text, "   Proxy     off")?;
     }

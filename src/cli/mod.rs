@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 pub mod banner;
+pub mod bench;
 pub mod demo;
 pub mod start;
 
@@ -29,6 +30,8 @@ enum Command {
     Start(StartOptions),
     /// Shows what it does: server, application and page in one process, without Redis and Laravel.
     Demo(DemoOptions),
+    /// Measures a server of yours: connects, subscribes, publishes, and counts what arrives.
+    Bench(Box<bench::Options>),
 }
 
 /// Options of `start`.
@@ -74,6 +77,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match command {
         Command::Start(options) => start::run(&options),
         Command::Demo(DemoOptions { assets, port }) => demo::run(demo::Options { assets, port: Some(port) }),
+        Command::Bench(options) => bench::run(*options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

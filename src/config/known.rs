@@ -39,8 +39,12 @@ const USED: &[&str] = &[
     "limits.presenceMemberBytes",
     "limits.subscriptionsPerConnection",
     "port",
+    "protocol",
     "proxy",
     "shards",
+    "sslCertChainPath",
+    "sslCertPath",
+    "sslKeyPath",
 ];
 
 /// Keys of the old server, of its earlier versions and of ioredis: accepted without a word here.
@@ -84,13 +88,9 @@ const OLD: &[&str] = &[
     "databaseConfig.sqlite",
     "databaseConfig.sqlite.databasePath",
     "headers",
-    "protocol",
     "referrers",
     "secureOptions",
     "socketio",
-    "sslCertChainPath",
-    "sslCertPath",
-    "sslKeyPath",
     "sslPassphrase",
     "subscribers",
     "subscribers.http",

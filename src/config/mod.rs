@@ -164,7 +164,8 @@ pub struct Limits {
     pub event_bytes: usize,
     /// `presenceMemberBytes`: the longest `channel_data` of a presence member.
     pub presence_member_bytes: usize,
-    /// `activityTimeout`: seconds of silence after which a client is pinged, and told to ping.
+    /// `activityTimeout`: seconds of silence after which a client is told to ping; after half as many
+    /// again it is pinged.
     pub activity_timeout: Duration,
     /// `pongTimeout`: how long a pinged client may take to answer.
     pub pong_timeout: Duration,

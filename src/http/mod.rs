@@ -61,7 +61,10 @@ pub struct Front {
 impl Front {
     /// A front for these shards.
     pub fn new(config: Arc<Config>, publisher: Publisher, laravel: Laravel) -> anyhow::Result<Self> {
-        let proxy = config.proxy.then(|| Proxy::new(&config.auth)).transpose()?;
+        let proxy = config
+            .proxy
+            .then(|| Proxy::new(&config.auth, if config.tls.is_some() { "https" } else { "http" }))
+            .transpose()?;
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
         Ok(Self { config, publisher, laravel, proxy, tls, open: AtomicUsize::new(0) })
     }

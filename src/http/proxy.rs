@@ -49,6 +49,8 @@ struct Inner {
     authority: HeaderValue,
     /// Whether Laravel shall see the browser's own `Host`.
     keeps_host: bool,
+    /// How browsers reach this server: `http` or `https`.
+    scheme: &'static str,
     tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
@@ -65,7 +67,7 @@ pub enum CannotProxy {
 
 impl Proxy {
     /// The way to `auth.host`.
-    pub fn new(auth: &Auth) -> Result<Self, CannotProxy> {
+    pub fn new(auth: &Auth, scheme: &'static str) -> Result<Self, CannotProxy> {
         let mut host = auth.host.clone();
         let _ = host.set_username("");
         let _ = host.set_password(None);
@@ -99,7 +101,7 @@ impl Proxy {
         } else {
             None
         };
-        Ok(Self(Arc::new(Inner { host, authority, keeps_host, tls })))
+        Ok(Self(Arc::new(Inner { host, authority, keeps_host, scheme, tls })))
     }
 
     /// Passes a request of `peer` on and the answer back, both streaming. Never fails: what
@@ -141,7 +143,7 @@ impl Proxy {
         remove_hop_by_hop(headers);
         remove_forwarding(headers);
         headers.remove(header::EXPECT);
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(self.0.scheme));
         if let Ok(address) = HeaderValue::try_from(peer.to_canonical().to_string()) {
             headers.insert(X_FORWARDED_FOR, address);
         }

@@ -62,8 +62,10 @@ impl Member {
 pub enum Joined {
     /// The user was not there before: the others hear `member_added`.
     First,
-    /// The user was there with another socket, or this one.
+    /// The user was there with another socket.
     Again,
+    /// This very socket was there: nothing has changed.
+    Already,
 }
 
 /// The members of one channel.
@@ -77,11 +79,11 @@ impl Members {
     /// Adds a socket of a user. The same socket again changes nothing.
     pub fn join(&mut self, socket_id: SocketId, member: Member) -> Joined {
         let sockets = self.users.entry(member.user_id).or_default();
-        let joined = if sockets.is_empty() { Joined::First } else { Joined::Again };
-        if !sockets.iter().any(|(other, _)| *other == socket_id) {
-            sockets.push((socket_id, member.user_info));
+        if sockets.iter().any(|(other, _)| *other == socket_id) {
+            return Joined::Already;
         }
-        joined
+        sockets.push((socket_id, member.user_info));
+        if sockets.len() == 1 { Joined::First } else { Joined::Again }
     }
 
     /// Removes a socket of a user; true if that was the user's last.
@@ -173,7 +175,7 @@ mod tests {
         let mut members = Members::default();
         assert_eq!(members.join(socket(1), member("7", r#"{"tab":1}"#)), Joined::First);
         assert_eq!(members.join(socket(2), member("7", r#"{"tab":2}"#)), Joined::Again);
-        assert_eq!(members.join(socket(2), member("7", r#"{"tab":3}"#)), Joined::Again);
+        assert_eq!(members.join(socket(2), member("7", r#"{"tab":3}"#)), Joined::Already);
         assert_eq!(members.list(), r#"{"presence":{"count":1,"ids":["7"],"hash":{"7":{"tab":1}}}}"#);
         assert!(!members.leave(socket(1), "7"));
         assert_eq!(members.list(), r#"{"presence":{"count":1,"ids":["7"],"hash":{"7":{"tab":2}}}}"#);

@@ -111,7 +111,15 @@ pub enum Action {
         /// Who joins.
         member: Member,
     },
-    /// Tell the channel's home shard that this connection has left.
+    /// Ask the channel's home shard for the list of members once more; [`Input::Joined`] comes back.
+    List {
+        /// Comes back with the answer.
+        ticket: Ticket,
+        /// The presence channel, joined before.
+        channel: ChannelName,
+    },
+    /// Tell the channel's home shard that this connection has left. There is one for each
+    /// [`Action::Join`].
     Leave {
         /// The presence channel.
         channel: ChannelName,
@@ -150,6 +158,8 @@ pub struct Session {
     heard_at: Millis,
     pinged_at: Option<Millis>,
     client_events: Allowance,
+    /// Of subscribes: as many in a second as a connection may have in all.
+    subscribes: Allowance,
     bad_messages: u8,
 }
 
@@ -183,7 +193,8 @@ impl Session {
             next_ticket: 0,
             heard_at: now,
             pinged_at: None,
-            client_events: Allowance { left: rules.client_events_per_second, second: 0 },
+            client_events: Allowance::default(),
+            subscribes: Allowance::default(),
             bad_messages: 0,
         }
     }
@@ -219,7 +230,16 @@ impl Session {
         match ClientMessage::parse(text) {
             Ok(ClientMessage::Ping) => actions.push(Action::Send(pusher::PONG.into())),
             Ok(ClientMessage::Pong | ClientMessage::Unknown) => {}
-            Ok(ClientMessage::Subscribe(subscribe)) => self.subscribe(subscribe, rules, actions),
+            Ok(ClientMessage::Subscribe(subscribe)) => {
+                let limit = rules.subscriptions_max as u32;
+                if self.subscribes.take(limit, now) {
+                    return self.subscribe(subscribe, rules, actions);
+                }
+                let error =
+                    format!("This connection has subscribed {limit} times within a second; no more are allowed");
+                let frame = pusher::subscription_error(&subscribe.channel, "LimitReached", &error, 4009);
+                actions.push(Action::Send(frame));
+            }
             Ok(ClientMessage::Unsubscribe(channel)) => self.unsubscribe(&channel, actions),
             Ok(ClientMessage::ClientEvent { event, channel, data }) => {
                 if let Err((code, message)) = self.client_event(&event, &channel, data, rules, now, actions) {
@@ -284,11 +304,9 @@ impl Session {
         }
         match &subscription.user_id {
             None => actions.push(Action::Send(pusher::subscription_succeeded(subscription.channel.as_str()))),
-            Some(user_id) => {
-                // The home shard knows this socket: it only sends the list again.
-                let member = Member { user_id: user_id.clone(), user_info: "null".into() };
+            Some(_) => {
                 subscription.ticket = ticket;
-                actions.push(Action::Join { ticket, channel: subscription.channel.clone(), member });
+                actions.push(Action::List { ticket, channel: subscription.channel.clone() });
             }
         }
     }
@@ -394,20 +412,29 @@ impl Session {
         Ok(())
     }
 
-    fn tick(&mut self, rules: &Rules, now: Millis, actions: &mut Vec<Action>) {
+    /// Whether [`Input::Tick`] would do anything now.
+    pub fn is_due(&self, rules: &Rules, now: Millis) -> bool {
         match self.pinged_at {
-            Some(pinged_at) if now.saturating_sub(pinged_at) >= rules.pong_timeout => {
+            Some(pinged_at) => now.saturating_sub(pinged_at) >= rules.pong_timeout,
+            // The client pings by itself after this much silence; wait a little longer than it does.
+            None => now.saturating_sub(self.heard_at) >= rules.activity_timeout * 3 / 2,
+        }
+    }
+
+    fn tick(&mut self, rules: &Rules, now: Millis, actions: &mut Vec<Action>) {
+        if !self.is_due(rules, now) {
+            return;
+        }
+        match self.pinged_at {
+            Some(_) => {
                 let reason = "Pong reply not received: ping was sent to the client, but no reply was received";
                 actions.push(Action::Send(pusher::error(Some(4201), reason)));
                 actions.push(Action::Close { code: 4201, reason });
             }
-            Some(_) => {}
-            // The client pings by itself after this much silence; wait a little longer than it does.
-            None if now.saturating_sub(self.heard_at) >= rules.activity_timeout * 3 / 2 => {
+            None => {
                 self.pinged_at = Some(now);
                 actions.push(Action::Send(pusher::PING.into()));
             }
-            None => {}
         }
     }
 
@@ -509,20 +536,21 @@ fn refuse(channel: &str, kind: &str, error: String, status: u16, actions: &mut V
 }
 
 /// So many in each second.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Allowance {
-    left: u32,
-    second: Millis,
+    used: u32,
+    second: u32,
 }
 
 impl Allowance {
     fn take(&mut self, per_second: u32, now: Millis) -> bool {
-        if self.second != now / 1000 {
-            *self = Self { left: per_second, second: now / 1000 };
+        let second = (now / 1000) as u32;
+        if self.second != second {
+            *self = Self { used: 0, second };
         }
-        let taken = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        taken
+        let allowed = self.used < per_second;
+        self.used = self.used.saturating_add(1);
+        allowed
     }
 }
 

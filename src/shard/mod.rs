@@ -87,6 +87,12 @@ async fn run(index: usize, inbox: Inbox, context: Context) {
             _ = tick.tick() => shard.borrow_mut().tick(),
             () = until(stop_at) => return,
         }
+        // What shards say comes before events: a join that others have heard of is done by then.
+        while said.len() < BATCH
+            && let Ok(message) = control.try_recv()
+        {
+            said.push(message);
+        }
         if said.iter().any(|message| matches!(message, Control::Stop)) {
             stop_at = Some(tokio::time::Instant::now() + STOP_WAIT);
         }
@@ -177,6 +183,7 @@ impl Shard {
             Control::Answered { conn, ticket, answer } => self.input(conn, Input::Answered(ticket, answer)),
             Control::Joined { conn, ticket, frame } => self.input(conn, Input::Joined(ticket, frame)),
             Control::Join { app, channel, member, joiner } => self.join(app, channel, member, joiner),
+            Control::List { app, channel, joiner } => self.list(app, &channel, joiner),
             Control::Leave { app, channel, user_id, socket_id } => {
                 let key = (app, channel);
                 let Some(members) = self.homes.get_mut(&key) else { return };
@@ -186,7 +193,7 @@ impl Shard {
                 }
                 if last {
                     let text = pusher::member_removed(key.1.as_str(), &user_id);
-                    self.relay_member(key.0, key.1, &text, None);
+                    self.relay(key.0, key.1, &text, None);
                 }
             }
             Control::Stop => {
@@ -354,11 +361,20 @@ impl Shard {
                     let _ = self.context.asker.send(Asked { shard: self.index, conn: key, ticket, question });
                 }
                 Action::Join { ticket, channel, member } => {
+                    // From now on, and not only from the answer: what others send to a member that
+                    // the home has just announced comes after that answer, and must not pass us by.
+                    self.interest.add(self.context.publisher.hash(app, channel.as_str()));
                     let joiner = Joiner { shard: self.index, conn: key, ticket, socket_id };
                     let home = self.context.publisher.home(app, channel.as_str());
                     home.tell(Control::Join { app, channel, member, joiner });
                 }
+                Action::List { ticket, channel } => {
+                    let joiner = Joiner { shard: self.index, conn: key, ticket, socket_id };
+                    let home = self.context.publisher.home(app, channel.as_str());
+                    home.tell(Control::List { app, channel, joiner });
+                }
                 Action::Leave { channel, user_id } => {
+                    self.interest.remove(self.context.publisher.hash(app, channel.as_str()));
                     let home = self.context.publisher.home(app, channel.as_str());
                     home.tell(Control::Leave { app, channel, user_id, socket_id });
                 }
@@ -407,20 +423,18 @@ impl Shard {
 
     fn tick(&mut self) {
         let now = self.now();
-        let slots: Vec<(Slot, ConnKey, Option<Closing>)> = self
-            .conns
-            .iter()
-            .map(|(slot, conn)| {
-                (slot as Slot, ConnKey { slot: slot as Slot, generation: conn.generation }, conn.closing)
-            })
-            .collect();
-        for (slot, key, closing) in slots {
-            match closing {
-                Some(closing) if now >= closing.until => self.remove(slot, "no answer to the close frame"),
+        for slot in 0..self.conns.capacity() {
+            let Some(conn) = self.conns.get(slot) else { continue };
+            match conn.closing {
+                Some(closing) if now >= closing.until => self.remove(slot as Slot, "no answer to the close frame"),
                 Some(_) => {}
-                None => self.input(key, Input::Tick),
+                None if conn.session.is_due(&self.context.rules[usize::from(conn.app.0)], now) => {
+                    self.input(ConnKey { slot: slot as Slot, generation: conn.generation }, Input::Tick);
+                }
+                None => {}
             }
         }
+        self.flush();
     }
 
     // --- presence --------------------------------------------------------------------------
@@ -428,17 +442,19 @@ impl Shard {
     fn join(&mut self, app: AppIndex, channel: ChannelName, member: Member, joiner: Joiner) {
         let members = self.homes.entry((app, channel.clone())).or_default();
         let joined = members.join(joiner.socket_id, member.clone());
-        let frame = frame::encode_text(&pusher::presence_succeeded(channel.as_str(), &members.list()));
-        let shard = &self.context.publisher.shards()[joiner.shard];
-        shard.tell(Control::Joined { conn: joiner.conn, ticket: joiner.ticket, frame });
+        self.list(app, &channel, joiner);
         if joined == presence::Joined::First {
             let text = pusher::member_added(channel.as_str(), &member);
-            self.relay_member(app, channel, &text, Some(joiner.socket_id));
+            self.relay(app, channel, &text, Some(joiner.socket_id));
         }
     }
 
-    fn relay_member(&self, app: AppIndex, channel: ChannelName, text: &str, except: Option<crate::protocol::SocketId>) {
-        self.context.publisher.relay_member(&Delivery { app, channel, frame: frame::encode_text(text), except });
+    /// Sends the joiner's shard the list of members.
+    fn list(&self, app: AppIndex, channel: &ChannelName, joiner: Joiner) {
+        let Some(members) = self.homes.get(&(app, channel.clone())) else { return };
+        let frame = frame::encode_text(&pusher::presence_succeeded(channel.as_str(), &members.list()));
+        let shard = &self.context.publisher.shards()[joiner.shard];
+        shard.tell(Control::Joined { conn: joiner.conn, ticket: joiner.ticket, frame });
     }
 
     fn relay(&self, app: AppIndex, channel: ChannelName, text: &str, except: Option<crate::protocol::SocketId>) {

@@ -22,6 +22,7 @@ pub struct Server {
     child: Child,
     pub port: u16,
     http: reqwest::Client,
+    scheme: &'static str,
     _dir: tempfile::TempDir,
 }
 
@@ -62,7 +63,22 @@ impl Server {
         std::thread::spawn(move || lines.for_each(drop));
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::new();
-        Self { child, http, port: port.expect("the server said its port before it was ready"), _dir: dir }
+        Self {
+            child,
+            http,
+            scheme: "http",
+            port: port.expect("the server said its port before it was ready"),
+            _dir: dir,
+        }
+    }
+
+    /// Publishes over https from now on.
+    #[allow(dead_code)]
+    pub fn trusting(mut self, certificate: &[u8]) -> Self {
+        let certificate = reqwest::Certificate::from_der(certificate).unwrap();
+        self.http = reqwest::Client::builder().tls_certs_only([certificate]).build().unwrap();
+        self.scheme = "https";
+        self
     }
 
     pub fn pid(&self) -> u32 {
@@ -108,7 +124,7 @@ impl Server {
         let digest = signature::hex(&Md5::digest(body.as_bytes()));
         let query = format!("auth_key={KEY}&auth_timestamp={now}&auth_version=1.0&body_md5={digest}");
         let signed = signature::sign(secret, &format!("POST\n{path}\n{query}"));
-        let url = format!("http://127.0.0.1:{}{path}?{query}&auth_signature={signed}", self.port);
+        let url = format!("{}://localhost:{}{path}?{query}&auth_signature={signed}", self.scheme, self.port);
         let response = self.http.post(url).body(body.to_owned()).send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
     }

@@ -120,6 +120,7 @@ fn signatures_are_checked() {
         ":".into(),
     ] {
         let message = format!(r#"{{"event":"pusher:subscribe","data":{{"auth":"{auth}","channel":"private-c"}}}}"#);
+        client.now += 1000;
         let (kind, status, _) = refusal(&client.says(&message));
         assert_eq!((kind.as_str(), status), ("AuthError", 401), "{auth}");
     }
@@ -150,9 +151,22 @@ fn the_number_of_subscriptions_is_limited() {
     for n in 0..5 {
         client.subscribes(&format!("c{n}"));
     }
+    client.now = 1000;
     assert_eq!(refusal(&client.subscribes("c5")).1, 4009);
     client.unsubscribes("c0");
     assert_eq!(client.subscribes("c5"), succeeded("c5"));
+}
+
+/// A presence list can be long: it must not be had for the asking, again and again.
+#[test]
+fn subscribes_are_limited_in_a_second() {
+    let mut client = Client::connect();
+    for _ in 0..client.rules.subscriptions_max {
+        client.subscribes("orders");
+    }
+    assert_eq!(refusal(&client.subscribes("orders")).1, 4009);
+    client.now = 1000;
+    assert_eq!(client.subscribes("orders"), [Action::Send(pusher::subscription_succeeded("orders"))]);
 }
 
 #[test]
@@ -189,10 +203,7 @@ fn presence_joins_and_leaves() {
     client.joins("presence-a", r#"{"user_id":7,"user_info":{"name":"Ann"}}"#);
     // Again: the list once more, and nothing else.
     let ticket = match client.subscribes_signed("presence-a", Some(r#"{"user_id":8}"#)).as_slice() {
-        [Action::Join { ticket, member, .. }] => {
-            assert_eq!(member.user_id.as_ref(), "7", "the first user id stays");
-            *ticket
-        }
+        [Action::List { ticket, .. }] => *ticket,
         other => panic!("{other:?}"),
     };
     assert_eq!(
@@ -369,7 +380,8 @@ proptest! {
             match action {
                 Action::Subscribe(channel) => prop_assert!(subscribed.insert(channel.to_string())),
                 Action::Unsubscribe(channel) => prop_assert!(subscribed.remove(channel.as_str())),
-                Action::Join { channel, .. } => { joined.insert(channel.to_string()); }
+                Action::Join { channel, .. } => prop_assert!(joined.insert(channel.to_string())),
+                Action::List { channel, .. } => prop_assert!(joined.contains(channel.as_str())),
                 Action::Leave { channel, .. } => prop_assert!(joined.remove(channel.as_str())),
                 Action::Whisper { channel, .. } => prop_assert!(subscribed.contains(channel.as_str())),
                 Action::Close { .. } => prop_assert!(false, "closed"),
