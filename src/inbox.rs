@@ -7,11 +7,12 @@
 //! by the rate limit of client events.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use crossbeam_queue::ArrayQueue;
 use http::HeaderValue;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
@@ -123,7 +124,7 @@ impl std::fmt::Debug for Credentials {
 #[derive(Clone, Debug)]
 pub struct ShardHandle {
     control: mpsc::UnboundedSender<Control>,
-    events: mpsc::Sender<Delivery>,
+    events: Arc<Events>,
     interest: Arc<Interest>,
     connections: Arc<AtomicUsize>,
 }
@@ -134,7 +135,7 @@ pub struct Inbox {
     /// What others say.
     pub control: mpsc::UnboundedReceiver<Control>,
     /// Events of Redis and the HTTP API.
-    pub events: mpsc::Receiver<Delivery>,
+    pub events: Arc<Events>,
     /// For the shard to keep up to date.
     pub interest: Arc<Interest>,
     /// How many connections the shard owns, for the shard to keep up to date.
@@ -144,13 +145,13 @@ pub struct Inbox {
 /// Makes the two ends.
 pub fn inbox() -> (ShardHandle, Inbox) {
     let (control_in, control) = mpsc::unbounded_channel();
-    let (events_in, events) = mpsc::channel(EVENTS_MAX);
+    let events = Arc::new(Events::default());
     let interest = Arc::new(Interest::default());
     let connections = Arc::new(AtomicUsize::new(0));
     (
         ShardHandle {
             control: control_in,
-            events: events_in,
+            events: events.clone(),
             interest: interest.clone(),
             connections: connections.clone(),
         },
@@ -164,9 +165,14 @@ impl ShardHandle {
         let _ = self.control.send(message);
     }
 
-    /// Hands the shard an event, waiting for room.
+    /// Hands the shard an event, waiting for room. The shard is not woken by it.
     pub async fn deliver(&self, delivery: Delivery) {
-        let _ = self.events.send(delivery).await;
+        self.events.push(delivery).await;
+    }
+
+    /// Wakes the shard if it has been handed events since the last time.
+    pub fn wake(&self) {
+        self.events.wake();
     }
 
     /// Whether the shard may have subscribers of the channel with this hash.
@@ -177,6 +183,90 @@ impl ShardHandle {
     /// How many connections the shard owns.
     pub fn connections(&self) -> &AtomicUsize {
         &self.connections
+    }
+}
+
+/// The queue of events to one shard. Handing one over and waking the shard are two steps: a
+/// wake-up costs as much as a delivery, and one is enough for all that is published in one turn.
+pub struct Events {
+    queue: ArrayQueue<Delivery>,
+    /// Something was pushed since the last wake-up.
+    pushed: AtomicBool,
+    ready: Notify,
+    /// How many wait for room, and what they wait for.
+    waiting: AtomicUsize,
+    room: Notify,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self {
+            queue: ArrayQueue::new(EVENTS_MAX),
+            pushed: AtomicBool::new(false),
+            ready: Notify::new(),
+            waiting: AtomicUsize::new(0),
+            room: Notify::new(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Events ({} waiting)", self.queue.len())
+    }
+}
+
+impl Events {
+    async fn push(&self, mut delivery: Delivery) {
+        loop {
+            match self.queue.push(delivery) {
+                Ok(()) => return self.pushed.store(true, Ordering::SeqCst),
+                Err(back) => delivery = back,
+            }
+            // Full. Room that is made from here on is heard of; room made before is seen.
+            let room = self.room.notified();
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            self.pushed.store(true, Ordering::SeqCst);
+            self.wake();
+            if self.queue.is_full() {
+                room.await;
+            }
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    fn wake(&self) {
+        if self.pushed.swap(false, Ordering::SeqCst) {
+            self.ready.notify_one();
+        }
+    }
+
+    /// For the shard: waits until there are events.
+    pub async fn ready(&self) {
+        if self.queue.is_empty() {
+            self.ready.notified().await;
+        }
+    }
+
+    /// For the shard: takes up to `most` events, in order.
+    pub fn take(&self, most: usize, into: &mut Vec<Delivery>) {
+        into.extend(std::iter::from_fn(|| self.queue.pop()).take(most));
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.room.notify_waiters();
+        }
+    }
+
+    /// For tests: waits for the next event. It needs no wake-up.
+    #[doc(hidden)]
+    pub async fn next(&self) -> Delivery {
+        loop {
+            let mut one = Vec::new();
+            self.take(1, &mut one);
+            match one.pop() {
+                Some(delivery) => return delivery,
+                None => tokio::task::yield_now().await,
+            }
+        }
     }
 }
 

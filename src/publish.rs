@@ -3,6 +3,8 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use crate::inbox::{AppIndex, Control, Delivery, ShardHandle};
 
 /// Puts deliveries into the shards' inboxes. A clone shares everything.
@@ -10,12 +12,13 @@ use crate::inbox::{AppIndex, Control, Delivery, ShardHandle};
 pub struct Publisher {
     shards: Arc<[ShardHandle]>,
     hasher: RandomState,
+    published: Arc<Notify>,
 }
 
 impl Publisher {
     /// A publisher to these shards.
     pub fn new(shards: Vec<ShardHandle>) -> Self {
-        Self { shards: shards.into(), hasher: RandomState::new() }
+        Self { shards: shards.into(), hasher: RandomState::new(), published: Arc::default() }
     }
 
     /// All shards, in the order of their index.
@@ -46,6 +49,20 @@ impl Publisher {
         let hash = self.hash(delivery.app, delivery.channel.as_str());
         for shard in self.shards.iter().filter(|shard| shard.is_interested(hash)) {
             shard.deliver(delivery.clone()).await;
+        }
+        self.published.notify_one();
+    }
+
+    /// Runs beside the sources and wakes the shards that were handed events, after the sources
+    /// have done what they could do at once: so a burst wakes a shard once, and a lone event as
+    /// soon as the source waits for the next.
+    pub async fn wake_shards(self) {
+        loop {
+            self.published.notified().await;
+            tokio::task::yield_now().await;
+            for shard in self.shards.iter() {
+                shard.wake();
+            }
         }
     }
 

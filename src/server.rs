@@ -64,6 +64,7 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
             .collect::<Result<Vec<_>, _>>()
             .context("the threads could not be started")?;
         drop(context);
+        tokio::spawn(publisher.clone().wake_shards());
 
         let prefix = match &config.redis.key_prefix {
             Some(prefix) => Prefix::configured(prefix.clone()),

@@ -281,7 +281,7 @@ impl World {
     }
 
     async fn delivery(&mut self) -> Delivery {
-        timeout(PATIENCE, self.inbox.events.recv()).await.unwrap().unwrap()
+        timeout(PATIENCE, self.inbox.events.next()).await.unwrap()
     }
 }
 

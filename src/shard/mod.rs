@@ -73,7 +73,7 @@ pub fn spawn(index: usize, inbox: Inbox, context: Context) -> io::Result<std::th
 }
 
 async fn run(index: usize, inbox: Inbox, context: Context) {
-    let Inbox { mut control, mut events, interest, connections } = inbox;
+    let Inbox { mut control, events, interest, connections } = inbox;
     let shard = Rc::new_cyclic(|this| RefCell::new(Shard::new(index, context, interest, connections, this.clone())));
     let mut said = Vec::with_capacity(BATCH);
     let mut deliveries = Vec::with_capacity(BATCH);
@@ -83,7 +83,7 @@ async fn run(index: usize, inbox: Inbox, context: Context) {
     loop {
         tokio::select! {
             _ = control.recv_many(&mut said, BATCH) => {}
-            _ = events.recv_many(&mut deliveries, BATCH) => {}
+            () = events.ready() => {}
             _ = tick.tick() => shard.borrow_mut().tick(),
             () = until(stop_at) => return,
         }
@@ -93,6 +93,7 @@ async fn run(index: usize, inbox: Inbox, context: Context) {
         {
             said.push(message);
         }
+        events.take(BATCH, &mut deliveries);
         if said.iter().any(|message| matches!(message, Control::Stop)) {
             stop_at = Some(tokio::time::Instant::now() + STOP_WAIT);
         }
@@ -486,12 +487,21 @@ impl Shard {
                     joined.freeze()
                 }
             };
+            // All that there is for anybody in this turn is written here and now, while the
+            // connection is at hand; else each outbox is written once, at the turn's end.
+            let is_all = run == batch.len() && self.dirty.is_empty();
             for slot in self.channels.subscribers(first.app, &first.channel) {
                 let conn = &mut self.conns[slot as usize];
                 if first.except == Some(conn.socket_id) {
                     continue;
                 }
-                conn.outbox.push(piece.clone());
+                if is_all && conn.tls.is_none() && !conn.draining {
+                    if conn.outbox.push_through(&piece, &conn.stream) {
+                        continue;
+                    }
+                } else {
+                    conn.outbox.push(piece.clone());
+                }
                 if !conn.dirty {
                     conn.dirty = true;
                     self.dirty.push(slot);

@@ -31,6 +31,25 @@ impl Outbox {
         self.frames.push_back(frame);
     }
 
+    /// Writes a frame at once if nothing waits before it; what the kernel refuses is kept.
+    /// False: something waits, and [`Outbox::flush`] must follow.
+    pub fn push_through(&mut self, frame: &Bytes, stream: &TcpStream) -> bool {
+        if self.frames.is_empty() {
+            match stream.try_write(frame) {
+                Ok(written) if written == frame.len() => return true,
+                Ok(written) => {
+                    self.push(frame.clone());
+                    self.advance(written);
+                    return false;
+                }
+                // An error is met again by the flush that follows.
+                Err(_) => {}
+            }
+        }
+        self.push(frame.clone());
+        false
+    }
+
     /// Bytes that wait.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -185,6 +204,40 @@ mod tests {
         }
         assert!(refused > 0);
         assert_eq!(outbox.bytes(), 0);
+        drop(server);
+        assert_eq!(reader.await.unwrap(), expected);
+    }
+
+    /// The same, pushed through: each frame is written at once as long as nothing waits.
+    #[tokio::test]
+    async fn pushing_through_keeps_the_order() {
+        let (server, mut client) = pair().await;
+        let mut outbox = Outbox::default();
+        let reader = tokio::spawn(async move {
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).await.unwrap();
+            all
+        });
+        let mut expected = Vec::new();
+        let (mut through, mut waited) = (0, 0);
+        for n in 0..2000usize {
+            let frame = Bytes::from(vec![n as u8; 1 + (n * 7919) % 3000]);
+            expected.extend_from_slice(&frame);
+            if outbox.push_through(&frame, &server) {
+                through += 1;
+            } else {
+                waited += 1;
+            }
+            if n % 50 == 0 {
+                while !outbox.flush(&server, None).unwrap() {
+                    server.writable().await.unwrap();
+                }
+            }
+        }
+        while !outbox.flush(&server, None).unwrap() {
+            server.writable().await.unwrap();
+        }
+        assert!(through > 0 && waited > 0, "{through} {waited}");
         drop(server);
         assert_eq!(reader.await.unwrap(), expected);
     }
