@@ -9,13 +9,14 @@ import { Recorder, within } from './waiting.mjs';
 /** What runs now; the logs of these are shown when a test fails. */
 const running = new Set();
 
+/** Temporary folders that are to be gone at the end, also those of programs that did not start. */
+const folders = new Set();
+
 // A test that throws half-way, or is ended from outside, leaves nothing behind.
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP']) process.on(signal, () => process.exit(1));
 process.on('exit', () => {
-  for (const component of running) {
-    component.kill('SIGTERM');
-    rmSync(component.dir, { recursive: true, force: true });
-  }
+  for (const component of running) component.kill('SIGTERM');
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
 });
 
 export class Component {
@@ -28,6 +29,7 @@ export class Component {
   constructor(name, { prefix = name } = {}) {
     this.name = name;
     this.dir = mkdtempSync(join(tmpdir(), `les-${prefix}-`));
+    folders.add(this.dir);
   }
 
   run(command, args, { env = {}, cwd = this.dir } = {}) {

@@ -56,7 +56,8 @@ export async function post(base, path, { token, socketId, body = {}, headers = {
 export async function signIn(base, { email }) {
   const jar = new Map();
   const keep = (response) => {
-    for (const cookie of response.headers.getSetCookie()) {
+    // Debian 12's Node has no getSetCookie; a comma within a cookie is that of its date.
+    for (const cookie of response.headers.get('set-cookie').split(/, (?=[\w-]+=)/)) {
       const [, name, value] = /^([^=]+)=([^;]*)/.exec(cookie);
       jar.set(name, value);
     }

@@ -1,17 +1,19 @@
-// A real nginx in front of Laravel, with the project's example in its server block.
+// A real nginx in front of Laravel, with the project's examples in its server block.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Component, freePort } from './component.mjs';
 
-const EXAMPLE = new URL('../../../examples/nginx/broadcasting-auth.conf', import.meta.url);
+const EXAMPLES = new URL('../../../examples/nginx/', import.meta.url);
 
 export async function startNginx({ laravel, server }) {
   const nginx = new Component('nginx');
   nginx.port = await freePort();
   nginx.url = `http://127.0.0.1:${nginx.port}`;
-  const example = readFileSync(EXAMPLE, 'utf8');
-  if (!example.includes('127.0.0.1:6001')) throw new Error('the example does not lead to 127.0.0.1:6001');
-  writeFileSync(join(nginx.dir, 'broadcasting-auth.conf'), example.replaceAll('127.0.0.1:6001', `127.0.0.1:${server.port}`));
+  for (const name of ['broadcasting-auth.conf', 'websocket.conf']) {
+    const example = readFileSync(new URL(name, EXAMPLES), 'utf8');
+    if (!example.includes('127.0.0.1:6001')) throw new Error(`${name} does not lead to 127.0.0.1:6001`);
+    writeFileSync(join(nginx.dir, name), example.replaceAll('127.0.0.1:6001', `127.0.0.1:${server.port}`));
+  }
   const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((name) => `${name}_temp_path ${nginx.dir}/${name};`).join(' ');
   writeFileSync(join(nginx.dir, 'nginx.conf'), `
     daemon off; pid ${nginx.dir}/pid; worker_processes 1; error_log stderr notice;
@@ -25,6 +27,7 @@ export async function startNginx({ laravel, server }) {
           proxy_set_header Host $http_host;
         }
         include ${nginx.dir}/broadcasting-auth.conf;
+        include ${nginx.dir}/websocket.conf;
       }
     }`);
   nginx.run('nginx', ['-e', 'stderr', '-p', nginx.dir, '-c', join(nginx.dir, 'nginx.conf')], { env: { PATH: `${process.env.PATH}:/usr/sbin` } });
