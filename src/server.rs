@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::auth::Asked;
@@ -86,9 +87,10 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
         let (stop, stopped) = watch::channel(false);
         let front = Arc::new(Front::new(config.clone(), publisher.clone(), laravel)?);
         let serving = tokio::spawn(http::serve(listener, front, stopped));
+        let mut signals = Signals::listen().context("signals cannot be listened to")?;
         ready(address);
 
-        let signal = signal().await?;
+        let signal = signals.next().await;
         tracing::info!("{signal}: closing all connections; clients will reconnect");
         let _ = stop.send(true);
         let _ = serving.await;
@@ -119,6 +121,9 @@ fn listen(config: &Config) -> anyhow::Result<TcpListener> {
             std::io::ErrorKind::AddrNotAvailable => "this machine has no such address; see \"host\"",
             _ => "see \"host\" and \"port\"",
         };
+        let error = error.to_string();
+        // Rust adds the number of the error, which says nothing more.
+        let error = error.split(" (os error").next().unwrap_or_default();
         anyhow::anyhow!("cannot listen on {wanted} port {}: {error}; {hint} in {}", config.port, config.path.display())
     };
     let addresses: Vec<SocketAddr> = match &config.host {
@@ -194,12 +199,22 @@ pub(crate) fn raise_file_limit() {
     }
 }
 
-async fn signal() -> anyhow::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(tokio::select! {
-        _ = interrupt.recv() => "SIGINT",
-        _ = terminate.recv() => "SIGTERM",
-    })
+/// The signals that end the server.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// From now on they no longer end the process by themselves.
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
 }
