@@ -20,6 +20,7 @@ mod options;
 mod phases;
 mod process;
 mod progress;
+mod publish;
 mod report;
 mod socket;
 mod wire;
@@ -66,6 +67,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         trouble: load.account.trouble(),
         closes: load.counts.closes,
         stalled_closed: load.counts.stalled_closed,
+        unannounced: load.counts.unannounced,
         nobody_listens: load.counts.nobody_listens,
     };
     let text = if options.json { format!("{:#}\n", report.json()) } else { report.text() };

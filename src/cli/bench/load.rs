@@ -4,19 +4,19 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::mem;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use mio::{Events, Interest, Poll, Token};
 
 use super::account::{Account, Histogram};
-use super::options::{Dialect, Plan, Source};
+use super::options::{Dialect, Plan};
 use super::socket::{Conn, Got, Pipe, Publisher, READ_BYTES, Stage};
-use super::wire::{self, Api, Filler, Reply, Stamp};
+use super::wire::{self, Api, Filler, Stamp};
 use crate::protocol::signature;
 
 /// Tokens from here on are publishers'.
-const PUBLISHERS: usize = 1 << 40;
+pub(super) const PUBLISHERS: usize = 1 << 40;
 
 /// Socket.IO clients ping; the server gives up after 45 s of silence.
 const PING_EVERY: Duration = Duration::from_secs(20);
@@ -30,8 +30,12 @@ pub struct Counts {
     pub member_added: u64,
     /// `member_removed` that arrived.
     pub member_removed: u64,
+    /// `member_added` that were missing (or too many) when all had subscribed.
+    pub unannounced: u64,
     /// Events that Redis gave to nobody.
     pub nobody_listens: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
     /// By close code (1006: none was seen): how many, and the first one's reason.
     pub closes: BTreeMap<u16, (u64, String)>,
     /// Stalled readers that were closed.
@@ -50,16 +54,16 @@ pub struct Load<'a> {
     pub counts: Counts,
     pub(super) conns: Vec<Conn>,
     pub(super) publishers: Vec<Publisher>,
-    poll: Poll,
+    pub(super) poll: Poll,
     events: Option<Events>,
     buffer: Vec<u8>,
-    body: Vec<u8>,
+    pub(super) body: Vec<u8>,
     started: Instant,
     pinged_at: Instant,
-    run: u16,
-    channels: Vec<String>,
-    filler: Filler,
-    api: Api,
+    pub(super) run: u16,
+    pub(super) channels: Vec<String>,
+    pub(super) filler: Filler,
+    pub(super) api: Api,
 }
 
 impl<'a> Load<'a> {
@@ -126,21 +130,6 @@ impl<'a> Load<'a> {
         Ok(())
     }
 
-    /// Opens the publishers' connections.
-    pub fn open_publishers(&mut self) -> anyhow::Result<()> {
-        for number in 0..self.plan.options.publishers as usize {
-            let no_socket = || format!("publisher {number} cannot reach {}", self.plan.publish_to);
-            let mut pipe = Pipe::connect(self.plan.publish_to, None, false).with_context(no_socket)?;
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            self.poll
-                .registry()
-                .register(&mut pipe.stream, Token(PUBLISHERS + number), interest)
-                .with_context(no_socket)?;
-            self.publishers.push(Publisher { pipe, awaiting: 0 });
-        }
-        Ok(())
-    }
-
     fn is_joiner(&self, index: usize) -> bool {
         index >= self.plan.options.connections as usize
     }
@@ -158,11 +147,6 @@ impl<'a> Load<'a> {
     /// A moment as the stamps have it.
     pub fn stamp_of(&self, moment: Instant) -> u64 {
         moment.saturating_duration_since(self.started).as_nanos() as u64
-    }
-
-    /// Events that publishers wait for an answer to.
-    pub fn awaiting(&self) -> u64 {
-        self.publishers.iter().map(|publisher| publisher.awaiting).sum()
     }
 
     /// Waits until something happens, or for so long, and handles it.
@@ -225,6 +209,8 @@ impl<'a> Load<'a> {
         let mut buffer = mem::take(&mut self.buffer);
         for index in 0..self.conns.len() {
             if mem::take(&mut self.conns[index].stalled) {
+                // With the small buffer, megabytes would take their time.
+                let _ = socket2::SockRef::from(&self.conns[index].pipe.stream).set_recv_buffer_size(READ_BYTES);
                 self.read(index, &mut buffer)?;
             }
         }
@@ -234,6 +220,7 @@ impl<'a> Load<'a> {
 
     fn received(&mut self, index: usize, bytes: &[u8]) -> anyhow::Result<()> {
         let now = self.now();
+        self.counts.bytes += bytes.len() as u64;
         let mut partial = mem::take(&mut self.conns[index].pipe.partial);
         if partial.is_empty() {
             let used = self.frames(index, bytes, now)?;
@@ -425,69 +412,6 @@ impl<'a> Load<'a> {
             self.counts.stalled_closed += 1;
         }
         self.account.closed(index);
-        Ok(())
-    }
-
-    /// Gives one event to a publisher; [`Load::flush_publishers`] sends it.
-    pub fn publish(&mut self, channel: u32, publisher: usize, sent_at: u64) {
-        let sequence = self.account.publish(channel, publisher);
-        let stamp = Stamp { run: self.run, channel, publisher: publisher as u8, sequence, sent_at };
-        let name = &self.channels[channel as usize];
-        let chosen = &mut self.publishers[publisher];
-        chosen.awaiting += 1;
-        match self.plan.options.source {
-            Source::Http => self.filler.push_request(chosen.pipe.out(), &self.api, name, &stamp, &mut self.body),
-            Source::Redis => {
-                let name = format!("{}{name}", self.plan.options.redis_prefix);
-                self.filler.push_publish(chosen.pipe.out(), &name, &stamp, &mut self.body);
-            }
-        }
-    }
-
-    /// Sends what publishers have.
-    pub fn flush_publishers(&mut self) -> anyhow::Result<()> {
-        for publisher in &mut self.publishers {
-            publisher.pipe.flush().context("a publisher's connection broke")?;
-        }
-        Ok(())
-    }
-
-    /// Signatures are of the present.
-    pub fn renew_timestamp(&mut self) {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        self.api.timestamp = now.map_or(0, |since| since.as_secs());
-    }
-
-    fn publisher_ready(&mut self, number: usize, buffer: &mut [u8]) -> anyhow::Result<()> {
-        let publisher = &mut self.publishers[number];
-        publisher.pipe.flush().with_context(|| format!("publisher {number} cannot reach {}", self.plan.publish_to))?;
-        loop {
-            let got = publisher.pipe.read(buffer).context("a publisher's connection broke")?;
-            let (Got::More(bytes) | Got::Last(bytes)) = got else {
-                bail!("the server closed publisher {number}'s connection");
-            };
-            publisher.pipe.partial.extend_from_slice(&buffer[..bytes]);
-            if matches!(got, Got::Last(_)) {
-                break;
-            }
-        }
-        let mut used = 0;
-        loop {
-            let input = &publisher.pipe.partial[used..];
-            let reply = match self.plan.options.source {
-                Source::Http => wire::response(input),
-                Source::Redis => wire::redis_reply(input),
-            };
-            let Some((reply, bytes)) = reply else { break };
-            used += bytes;
-            publisher.awaiting = publisher.awaiting.saturating_sub(1);
-            match reply {
-                Reply::Taken => {}
-                Reply::NobodyListens => self.counts.nobody_listens += 1,
-                Reply::Refused(words) => bail!("an event was refused: {words}"),
-            }
-        }
-        publisher.pipe.partial.drain(..used);
         Ok(())
     }
 }

@@ -35,6 +35,8 @@ pub struct Report<'a> {
     pub closes: BTreeMap<u16, (u64, String)>,
     /// Stalled readers that were closed.
     pub stalled_closed: u64,
+    /// `member_added` that were missing when all had subscribed.
+    pub unannounced: u64,
     /// Events that Redis gave to nobody.
     pub nobody_listens: u64,
 }
@@ -64,7 +66,7 @@ impl Report<'_> {
             (sum.out_of_order, "out of order"),
             (self.totals.strays, "where they do not belong"),
             (self.closed(), "connections closed by the server"),
-            (joins, "member_added too few or too many"),
+            (self.unannounced + joins, "member_added too few or too many"),
             (leaves, "member_removed too few or too many"),
         ]
         .into_iter()
@@ -126,7 +128,7 @@ impl Report<'_> {
             "total": {
                 "events": self.totals.events, "expected": self.totals.expected, "received": self.totals.received,
                 "lost": sum.lost, "doubled": sum.doubled, "out_of_order": sum.out_of_order,
-                "strays": self.totals.strays, "nobody_listens": self.nobody_listens,
+                "strays": self.totals.strays, "unannounced": self.unannounced, "nobody_listens": self.nobody_listens,
             },
             "channels_in_trouble": self.trouble.len(), "trouble": channels,
             "measured": {
