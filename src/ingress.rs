@@ -91,7 +91,9 @@ impl Ingress {
                 continue;
             }
             let data = data.get_or_insert_with(|| broadcast.data_for_pusher());
-            let frame = frame::encode_text(&pusher::channel_event(name, &broadcast.event, data));
+            let frame = frame::build_text(pusher::channel_event_bytes(name, &broadcast.event, data), |text| {
+                pusher::push_channel_event(text, name, &broadcast.event, data);
+            });
             if frame.len() > self.frame_bytes_max {
                 self.ignored.note(Ignorable::OverOutbox(frame.len(), self.frame_bytes_max), name.as_bytes());
                 continue;

@@ -235,15 +235,25 @@ pub fn client_event(channel: &str, event: &str, data: Option<&str>, user_id: Opt
 /// An event of the application's. `data` is put on the wire as a JSON *string* whose content is
 /// `data`, byte for byte (protocol section 9).
 pub fn channel_event(channel: &str, event: &str, data: &str) -> String {
-    let mut text = String::with_capacity(channel.len() + event.len() + data.len() + data.len() / 8 + 48);
-    text.push_str(r#"{"event":"#);
-    push_json_string(&mut text, event);
-    text.push_str(r#","channel":"#);
-    push_json_string(&mut text, channel);
-    text.push_str(r#","data":"#);
-    push_json_string(&mut text, data);
-    text.push('}');
+    let mut text = String::with_capacity(channel_event_bytes(channel, event, data));
+    push_channel_event(&mut text, channel, event, data);
     text
+}
+
+/// About how long [`push_channel_event`] makes a text.
+pub fn channel_event_bytes(channel: &str, event: &str, data: &str) -> usize {
+    channel.len() + event.len() + data.len() + data.len() / 4 + 48
+}
+
+/// Appends what [`channel_event`] gives.
+pub fn push_channel_event(text: &mut String, channel: &str, event: &str, data: &str) {
+    text.push_str(r#"{"event":"#);
+    push_json_string(text, event);
+    text.push_str(r#","channel":"#);
+    push_json_string(text, channel);
+    text.push_str(r#","data":"#);
+    push_json_string(text, data);
+    text.push('}');
 }
 
 fn internal(event: &str, channel: &str, data: &str) -> String {

@@ -14,7 +14,8 @@ pub type Slot = u32;
 /// The shard's subscribers by channel.
 #[derive(Debug, Default)]
 pub struct Channels {
-    by_name: HashMap<(AppIndex, ChannelName), u32>,
+    /// For each app.
+    by_name: Vec<HashMap<ChannelName, u32>>,
     channels: Slab<Channel>,
     /// For each connection slot, where it sits.
     seats: Vec<Vec<Seat>>,
@@ -53,14 +54,13 @@ pub enum Change {
 impl Channels {
     /// Enters a connection that is not in the channel yet.
     pub fn subscribe(&mut self, app: AppIndex, name: &ChannelName, slot: Slot) -> Change {
-        let id = match self.by_name.get(&(app, name.clone())) {
-            Some(id) => *id,
-            None => {
-                let id = self.channels.insert(Channel { app, name: name.clone(), subscribers: Vec::new() }) as u32;
-                self.by_name.insert((app, name.clone()), id);
-                id
-            }
-        };
+        if self.by_name.len() <= usize::from(app.0) {
+            self.by_name.resize_with(usize::from(app.0) + 1, HashMap::new);
+        }
+        let channels = &mut self.channels;
+        let id = *self.by_name[usize::from(app.0)]
+            .entry(name.clone())
+            .or_insert_with(|| channels.insert(Channel { app, name: name.clone(), subscribers: Vec::new() }) as u32);
         if self.seats.len() <= slot as usize {
             self.seats.resize_with(slot as usize + 1, Vec::new);
         }
@@ -73,7 +73,7 @@ impl Channels {
 
     /// Takes a connection out of a channel.
     pub fn unsubscribe(&mut self, app: AppIndex, name: &ChannelName, slot: Slot) -> Change {
-        let Some(&id) = self.by_name.get(&(app, name.clone())) else { return Change::None };
+        let Some(id) = self.id(app, name) else { return Change::None };
         let seats = self.seats.get(slot as usize).map(Vec::as_slice).unwrap_or_default();
         let Some(index) = seats.iter().position(|seat| seat.channel == id) else { return Change::None };
         self.vacate(slot, index);
@@ -81,16 +81,19 @@ impl Channels {
         if !channel.subscribers.is_empty() {
             return Change::None;
         }
-        self.by_name.remove(&(channel.app, channel.name.clone()));
+        self.by_name[usize::from(channel.app.0)].remove(&channel.name);
         self.channels.remove(id as usize);
         Change::Edge
     }
 
     /// The slots of a channel's subscribers.
     pub fn subscribers(&self, app: AppIndex, name: &ChannelName) -> impl Iterator<Item = Slot> + '_ {
-        let id = self.by_name.get(&(app, name.clone()));
-        let channel = id.map(|id| &self.channels[*id as usize]);
+        let channel = self.id(app, name).map(|id| &self.channels[id as usize]);
         channel.into_iter().flat_map(|channel| channel.subscribers.iter().map(|subscriber| subscriber.slot))
+    }
+
+    fn id(&self, app: AppIndex, name: &ChannelName) -> Option<u32> {
+        self.by_name.get(usize::from(app.0))?.get(name).copied()
     }
 
     /// Removes a seat from both tables; whoever is moved into its place is told.

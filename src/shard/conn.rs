@@ -19,32 +19,36 @@ use crate::ws::frame::Decoder;
 pub const CLOSE_WAIT: Millis = 5_000;
 
 /// A connection's state; its shard is the one owner.
+///
+/// What a delivery looks at stands first and together: among thousands of connections each
+/// piece of memory that is looked at is far away, and costs as much as the rest of the work.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Conn {
-    /// See [`ConnKey::generation`].
-    pub generation: u32,
-    /// The app that it connected to.
-    pub app: AppIndex,
     /// Its id.
     pub socket_id: SocketId,
     /// Shared with the tasks that wait for it, never written by them.
     pub stream: Rc<TcpStream>,
     /// Its TLS session, where it has one.
     pub tls: Option<Box<ServerConnection>>,
-    /// The protocol's view.
-    pub session: Session,
-    /// Bytes in.
-    pub decoder: Decoder,
-    /// Bytes out.
-    pub outbox: Outbox,
-    /// For asking Laravel.
-    pub credentials: Arc<Credentials>,
+    /// See [`ConnKey::generation`].
+    pub generation: u32,
+    /// The app that it connected to.
+    pub app: AppIndex,
     /// Is on the shard's list of those to be flushed at the end of this turn.
     pub dirty: bool,
     /// The kernel took no more; [`drain`] waits until it does.
     pub draining: bool,
+    /// Bytes out.
+    pub outbox: Outbox,
     /// A close frame is on its way; nothing else is sent any more.
     pub closing: Option<Closing>,
+    /// The protocol's view.
+    pub session: Session,
+    /// Bytes in.
+    pub decoder: Decoder,
+    /// For asking Laravel.
+    pub credentials: Arc<Credentials>,
 }
 
 impl Conn {

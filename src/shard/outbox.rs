@@ -6,6 +6,8 @@ use std::io::{self, IoSlice, Write};
 
 use bytes::Bytes;
 use rustls::ServerConnection;
+use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// Frames that go out in one system call.
@@ -35,7 +37,7 @@ impl Outbox {
     /// False: something waits, and [`Outbox::flush`] must follow.
     pub fn push_through(&mut self, frame: &Bytes, stream: &TcpStream) -> bool {
         if self.frames.is_empty() {
-            match stream.try_write(frame) {
+            match send(stream, frame) {
                 Ok(written) if written == frame.len() => return true,
                 Ok(written) => {
                     self.push(frame.clone());
@@ -83,7 +85,7 @@ impl Outbox {
     fn flush_plain(&mut self, stream: &TcpStream) -> io::Result<bool> {
         while let Some(first) = self.frames.front() {
             let result = if self.frames.len() == 1 {
-                stream.try_write(&first[self.written..])
+                send(stream, &first[self.written..])
             } else {
                 let mut slices = [IoSlice::new(&[]); SLICES_MAX];
                 let count = self.frames.len().min(SLICES_MAX);
@@ -126,6 +128,17 @@ impl Outbox {
         if self.frames.capacity() > SLICES_MAX {
             self.frames = VecDeque::new();
         }
+    }
+}
+
+/// Writes without asking tokio first whether the socket is writable: it nearly always is, and
+/// the question costs a look at memory that is far away. A refusal is told to tokio.
+fn send(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    match SockRef::from(stream).send(bytes) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            stream.try_io(Interest::WRITABLE, || Err(io::ErrorKind::WouldBlock.into()))
+        }
+        result => result,
     }
 }
 

@@ -21,6 +21,21 @@ pub fn encode_text(text: &str) -> Bytes {
     encode(TEXT, text.as_bytes())
 }
 
+/// A text message whose text `write` appends to the buffer it is given: made in one piece, where
+/// [`encode_text`] would copy a text that is made only to be sent. `bytes` is about its length.
+pub fn build_text(bytes: usize, write: impl FnOnce(&mut String)) -> Bytes {
+    // Room for the longest header; the real one is put right before the text.
+    const ROOM: &str = "\0\0\0\0\0\0\0\0\0\0";
+    let mut buffer = String::with_capacity(ROOM.len() + bytes);
+    buffer.push_str(ROOM);
+    write(&mut buffer);
+    let mut frame = buffer.into_bytes();
+    let (header, header_bytes) = header_of(TEXT, frame.len() - ROOM.len());
+    let start = ROOM.len() - header_bytes;
+    frame[start..ROOM.len()].copy_from_slice(&header[..header_bytes]);
+    Bytes::from(frame).slice(start..)
+}
+
 /// The answer to a ping.
 pub fn encode_pong(payload: &[u8]) -> Bytes {
     encode(PONG, payload)
@@ -39,21 +54,33 @@ pub fn encode_close(code: u16, reason: &str) -> Bytes {
 }
 
 fn encode(opcode: u8, payload: &[u8]) -> Bytes {
-    let mut frame = Vec::with_capacity(payload.len() + 10);
-    frame.push(FIN | opcode);
-    match payload.len() {
-        length @ 0..126 => frame.push(length as u8),
-        length @ 126..=0xffff => {
-            frame.push(126);
-            frame.extend_from_slice(&(length as u16).to_be_bytes());
-        }
-        length => {
-            frame.push(127);
-            frame.extend_from_slice(&(length as u64).to_be_bytes());
-        }
-    }
+    let (header, header_bytes) = header_of(opcode, payload.len());
+    let mut frame = Vec::with_capacity(header_bytes + payload.len());
+    frame.extend_from_slice(&header[..header_bytes]);
     frame.extend_from_slice(payload);
     Bytes::from(frame)
+}
+
+/// A server's frame header, and how long it is.
+fn header_of(opcode: u8, payload_bytes: usize) -> ([u8; 10], usize) {
+    let mut header = [0; 10];
+    header[0] = FIN | opcode;
+    match payload_bytes {
+        length @ 0..126 => {
+            header[1] = length as u8;
+            (header, 2)
+        }
+        length @ 126..=0xffff => {
+            header[1] = 126;
+            header[2..4].copy_from_slice(&(length as u16).to_be_bytes());
+            (header, 4)
+        }
+        length => {
+            header[1] = 127;
+            header[2..].copy_from_slice(&(length as u64).to_be_bytes());
+            (header, 10)
+        }
+    }
 }
 
 /// What a client said.
@@ -320,6 +347,10 @@ mod tests {
         assert_eq!(encode_text("hi").as_ref(), b"\x81\x02hi");
         assert_eq!(encode_text(&"x".repeat(126))[..4], [0x81, 126, 0, 126]);
         assert_eq!(encode_text(&"x".repeat(65_536))[..10], [0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
+        for length in [0, 1, 125, 126, 65_535, 65_536] {
+            let text = "x".repeat(length);
+            assert_eq!(build_text(7, |buffer| buffer.push_str(&text)), encode_text(&text));
+        }
         assert_eq!(encode_close(4001, "no").as_ref(), b"\x88\x04\x0f\xa1no");
         let cut = encode_close(1000, &"é".repeat(100));
         assert_eq!(cut.len(), 2 + 2 + 122);
