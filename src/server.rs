@@ -13,7 +13,7 @@ use crate::auth::Asked;
 use crate::auth::callback::Laravel;
 use crate::config::Config;
 use crate::http::{self, Front};
-use crate::inbox::{self, AppIndex, Control};
+use crate::inbox::{self, AppIndex, Control, Inbox};
 use crate::ingress::{self, Ingress};
 use crate::protocol::prefix::Prefix;
 use crate::protocol::session::Rules;
@@ -38,16 +38,21 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
     let _ = rustls::crypto::ring::default_provider().install_default();
     raise_file_limit();
     let config = Arc::new(config);
-    let front = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.shards)
-        .thread_name("front")
-        .enable_all()
-        .build()
-        .context("the threads could not be started")?;
     let (handles, inboxes): (Vec<_>, Vec<_>) = (0..config.shards).map(|_| inbox::inbox()).unzip();
     let publisher = Publisher::new(handles);
-
-    let threads = front.block_on(async {
+    // With one shard, front and shard share one thread: on one core a second one would only
+    // make the kernel switch between them, for each event that comes alone twice.
+    let mut front = match config.shards {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        shards => {
+            let mut threads = tokio::runtime::Builder::new_multi_thread();
+            threads.worker_threads(shards).thread_name("front");
+            threads
+        }
+    };
+    let front = front.enable_all().build().context("the threads could not be started")?;
+    let local = tokio::task::LocalSet::new();
+    let shards = local.block_on(&front, async {
         let listener = listen(&config)?;
         let address = listener.local_addr().context("the port that is open has no address")?;
         let (asker, asked) = mpsc::unbounded_channel();
@@ -58,12 +63,7 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
             message_bytes_max: config.limits.message_bytes,
             outbound_bytes_max: config.limits.outbound_bytes,
         };
-        let threads = inboxes
-            .into_iter()
-            .enumerate()
-            .map(|(index, inbox)| shard::spawn(index, inbox, context.clone()))
-            .collect::<Result<Vec<_>, _>>()
-            .context("the threads could not be started")?;
+        let shards = start_shards(inboxes, &context).context("the threads could not be started")?;
         drop(context);
         tokio::spawn(publisher.clone().wake_shards());
 
@@ -97,15 +97,41 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
         for shard in publisher.shards() {
             shard.tell(Control::Stop);
         }
-        anyhow::Ok(threads)
-    })?;
-    for thread in threads {
-        if thread.join().is_err() {
-            anyhow::bail!("a shard has ended in a panic; please report this with the log");
+        match shards {
+            Shards::Here(task) => task.await.map_err(|_| a_shard_panicked()).map(|()| Vec::new()),
+            Shards::Threads(threads) => Ok(threads),
         }
+    })?;
+    for thread in shards {
+        thread.join().map_err(|_| a_shard_panicked())?;
     }
     front.shutdown_background();
     Ok(())
+}
+
+/// Where the shards run.
+enum Shards {
+    /// The only one, as a task of the front's thread.
+    Here(tokio::task::JoinHandle<()>),
+    /// Each in a thread of its own.
+    Threads(Vec<std::thread::JoinHandle<()>>),
+}
+
+fn start_shards(inboxes: Vec<Inbox>, context: &shard::Context) -> std::io::Result<Shards> {
+    let mut inboxes = inboxes.into_iter().enumerate();
+    if inboxes.len() == 1
+        && let Some((index, inbox)) = inboxes.next()
+    {
+        return Ok(Shards::Here(tokio::task::spawn_local(shard::run(index, inbox, context.clone()))));
+    }
+    inboxes
+        .map(|(index, inbox)| shard::spawn(index, inbox, context.clone()))
+        .collect::<Result<_, _>>()
+        .map(Shards::Threads)
+}
+
+fn a_shard_panicked() -> anyhow::Error {
+    anyhow::anyhow!("a shard has ended in a panic; please report this with the log")
 }
 
 fn listen(config: &Config) -> anyhow::Result<TcpListener> {

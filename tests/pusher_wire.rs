@@ -181,7 +181,13 @@ async fn presence_lists_and_changes_agree() {
 /// addition of somebody who is there, nor a removal of somebody who is not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn presence_agrees_under_a_crowd() {
-    let server = Server::start(json!({}));
+    for shards in [1, 3] {
+        presence_agrees(shards).await;
+    }
+}
+
+async fn presence_agrees(shards: usize) {
+    let server = Server::start(json!({"shards": shards}));
     let mut watcher = server.connect().await;
     let list = watcher.subscribe_signed("presence-a", Some(r#"{"user_id":"watcher"}"#)).await;
     assert!(list["data"].as_str().unwrap().contains(r#""count":1"#));
@@ -231,7 +237,7 @@ async fn presence_agrees_under_a_crowd() {
 
 #[tokio::test]
 async fn a_slow_reader_is_closed_and_the_others_go_on() {
-    let server = Server::start(json!({"limits": {"outboundBytes": 100_000}}));
+    let server = Server::start(json!({"shards": 1, "limits": {"outboundBytes": 100_000}}));
     let mut slow = server.connect().await;
     slow.subscribe("news").await;
     let mut quick = server.connect().await;
@@ -279,14 +285,16 @@ async fn a_message_over_the_limit_closes_with_1009() {
 
 #[tokio::test]
 async fn a_stop_closes_with_a_code_after_which_clients_return() {
-    let mut server = Server::start(json!({}));
-    let mut clients = [server.connect().await, server.connect().await];
-    server.terminate();
-    for client in &mut clients {
-        assert_eq!(client.closed().await.0, 1012);
+    for shards in [1, 2] {
+        let mut server = Server::start(json!({"shards": shards}));
+        let mut clients = [server.connect().await, server.connect().await];
+        server.terminate();
+        for client in &mut clients {
+            assert_eq!(client.closed().await.0, 1012);
+        }
+        drop(clients);
+        assert_eq!(server.wait(), Some(0));
     }
-    drop(clients);
-    assert_eq!(server.wait(), Some(0));
 }
 
 #[tokio::test]

@@ -72,7 +72,8 @@ pub fn spawn(index: usize, inbox: Inbox, context: Context) -> io::Result<std::th
     })
 }
 
-async fn run(index: usize, inbox: Inbox, context: Context) {
+/// A shard's loop, for a [`tokio::task::LocalSet`]. It ends after [`Control::Stop`].
+pub async fn run(index: usize, inbox: Inbox, context: Context) {
     let Inbox { mut control, events, interest, connections } = inbox;
     let shard = Rc::new_cyclic(|this| RefCell::new(Shard::new(index, context, interest, connections, this.clone())));
     let mut said = Vec::with_capacity(BATCH);
