@@ -198,6 +198,22 @@ pub struct Events {
     room: Notify,
 }
 
+/// One more of something, as long as this lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Default for Events {
     fn default() -> Self {
         Self {
@@ -225,13 +241,13 @@ impl Events {
             }
             // Full. Room that is made from here on is heard of; room made before is seen.
             let room = self.room.notified();
-            self.waiting.fetch_add(1, Ordering::SeqCst);
+            // Also counted down when the source gives up waiting.
+            let _waiting = Counted::new(&self.waiting);
             self.pushed.store(true, Ordering::SeqCst);
             self.wake();
             if self.queue.is_full() {
                 room.await;
             }
-            self.waiting.fetch_sub(1, Ordering::SeqCst);
         }
     }
 

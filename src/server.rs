@@ -156,16 +156,22 @@ fn listen(config: &Config) -> anyhow::Result<TcpListener> {
         None => vec![([0u16; 8], config.port).into(), ([0u8; 4], config.port).into()],
         Some(host) => {
             use std::net::ToSocketAddrs;
-            (host.as_str(), config.port).to_socket_addrs().map_err(why)?.collect()
+            let mut addresses: Vec<_> = (host.as_str(), config.port).to_socket_addrs().map_err(why)?.collect();
+            // Of a name's addresses, as those of localhost, one is taken: that which everybody can reach.
+            addresses.sort_by_key(|address| address.is_ipv6());
+            addresses
         }
     };
     let mut last = None;
     for address in addresses {
         match bind(address) {
             Ok(listener) => return Ok(listener),
-            // Machines without IPv6: try the next.
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {
-                last = Some(error)
+            // Machines without IPv6, or without this one of a name's addresses: try the next.
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrNotAvailable
+                    || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) =>
+            {
+                last = Some(error);
             }
             Err(error) => return Err(why(error)),
         }

@@ -56,17 +56,16 @@ impl Laravel {
         message: &[(String, String)],
     ) -> Result<(HeaderMap, Option<String>), No> {
         let mut headers = headers::from_message(message);
-        let left_out = match (&handshake.cookie, self.judge_origin(handshake)) {
-            (Some(_), Some(reason)) => Some(reason),
-            (Some(cookie), None) => {
-                // A Cookie in the message was chosen by the client itself, and wins.
-                headers.entry(COOKIE).or_insert_with(|| cookie.clone());
-                None
+        // Page scripts can set neither header on a WebSocket: both come from the browser's own store,
+        // also for the page of another site. What the message brings was chosen by the client itself,
+        // and wins.
+        let ambient = [(COOKIE, &handshake.cookie), (AUTHORIZATION, &handshake.authorization)];
+        let ambient = ambient.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
+        let left_out = self.judge_origin(handshake).filter(|_| ambient.clone().next().is_some());
+        if left_out.is_none() {
+            for (name, value) in ambient {
+                headers.entry(name).or_insert(value);
             }
-            (None, _) => None,
-        };
-        if let Some(authorization) = &handshake.authorization {
-            headers.entry(AUTHORIZATION).or_insert_with(|| authorization.clone());
         }
         if headers.is_empty() {
             let (status, error) = match left_out {

@@ -150,7 +150,8 @@ pub struct Redis {
 pub struct Limits {
     /// `messageBytes`: the longest message a client may send.
     pub message_bytes: usize,
-    /// `outboundBytes`: what may wait for a slow reader before it is closed.
+    /// `outboundBytes`: what may wait for a slow reader before it is closed. Events wait by reference, so readers
+    /// of one channel that are slow at once share them.
     pub outbound_bytes: usize,
     /// `subscriptionsPerConnection`.
     pub subscriptions_per_connection: usize,
@@ -177,7 +178,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             message_bytes: 64 * 1024,
-            outbound_bytes: 1024 * 1024,
+            outbound_bytes: 4 * 1024 * 1024,
             subscriptions_per_connection: 200,
             connections: 100_000,
             client_events_per_second: 10,

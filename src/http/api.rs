@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use http::{Method, StatusCode};
 use md5::{Digest, Md5};
 use serde::Deserialize;
@@ -13,7 +12,6 @@ use crate::config::{App, Limits};
 use crate::inbox::{AppIndex, Delivery};
 use crate::protocol::channel::{ChannelName, NAME_BYTES_MAX};
 use crate::protocol::{pusher, signature};
-use crate::publish::Publisher;
 use crate::ws::frame;
 
 /// How far a request's clock may be off, in seconds.
@@ -94,15 +92,8 @@ struct Event<'a> {
     socket_id: Option<Cow<'a, str>>,
 }
 
-/// `POST /apps/{id}/events`: publishes one event to its channels.
-pub async fn events(publisher: &Publisher, app: AppIndex, limits: &Limits, body: &Bytes) -> Result<(), Refusal> {
-    for delivery in deliveries(app, limits, body)? {
-        publisher.publish(delivery).await;
-    }
-    Ok(())
-}
-
-fn deliveries(app: AppIndex, limits: &Limits, body: &[u8]) -> Result<Vec<Delivery>, Refusal> {
+/// `POST /apps/{id}/events`: one event, for each of its channels.
+pub fn deliveries(app: AppIndex, limits: &Limits, body: &[u8]) -> Result<Vec<Delivery>, Refusal> {
     let event: Event = match serde_json::from_slice(body) {
         Ok(event) => event,
         Err(error) => return refusal(StatusCode::BAD_REQUEST, format!("the body is no event: {error}")),

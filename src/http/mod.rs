@@ -83,12 +83,13 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, mut stop: watch::Re
         };
         match accepted {
             Ok((stream, peer)) => {
-                if front.open.fetch_add(1, Ordering::Relaxed) >= front.config.limits.connections {
+                let open = Open::one_more(&front);
+                if front.open.load(Ordering::Relaxed) > front.config.limits.connections {
                     // Not even a refusal: whoever opens so many sockets without a handshake gets none.
-                    front.open.fetch_sub(1, Ordering::Relaxed);
+                    tracing::debug!("dropped a connection from {peer}: too many wait for a handshake");
                     continue;
                 }
-                tokio::spawn(connection(front.clone(), stream, peer));
+                tokio::spawn(connection(open, stream, peer));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: waiting lets some be closed.
@@ -99,28 +100,43 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, mut stop: watch::Re
     }
 }
 
-async fn connection(front: Arc<Front>, stream: TcpStream, peer: SocketAddr) {
+/// A socket that the front has, counted as long as this lives.
+struct Open(Arc<Front>);
+
+impl Open {
+    fn one_more(front: &Arc<Front>) -> Arc<Self> {
+        front.open.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self(front.clone()))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn connection(open: Arc<Open>, stream: TcpStream, peer: SocketAddr) {
     let _ = stream.set_nodelay(true);
-    let in_time = front.config.limits.handshake_timeout;
+    let front = &open.0;
     match &front.tls {
-        None => http(&front, stream, peer).await,
-        Some(tls) => match tokio::time::timeout(in_time, tls.accept(stream)).await {
-            Ok(Ok(stream)) => http(&front, stream, peer).await,
+        None => http(&open, stream, peer).await,
+        Some(tls) => match tokio::time::timeout(front.config.limits.handshake_timeout, tls.accept(stream)).await {
+            Ok(Ok(stream)) => http(&open, stream, peer).await,
             Ok(Err(error)) => tracing::debug!("no TLS with {peer}: {error}"),
             Err(_) => tracing::debug!("no TLS with {peer}: it did not come in time"),
         },
     }
-    front.open.fetch_sub(1, Ordering::Relaxed);
 }
 
-async fn http<S: Stream>(front: &Arc<Front>, stream: S, peer: SocketAddr) {
+async fn http<S: Stream>(open: &Arc<Open>, stream: S, peer: SocketAddr) {
     let service = service_fn(|request| {
-        let front = front.clone();
-        async move { Ok::<_, Infallible>(respond::<S>(front, request, peer).await) }
+        let open = open.clone();
+        async move { Ok::<_, Infallible>(respond::<S>(open, request, peer).await) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(front.config.limits.handshake_timeout)
+        .header_read_timeout(open.0.config.limits.handshake_timeout)
         .max_buf_size(HEAD_BYTES_MAX)
         // Answers to requests that came together go out together.
         .pipeline_flush(true)
@@ -151,12 +167,13 @@ impl Stream for TlsStream<TcpStream> {
     }
 }
 
-async fn respond<S: Stream>(front: Arc<Front>, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+    let front = open.0.clone();
     let path = request.uri().path();
     let method = request.method();
     if let Some(key) = path.strip_prefix("/app/") {
         let key = key.trim_end_matches('/').to_owned();
-        return upgrade::<S>(front, request, &key);
+        return upgrade::<S>(open, request, &key);
     }
     if let Some(id) = path.strip_prefix("/apps/").and_then(|rest| rest.strip_suffix("/events")) {
         let id = id.to_owned();
@@ -187,7 +204,7 @@ async fn respond<S: Stream>(front: Arc<Front>, request: Request<Incoming>, peer:
 
 // --- WebSocket -----------------------------------------------------------------------------
 
-fn upgrade<S: Stream>(front: Arc<Front>, mut request: Request<Incoming>, key: &str) -> Response<Body> {
+fn upgrade<S: Stream>(open: Arc<Open>, mut request: Request<Incoming>, key: &str) -> Response<Body> {
     let accept = match ws::accept_key(request.method(), request.headers()) {
         Ok(accept) => accept,
         Err(why) => {
@@ -198,7 +215,7 @@ fn upgrade<S: Stream>(front: Arc<Front>, mut request: Request<Incoming>, key: &s
             return response;
         }
     };
-    let admission = admit(&front, key, request.uri().query());
+    let admission = admit(&open.0, key, request.uri().query());
     let credentials = Arc::new(credentials(request.headers()));
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
@@ -206,7 +223,8 @@ fn upgrade<S: Stream>(front: Arc<Front>, mut request: Request<Incoming>, key: &s
         let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else { return };
         let stream = parts.io.into_inner();
         match admission {
-            Ok((app, socket_id)) => hand_over(&front, stream, parts.read_buf, app, socket_id, credentials),
+            Ok((app, socket_id)) => hand_over(&open.0, stream, parts.read_buf, app, socket_id, credentials),
+            // It is counted until it is gone.
             Err(refusal) => refuse(stream, refusal).await,
         }
     });
@@ -328,8 +346,18 @@ async fn api(front: Arc<Front>, request: Request<Incoming>, id: &str) -> Respons
     let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
     let app = &front.config.apps[index];
     let verified = api::verify(app, &parts.method, path, query, &body, SystemTime::now());
-    let published = match verified {
-        Ok(()) => api::events(&front.publisher, AppIndex(index as u16), limits, &body).await,
+    let published = match verified.and_then(|()| api::deliveries(AppIndex(index as u16), limits, &body)) {
+        Ok(deliveries) => {
+            // In a task of its own: a backend that hangs up does not publish to half of the channels.
+            let publisher = front.publisher.clone();
+            let publishing = tokio::spawn(async move {
+                for delivery in deliveries {
+                    publisher.publish(delivery).await;
+                }
+            });
+            let _ = publishing.await;
+            Ok(())
+        }
         Err(refusal) => Err(refusal),
     };
     match published {

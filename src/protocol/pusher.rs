@@ -47,6 +47,12 @@ pub struct Subscribe<'a> {
     pub headers: Vec<(String, String)>,
 }
 
+/// How many of `auth.headers` are kept; they may wait until Laravel is asked.
+const HEADERS_MAX: usize = 32;
+
+/// How long `auth.headers` may be together, in bytes.
+const HEADER_BYTES_MAX: usize = 16 * 1024;
+
 /// A message that is none; the sentence goes back to the client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{0}")]
@@ -142,7 +148,16 @@ fn headers(auth: &RawValue) -> Vec<(String, String)> {
         serde_json::Value::Number(number) => Some(number.to_string()),
         _ => None,
     };
-    auth.headers.into_iter().filter_map(|(name, value)| Some((name, text(value)?))).collect()
+    let mut bytes = 0;
+    auth.headers
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, text(value)?)))
+        .take(HEADERS_MAX)
+        .take_while(|(name, value)| {
+            bytes += name.len() + value.len();
+            bytes <= HEADER_BYTES_MAX
+        })
+        .collect()
 }
 
 /// The answer to `pusher:ping`.
@@ -328,6 +343,19 @@ mod tests {
         let expected =
             vec![("Authorization".to_owned(), "Bearer t".to_owned()), ("X-Tenant".to_owned(), "5".to_owned())];
         assert_eq!(subscribed(text).headers, expected);
+    }
+
+    #[test]
+    fn auth_headers_are_bounded() {
+        let with = |headers: serde_json::Value| {
+            let data = serde_json::json!({"channel": "private-x", "auth": {"headers": headers}});
+            let text = serde_json::json!({"event": "pusher:subscribe", "data": data}).to_string();
+            subscribed(&text).headers.len()
+        };
+        let many: serde_json::Map<_, _> = (0..1000).map(|n| (format!("X-{n}"), "v".into())).collect();
+        assert_eq!(with(many.into()), HEADERS_MAX);
+        let long = "v".repeat(HEADER_BYTES_MAX);
+        assert_eq!(with(serde_json::json!({"X-A": "v", "X-B": long, "X-C": "v"})), 1);
     }
 
     #[test]

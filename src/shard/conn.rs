@@ -18,6 +18,9 @@ use crate::ws::frame::Decoder;
 /// How long a client may take to answer a close frame before its socket is dropped.
 pub const CLOSE_WAIT: Millis = 5_000;
 
+/// TLS records that may come to nothing before the others' turn.
+const RECORDS_MAX: usize = 16;
+
 /// A connection's state; its shard is the one owner.
 ///
 /// What a delivery looks at stands first and together: among thousands of connections each
@@ -55,7 +58,7 @@ impl Conn {
     /// Reads once. `Ok(0)` is the end of the stream.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else { return self.stream.try_read(buffer) };
-        loop {
+        for _ in 0..RECORDS_MAX {
             match tls.reader().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
@@ -65,6 +68,8 @@ impl Conn {
             }
             tls.process_new_packets().map_err(io::Error::other)?;
         }
+        // Records without content go on for ever. What is left makes the socket readable again.
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     /// Writes what waits; see [`Outbox::flush`].
@@ -89,10 +94,12 @@ pub async fn read(shard: Weak<RefCell<Shard>>, key: ConnKey, stream: Rc<TcpStrea
     loop {
         let readable = stream.readable().await;
         let Some(shard) = shard.upgrade() else { return };
-        let mut shard = shard.borrow_mut();
-        if readable.is_err() || !shard.read(key) {
+        if readable.is_err() || !shard.borrow_mut().read(key) {
             return;
         }
+        // A socket that is always readable would never wait, and nobody else would have a turn.
+        drop(shard);
+        tokio::task::yield_now().await;
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use slab::Slab;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -34,6 +34,7 @@ use outbox::Outbox;
 
 pub mod channels;
 mod conn;
+mod delivery;
 mod outbox;
 
 /// Inbox messages that are handled before the outboxes are written.
@@ -74,6 +75,7 @@ pub fn spawn(index: usize, inbox: Inbox, context: Context) -> io::Result<std::th
 
 /// A shard's loop, for a [`tokio::task::LocalSet`]. It ends after [`Control::Stop`].
 pub async fn run(index: usize, inbox: Inbox, context: Context) {
+    let _guard = EndsTheProcess(index);
     let Inbox { mut control, events, interest, connections } = inbox;
     let shard = Rc::new_cyclic(|this| RefCell::new(Shard::new(index, context, interest, connections, this.clone())));
     let mut said = Vec::with_capacity(BATCH);
@@ -94,7 +96,9 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
         {
             said.push(message);
         }
-        events.take(BATCH, &mut deliveries);
+        if said.len() < BATCH {
+            events.take(BATCH, &mut deliveries);
+        }
         if said.iter().any(|message| matches!(message, Control::Stop)) {
             stop_at = Some(tokio::time::Instant::now() + STOP_WAIT);
         }
@@ -104,6 +108,19 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
         }
         // Connections' tasks have their turn before the next batch.
         tokio::task::yield_now().await;
+    }
+}
+
+/// A shard that has panicked would be silent: its connections open and deaf, its inbox full, and
+/// the sources waiting for it. A supervisor starts a process that has ended; clients come back.
+struct EndsTheProcess(usize);
+
+impl Drop for EndsTheProcess {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("shard {} has panicked (see above), so the server ends; please report this", self.0);
+            std::process::exit(1);
+        }
     }
 }
 
@@ -461,127 +478,5 @@ impl Shard {
 
     fn relay(&self, app: AppIndex, channel: ChannelName, text: &str, except: Option<crate::protocol::SocketId>) {
         self.context.publisher.relay(&Delivery { app, channel, frame: frame::encode_text(text), except });
-    }
-
-    // --- delivery --------------------------------------------------------------------------
-
-    fn deliver_relayed(&mut self) {
-        let mut relayed = std::mem::take(&mut self.relayed);
-        self.deliver(&mut relayed);
-        self.relayed = relayed;
-    }
-
-    /// Puts a batch into the outboxes. Neighbours for the same channel become one piece, made
-    /// once for all subscribers.
-    fn deliver(&mut self, batch: &mut Vec<Delivery>) {
-        let mut rest = batch.as_slice();
-        while let Some(first) = rest.first() {
-            let same = |other: &&Delivery| {
-                other.app == first.app && other.except == first.except && other.channel == first.channel
-            };
-            let run = rest.iter().take_while(same).count();
-            let piece = match &rest[..run] {
-                [one] => one.frame.clone(),
-                several => {
-                    let mut joined = BytesMut::with_capacity(several.iter().map(|delivery| delivery.frame.len()).sum());
-                    several.iter().for_each(|delivery| joined.extend_from_slice(&delivery.frame));
-                    joined.freeze()
-                }
-            };
-            // All that there is for anybody in this turn is written here and now, while the
-            // connection is at hand; else each outbox is written once, at the turn's end.
-            let is_all = run == batch.len() && self.dirty.is_empty();
-            for slot in self.channels.subscribers(first.app, &first.channel) {
-                let conn = &mut self.conns[slot as usize];
-                if first.except == Some(conn.socket_id) {
-                    continue;
-                }
-                if is_all && conn.tls.is_none() && !conn.draining {
-                    if conn.outbox.push_through(&piece, &conn.stream) {
-                        continue;
-                    }
-                } else {
-                    conn.outbox.push(piece.clone());
-                }
-                if !conn.dirty {
-                    conn.dirty = true;
-                    self.dirty.push(slot);
-                }
-            }
-            rest = &rest[run..];
-        }
-        batch.clear();
-    }
-
-    /// Has the connection's outbox written at the end of this turn.
-    fn touch(&mut self, slot: Slot) {
-        if let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| !conn.dirty) {
-            conn.dirty = true;
-            self.dirty.push(slot);
-        }
-    }
-
-    /// Writes every outbox that got something this turn.
-    fn flush(&mut self) {
-        while !self.dirty.is_empty() {
-            let mut dirty = std::mem::take(&mut self.dirty);
-            for slot in dirty.drain(..) {
-                self.flush_one(slot);
-            }
-            if self.dirty.is_empty() {
-                self.dirty = dirty;
-            }
-        }
-    }
-
-    fn flush_one(&mut self, slot: Slot) {
-        // A connection that has this place since has its own mark.
-        let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| conn.dirty) else { return };
-        conn.dirty = false;
-        if !conn.draining {
-            match conn.flush() {
-                Ok(true) => return self.flushed(slot),
-                Ok(false) => {
-                    conn.draining = true;
-                    let key = ConnKey { slot, generation: conn.generation };
-                    spawn_local(conn::drain(self.this.clone(), key, conn.stream.clone()));
-                }
-                Err(_) => return self.remove(slot, "transport error"),
-            }
-        }
-        let waiting = conn.outbox.bytes();
-        if waiting > self.context.outbound_bytes_max && conn.closing.is_none() {
-            tracing::warn!(
-                "{} reads too slowly: {waiting} bytes wait for it, {} are allowed (limits.outboundBytes); it is closed and will reconnect",
-                conn.socket_id,
-                self.context.outbound_bytes_max,
-            );
-            conn.outbox.give_up();
-            self.close(slot, 4100, "Too slow: events were waiting to be read");
-        }
-    }
-
-    /// The outbox is empty. A connection whose close frames have gone both ways ends here.
-    fn flushed(&mut self, slot: Slot) {
-        if self.conns[slot as usize].closing.is_some_and(|closing| closing.heard) {
-            self.remove(slot, "client disconnect");
-        }
-    }
-
-    /// The socket can take more; false when there is nothing left to wait for.
-    fn drain(&mut self, key: ConnKey) -> bool {
-        let Some(conn) = self.conn(key) else { return false };
-        match conn.flush() {
-            Ok(false) => true,
-            Ok(true) => {
-                conn.draining = false;
-                self.flushed(key.slot);
-                false
-            }
-            Err(_) => {
-                self.remove(key.slot, "transport error");
-                false
-            }
-        }
     }
 }

@@ -13,6 +13,10 @@ use tokio::net::TcpStream;
 /// Frames that go out in one system call.
 const SLICES_MAX: usize = 64;
 
+/// What a frame that waits costs beside its bytes: its place in the queue, and what owns the
+/// bytes, which may be nobody else's.
+const FRAME_COST: usize = 64;
+
 /// What a TLS record holds.
 const RECORD_BYTES: usize = 16 * 1024;
 
@@ -52,9 +56,13 @@ impl Outbox {
         false
     }
 
-    /// Bytes that wait.
-    pub fn bytes(&self) -> usize {
-        self.bytes
+    /// What waits behind the frame that is on its way, in bytes, with what each frame costs beside
+    /// its own. The first one does not count: a client that reads gets it, however long it is.
+    pub fn waiting(&self) -> usize {
+        match self.frames.front() {
+            None => 0,
+            Some(first) => self.bytes - (first.len() - self.written) + (self.frames.len() - 1) * FRAME_COST,
+        }
     }
 
     /// Writes until all is gone (`Ok(true)`) or the kernel takes no more (`Ok(false)`). With TLS
@@ -204,7 +212,7 @@ mod tests {
             expected.extend_from_slice(&frame);
             outbox.push(frame.into());
         }
-        assert_eq!(outbox.bytes(), expected.len());
+        assert_eq!(outbox.bytes, expected.len());
         let reader = tokio::spawn(async move {
             let mut all = Vec::new();
             client.read_to_end(&mut all).await.unwrap();
@@ -216,7 +224,7 @@ mod tests {
             server.writable().await.unwrap();
         }
         assert!(refused > 0);
-        assert_eq!(outbox.bytes(), 0);
+        assert_eq!((outbox.bytes, outbox.waiting()), (0, 0));
         drop(server);
         assert_eq!(reader.await.unwrap(), expected);
     }
@@ -263,9 +271,12 @@ mod tests {
             outbox.push(vec![b'x'; 100_000].into());
         }
         assert!(!outbox.flush(&server, None).unwrap());
-        let sent = 5_000_000 - outbox.bytes();
+        let sent = 5_000_000 - outbox.bytes;
+        let rest = outbox.frames.front().unwrap().len() - outbox.written;
+        assert_eq!(outbox.waiting(), outbox.bytes - rest + (outbox.frames.len() - 1) * FRAME_COST);
         outbox.give_up();
-        assert_eq!((sent + outbox.bytes()) % 100_000, 0);
+        assert_eq!(outbox.waiting(), 0);
+        assert_eq!((sent + outbox.bytes) % 100_000, 0);
         outbox.push(Bytes::from_static(b"end"));
         let reader = tokio::spawn(async move {
             let mut all = Vec::new();

@@ -108,7 +108,8 @@ fn public_channels_are_for_anybody() {
 fn signatures_are_checked() {
     let mut client = Client::connect();
     assert_eq!(client.subscribes_signed("private-a", None), succeeded("private-a"));
-    assert_eq!(client.subscribes_signed("private-b", Some("{}")), succeeded("private-b"));
+    assert_eq!(client.subscribes_signed("private-b", Some("{\"a\":1}")), succeeded("private-b"));
+    refusal(&client.subscribes_signed("private-b2", Some("{}")));
     let good = signature::sign(SECRET, "1234.1234:private-c");
     let other_socket = signature::sign(SECRET, "1234.1235:private-c");
     for auth in [

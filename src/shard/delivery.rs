@@ -1,0 +1,140 @@
+//! The delivery path: a batch of events into the sockets of their subscribers. No lock, no task
+//! that is woken, no copy per connection.
+
+use bytes::BytesMut;
+use tokio::task::spawn_local;
+
+use super::channels::Slot;
+use super::{Shard, conn};
+use crate::inbox::{ConnKey, Delivery};
+
+/// How long events of one channel may become when they are joined, in bytes: what a write takes
+/// well, and little enough to be the piece that a slow reader is never denied.
+const PIECE_BYTES_MAX: usize = 64 * 1024;
+
+impl Shard {
+    pub(super) fn deliver_relayed(&mut self) {
+        let mut relayed = std::mem::take(&mut self.relayed);
+        self.deliver(&mut relayed);
+        self.relayed = relayed;
+    }
+
+    /// Puts a batch into the outboxes. Neighbours for the same channel become one piece, made
+    /// once for all subscribers.
+    pub(super) fn deliver(&mut self, batch: &mut Vec<Delivery>) {
+        let mut rest = batch.as_slice();
+        while let Some(first) = rest.first() {
+            let same = |other: &&Delivery| {
+                other.app == first.app && other.except == first.except && other.channel == first.channel
+            };
+            let mut bytes = 0;
+            let fits = |delivery: &&Delivery| {
+                bytes += delivery.frame.len();
+                bytes <= PIECE_BYTES_MAX
+            };
+            let run = rest.iter().take_while(same).take_while(fits).count().max(1);
+            let piece = match &rest[..run] {
+                [one] => one.frame.clone(),
+                several => {
+                    let mut joined = BytesMut::with_capacity(several.iter().map(|delivery| delivery.frame.len()).sum());
+                    several.iter().for_each(|delivery| joined.extend_from_slice(&delivery.frame));
+                    joined.freeze()
+                }
+            };
+            // All that there is for anybody in this turn is written here and now, while the
+            // connection is at hand; else each outbox is written once, at the turn's end.
+            let is_all = run == batch.len() && self.dirty.is_empty();
+            for slot in self.channels.subscribers(first.app, &first.channel) {
+                let conn = &mut self.conns[slot as usize];
+                if first.except == Some(conn.socket_id) {
+                    continue;
+                }
+                if is_all && conn.tls.is_none() && !conn.draining {
+                    if conn.outbox.push_through(&piece, &conn.stream) {
+                        continue;
+                    }
+                } else {
+                    conn.outbox.push(piece.clone());
+                }
+                if !conn.dirty {
+                    conn.dirty = true;
+                    self.dirty.push(slot);
+                }
+            }
+            rest = &rest[run..];
+        }
+        batch.clear();
+    }
+
+    /// Has the connection's outbox written at the end of this turn.
+    pub(super) fn touch(&mut self, slot: Slot) {
+        if let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| !conn.dirty) {
+            conn.dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    /// Writes every outbox that got something this turn.
+    pub(super) fn flush(&mut self) {
+        while !self.dirty.is_empty() {
+            let mut dirty = std::mem::take(&mut self.dirty);
+            for slot in dirty.drain(..) {
+                self.flush_one(slot);
+            }
+            if self.dirty.is_empty() {
+                self.dirty = dirty;
+            }
+        }
+    }
+
+    fn flush_one(&mut self, slot: Slot) {
+        // A connection that has this place since has its own mark.
+        let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| conn.dirty) else { return };
+        conn.dirty = false;
+        if !conn.draining {
+            match conn.flush() {
+                Ok(true) => return self.flushed(slot),
+                Ok(false) => {
+                    conn.draining = true;
+                    let key = ConnKey { slot, generation: conn.generation };
+                    spawn_local(conn::drain(self.this.clone(), key, conn.stream.clone()));
+                }
+                Err(_) => return self.remove(slot, "transport error"),
+            }
+        }
+        let waiting = conn.outbox.waiting();
+        if waiting > self.context.outbound_bytes_max && conn.closing.is_none() {
+            tracing::warn!(
+                "{} reads too slowly: {waiting} bytes wait for it, {} are allowed (limits.outboundBytes); it is closed and will reconnect",
+                conn.socket_id,
+                self.context.outbound_bytes_max,
+            );
+            conn.outbox.give_up();
+            self.close(slot, 4100, "Too slow: events were waiting to be read");
+        }
+    }
+
+    /// The outbox is empty. A connection whose close frames have gone both ways ends here.
+    fn flushed(&mut self, slot: Slot) {
+        if self.conns[slot as usize].closing.is_some_and(|closing| closing.heard) {
+            self.remove(slot, "client disconnect");
+        }
+    }
+
+    /// The socket can take more; false when there is nothing left to wait for.
+    pub(super) fn drain(&mut self, key: ConnKey) -> bool {
+        let Some(conn) = self.conn(key) else { return false };
+        match conn.flush() {
+            Ok(false) => true,
+            Ok(true) => {
+                conn.draining = false;
+                self.flushed(key.slot);
+                false
+            }
+            Err(_) => {
+                self.remove(key.slot, "transport error");
+                false
+            }
+        }
+    }
+}
