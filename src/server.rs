@@ -203,6 +203,7 @@ fn rules(config: &Config) -> Arc<[Rules]> {
         presence_member_bytes_max: limits.presence_member_bytes,
         activity_timeout: limits.activity_timeout.as_millis() as u64,
         pong_timeout: limits.pong_timeout.as_millis() as u64,
+        reauthorize_after: config.auth.reauthorize_after.map(|after| after.as_millis() as u64),
     };
     config.apps.iter().map(rules).collect()
 }

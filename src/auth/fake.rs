@@ -148,5 +148,6 @@ pub(crate) fn auth_of(host: &str) -> Auth {
         timeout: Duration::from_secs(10),
         concurrency: 4,
         accept_any_200: false,
+        reauthorize_after: None,
     }
 }

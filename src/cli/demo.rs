@@ -108,6 +108,7 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
             timeout: Duration::from_secs(10),
             concurrency: 16,
             accept_any_200: false,
+            reauthorize_after: None,
         },
         proxy: true,
         // Not asked: the events come out of the stand-in's queue.

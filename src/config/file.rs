@@ -107,6 +107,10 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
             allowed_origins: file("allowedOrigins").map_or_else(|| Ok(Vec::new()), |origins| read_origins(&origins))?,
             timeout: Duration::from_millis(number(&file("authTimeoutMs"), 10_000, 1..=600_000, "of milliseconds")?),
             concurrency: number(&file("authConcurrency"), 32, 1..=10_000, "of requests")? as usize,
+            reauthorize_after: match number(&file("reauthorizeMinutes"), 0, 0..=100_000, "of minutes")? {
+                0 => None,
+                minutes => Some(Duration::from_secs(minutes * 60)),
+            },
             accept_any_200: file("authAcceptAny200").is_some_and(|flag| flag.flag(&mut warnings)),
         },
         proxy: file("proxy").is_some_and(|flag| flag.flag(&mut warnings)),

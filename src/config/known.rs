@@ -41,6 +41,7 @@ const USED: &[&str] = &[
     "port",
     "protocol",
     "proxy",
+    "reauthorizeMinutes",
     "shards",
     "sslCertChainPath",
     "sslCertPath",

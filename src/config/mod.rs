@@ -109,6 +109,8 @@ pub struct Auth {
     pub timeout: Duration,
     /// `authConcurrency`: how many requests to Laravel may be under way at once.
     pub concurrency: usize,
+    /// `reauthorizeMinutes`: how long after a yes Laravel is asked again; `None`: never.
+    pub reauthorize_after: Option<Duration>,
     /// `authAcceptAny200`: take any 200 for a yes on private channels, as the old server did.
     pub accept_any_200: bool,
 }

@@ -8,9 +8,12 @@ use bytes::Bytes;
 
 use super::SocketId;
 use super::channel::{Access, ChannelName, NameError};
-use super::presence::{Member, MemberError};
+use super::presence::Member;
 use super::pusher::{self, ClientMessage, Subscribe};
-use super::signature;
+use authorise::{Authorised, authorise, too_big};
+
+mod authorise;
+mod reauthorize;
 
 /// Milliseconds since some moment before the first input; it only ever grows.
 pub type Millis = u64;
@@ -43,6 +46,8 @@ pub struct Rules {
     pub activity_timeout: Millis,
     /// How long a pinged client may take to answer.
     pub pong_timeout: Millis,
+    /// See `reauthorizeMinutes`: after so long Laravel is asked again about what it has allowed.
+    pub reauthorize_after: Option<Millis>,
 }
 
 /// What came of asking Laravel.
@@ -159,6 +164,8 @@ pub struct Session {
     next_ticket: Ticket,
     heard_at: Millis,
     pinged_at: Option<Millis>,
+    /// When the next subscription is to be asked about again.
+    reauthorize_at: Option<Millis>,
     client_events: Allowance,
     /// Of subscribes: as many in a second as a connection may have in all.
     subscribes: Allowance,
@@ -172,6 +179,19 @@ struct Subscription {
     state: State,
     /// Presence only, from the moment of joining.
     user_id: Option<Arc<str>>,
+    /// Allowed by Laravel, and to be asked about again.
+    consent: Option<Box<Consent>>,
+}
+
+/// Laravel's yes, which may not hold for ever.
+#[derive(Debug)]
+struct Consent {
+    /// To ask with again.
+    headers: Vec<(String, String)>,
+    /// When Laravel was asked last.
+    asked_at: Millis,
+    /// The question that is under way.
+    ticket: Option<Ticket>,
 }
 
 #[derive(Debug)]
@@ -196,6 +216,7 @@ impl Session {
             next_ticket: 0,
             heard_at: now,
             pinged_at: None,
+            reauthorize_at: None,
             client_events: Allowance::default(),
             subscribes: Allowance::default(),
             bad_messages: 0,
@@ -213,7 +234,7 @@ impl Session {
             Input::Answered(ticket, answer) => {
                 self.asking = self.asking.saturating_sub(1);
                 self.answered(ticket, answer, rules, actions);
-                self.ask_next(actions);
+                self.ask_next(rules, now, actions);
             }
             Input::Joined(ticket, frame) => self.joined(ticket, frame, actions),
             Input::Tick => self.tick(rules, now, actions),
@@ -237,14 +258,14 @@ impl Session {
             Ok(ClientMessage::Subscribe(subscribe)) => {
                 let limit = rules.subscriptions_max as u32;
                 if self.subscribes.take(limit, now) {
-                    return self.subscribe(subscribe, rules, actions);
+                    return self.subscribe(subscribe, rules, now, actions);
                 }
                 let error =
                     format!("This connection has subscribed {limit} times within a second; no more are allowed");
                 let frame = pusher::subscription_error(&subscribe.channel, "LimitReached", &error, 4009);
                 actions.push(Action::Send(frame));
             }
-            Ok(ClientMessage::Unsubscribe(channel)) => self.unsubscribe(&channel, actions),
+            Ok(ClientMessage::Unsubscribe(channel)) => self.unsubscribe(&channel, rules, now, actions),
             Ok(ClientMessage::ClientEvent { event, channel, data }) => {
                 if let Err((code, message)) = self.client_event(&event, &channel, data, rules, now, actions) {
                     actions.push(Action::Send(pusher::error(code, &message)));
@@ -261,7 +282,7 @@ impl Session {
         }
     }
 
-    fn subscribe(&mut self, subscribe: Subscribe<'_>, rules: &Rules, actions: &mut Vec<Action>) {
+    fn subscribe(&mut self, subscribe: Subscribe<'_>, rules: &Rules, now: Millis, actions: &mut Vec<Action>) {
         let channel = match ChannelName::parse(&subscribe.channel) {
             Ok(channel) => channel,
             Err(error) => {
@@ -288,14 +309,14 @@ impl Session {
             return refuse(channel.as_str(), "LimitReached", error, 4009, actions);
         }
         let ticket = self.next_ticket();
-        let mut subscription = Subscription { channel, ticket, state: State::Joining, user_id: None };
+        let mut subscription = Subscription { channel, ticket, state: State::Joining, user_id: None, consent: None };
         match authorised {
             Authorised::Yes => admit(&mut subscription, Answer::Yes, actions),
             Authorised::As(member) => admit(&mut subscription, Answer::Member(member), actions),
             Authorised::AskLaravel => subscription.state = State::Waiting(subscribe.headers),
         }
         self.subscriptions.push(subscription);
-        self.ask_next(actions);
+        self.ask_next(rules, now, actions);
     }
 
     /// Idempotent (protocol section 8): says once more that it has succeeded. A subscription
@@ -315,14 +336,17 @@ impl Session {
         }
     }
 
-    fn unsubscribe(&mut self, channel: &str, actions: &mut Vec<Action>) {
+    fn unsubscribe(&mut self, channel: &str, rules: &Rules, now: Millis, actions: &mut Vec<Action>) {
         if let Some(index) = self.position(channel) {
             leave(self.subscriptions.remove(index), actions);
-            self.ask_next(actions);
+            self.ask_next(rules, now, actions);
         }
     }
 
     fn answered(&mut self, ticket: Ticket, answer: Answer, rules: &Rules, actions: &mut Vec<Action>) {
+        if self.reauthorized(ticket, &answer, actions) {
+            return;
+        }
         // The client may have left, or left and come again, since Laravel was asked.
         let Some(index) =
             self.subscriptions.iter().position(|s| s.ticket == ticket && matches!(s.state, State::Asking))
@@ -358,13 +382,18 @@ impl Session {
     }
 
     /// Asks Laravel about those who wait, as many at once as are allowed.
-    fn ask_next(&mut self, actions: &mut Vec<Action>) {
+    fn ask_next(&mut self, rules: &Rules, now: Millis, actions: &mut Vec<Action>) {
         for subscription in &mut self.subscriptions {
             if self.asking == ASKING_MAX {
                 break;
             }
             if let State::Waiting(headers) = &mut subscription.state {
                 let headers = std::mem::take(headers);
+                if let Some(after) = rules.reauthorize_after {
+                    subscription.consent =
+                        Some(Box::new(Consent { headers: headers.clone(), asked_at: now, ticket: None }));
+                    self.reauthorize_at = Some(self.reauthorize_at.unwrap_or(now + after));
+                }
                 subscription.state = State::Asking;
                 self.asking += 1;
                 actions.push(Action::Ask {
@@ -417,6 +446,10 @@ impl Session {
 
     /// Whether [`Input::Tick`] would do anything now.
     pub fn is_due(&self, rules: &Rules, now: Millis) -> bool {
+        self.is_silent(rules, now) || self.reauthorize_at.is_some_and(|at| now >= at)
+    }
+
+    fn is_silent(&self, rules: &Rules, now: Millis) -> bool {
         match self.pinged_at {
             Some(pinged_at) => now.saturating_sub(pinged_at) >= rules.pong_timeout,
             // The client pings by itself after this much silence; wait a little longer than it does.
@@ -425,7 +458,12 @@ impl Session {
     }
 
     fn tick(&mut self, rules: &Rules, now: Millis, actions: &mut Vec<Action>) {
-        if !self.is_due(rules, now) {
+        if let Some(after) = rules.reauthorize_after
+            && self.reauthorize_at.is_some_and(|at| now >= at)
+        {
+            self.reauthorize(after, now, actions);
+        }
+        if !self.is_silent(rules, now) {
             return;
         }
         match self.pinged_at {
@@ -449,67 +487,6 @@ impl Session {
         self.next_ticket = self.next_ticket.wrapping_add(1);
         self.next_ticket
     }
-}
-
-enum Authorised {
-    Yes,
-    As(Member),
-    AskLaravel,
-}
-
-/// What the subscribe message alone says: public, signed, or to be asked about.
-fn authorise(
-    channel: &ChannelName,
-    subscribe: &Subscribe<'_>,
-    socket_id: SocketId,
-    rules: &Rules,
-) -> Result<Authorised, Refusal> {
-    let access = channel.access();
-    if access == Access::Public {
-        return Ok(Authorised::Yes);
-    }
-    let Some(auth) = &subscribe.auth else { return Ok(Authorised::AskLaravel) };
-    let (key, hex) = auth.split_once(':').unwrap_or(("", ""));
-    if key != rules.app_key {
-        return Err(unsigned(format!("Invalid auth for {channel}: it must begin with this app's key and a colon")));
-    }
-    let data = subscribe.channel_data.as_deref();
-    if access == Access::Presence && data.is_none() {
-        return Err(unsigned(format!("Invalid auth for {channel}: a presence channel needs channel_data")));
-    }
-    let verified =
-        |data| signature::verify(&rules.secret, &signature::channel_text(socket_id, channel.as_str(), data), hex);
-    // Some authorisers sign channel_data on private channels as well. It must have a quote, which
-    // no channel name has: the text that is signed for `private-a` with the data `b` is that for
-    // `private-a:b`, another channel.
-    let signs_data = access == Access::Presence || data.is_some_and(|data| data.contains('"'));
-    if !(signs_data && verified(data)) && (access == Access::Presence || !verified(None)) {
-        return Err(unsigned(format!(
-            "Invalid signature for {channel}: the application signed with another secret than this server's \
-             (clients[].secret in laravel-echo-server.json), or for another socket"
-        )));
-    }
-    match (access, data) {
-        (Access::Presence, Some(data)) => {
-            let member = Member::parse(data).map_err(|error: MemberError| unsigned(format!("{channel}: {error}")))?;
-            too_big(&member, rules).map_or(Ok(Authorised::As(member)), Err)
-        }
-        _ => Ok(Authorised::Yes),
-    }
-}
-
-fn unsigned(error: String) -> Refusal {
-    Refusal { status: 401, error }
-}
-
-fn too_big(member: &Member, rules: &Rules) -> Option<Refusal> {
-    let (bytes, limit) = (member.user_id.len() + member.user_info.len(), rules.presence_member_bytes_max);
-    (bytes > limit).then(|| Refusal {
-        status: 413,
-        error: format!(
-            "The presence member's data has {bytes} bytes; {limit} are allowed (limits.presenceMemberBytes)"
-        ),
-    })
 }
 
 /// The subscription is allowed: subscribe, or join first.

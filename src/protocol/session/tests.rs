@@ -1,4 +1,5 @@
 use super::*;
+use crate::protocol::signature;
 use proptest::prelude::*;
 
 const SECRET: &str = "secret";
@@ -13,6 +14,7 @@ fn rules() -> Rules {
         presence_member_bytes_max: 60,
         activity_timeout: 30_000,
         pong_timeout: 20_000,
+        reauthorize_after: None,
     }
 }
 
@@ -196,6 +198,36 @@ fn a_late_yes_does_not_undo_an_unsubscribe() {
     let second = asked(&client.subscribes("private-a"))[0];
     assert_eq!(client.input(Input::Answered(first, Answer::Yes)), []);
     assert_eq!(client.input(Input::Answered(second, Answer::Yes)), succeeded("private-a"));
+}
+
+#[test]
+fn laravel_is_asked_again_when_its_leave_is_old() {
+    let mut client = Client::connect();
+    client.rules.reauthorize_after = Some(60_000);
+    client.rules.activity_timeout = 1_000_000;
+    for channel in ["private-a", "private-b"] {
+        let ticket = asked(&client.subscribes(channel))[0];
+        assert_eq!(client.input(Input::Answered(ticket, Answer::Yes)), succeeded(channel));
+    }
+    client.subscribes_signed("private-signed", None);
+    client.now = 59_999;
+    assert_eq!(client.input(Input::Tick), []);
+    client.now = 60_000;
+    let tickets = asked(&client.input(Input::Tick));
+    assert_eq!(tickets.len(), 2, "what was signed is not asked about");
+    assert_eq!(client.input(Input::Tick), []);
+    assert_eq!(client.input(Input::Answered(tickets[0], Answer::Yes)), []);
+    // Laravel cannot be asked: nothing is taken away. It says no: the subscription ends.
+    let no = |status| Answer::No(Refusal { status, error: "no".into() });
+    assert_eq!(client.input(Input::Answered(tickets[1], no(503))), []);
+    client.now = 120_000;
+    let tickets = asked(&client.input(Input::Tick));
+    assert_eq!(client.input(Input::Answered(tickets[0], Answer::Yes)), []);
+    let error = pusher::subscription_error("private-b", "AuthError", "no", 403);
+    let ended = [Action::Unsubscribe(name("private-b")), Action::Send(error)];
+    assert_eq!(client.input(Input::Answered(tickets[1], no(403))), ended);
+    client.now = 180_000;
+    assert_eq!(asked(&client.input(Input::Tick)).len(), 1);
 }
 
 #[test]
