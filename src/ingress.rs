@@ -16,10 +16,8 @@ use crate::inbox::{AppIndex, Delivery};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::{self, BroadcastError};
 use crate::protocol::prefix::{self, News, Prefix};
-use crate::protocol::pusher;
-use crate::publish::Publisher;
+use crate::publish::{Publisher, event_frame};
 use crate::redis::{Backoff, Failure, Link, Reporter, Status, Subscription};
-use crate::ws::frame;
 
 /// The longest payload that is looked at, in bytes. Laravel's events are small; what is bigger
 /// than this is something else's, or a mistake that no browser should have to swallow.
@@ -91,9 +89,7 @@ impl Ingress {
                 continue;
             }
             let data = data.get_or_insert_with(|| broadcast.data_for_pusher());
-            let frame = frame::build_text(pusher::channel_event_bytes(name, &broadcast.event, data), |text| {
-                pusher::push_channel_event(text, name, &broadcast.event, data);
-            });
+            let frame = event_frame(name, &broadcast.event, data);
             if frame.len() > self.frame_bytes_max {
                 self.ignored.note(Ignorable::OverOutbox(frame.len(), self.frame_bytes_max), name.as_bytes());
                 continue;

@@ -3,9 +3,19 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::inbox::{AppIndex, Control, Delivery, ShardHandle};
+use crate::protocol::pusher;
+use crate::ws::frame;
+
+/// The frame of an application's event, made in one piece; the same bytes for every connection.
+pub fn event_frame(channel: &str, event: &str, data: &str) -> Bytes {
+    frame::build_text(pusher::channel_event_bytes(channel, event, data), |text| {
+        pusher::push_channel_event(text, channel, event, data);
+    })
+}
 
 /// Puts deliveries into the shards' inboxes. A clone shares everything.
 #[derive(Clone, Debug)]

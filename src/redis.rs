@@ -344,15 +344,6 @@ mod tests {
     }
 
     fn config() -> config::Redis {
-        config::Redis {
-            host: "127.0.0.1".to_owned(),
-            port: 6379,
-            path: None,
-            db: 0,
-            username: None,
-            password: None,
-            tls: false,
-            key_prefix: None,
-        }
+        config::Redis::default()
     }
 }

@@ -88,8 +88,6 @@ fn choose_port(wanted: u16) -> anyhow::Result<(u16, Option<String>)> {
 
 /// The configuration of a small Laravel application, with the stand-in as its authHost.
 fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
-    let mut secret = [0; 32];
-    getrandom::fill(&mut secret).context("the system gives no random numbers for the app's secret")?;
     Ok(Config {
         tls: None,
         path: PathBuf::from("(demo)"),
@@ -98,7 +96,7 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         apps: vec![App {
             id: APP_ID.to_owned(),
             key: APP_KEY.to_owned(),
-            secret: Secret::new(secret.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+            secret: Secret::random().context("the system gives no random numbers for the app's secret")?,
             secret_is_random: true,
         }],
         auth: Auth {
@@ -112,16 +110,7 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         },
         proxy: true,
         // Not asked: the events come out of the stand-in's queue.
-        redis: Redis {
-            host: Ipv4Addr::LOCALHOST.to_string(),
-            port: 6379,
-            path: None,
-            db: 0,
-            username: None,
-            password: None,
-            tls: false,
-            key_prefix: None,
-        },
+        redis: Redis::default(),
         dev_mode: false,
         limits: Limits::default(),
         shards: std::thread::available_parallelism().map_or(1, usize::from),

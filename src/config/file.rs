@@ -17,7 +17,7 @@ use super::error::ConfigError;
 use super::json::{Document, Setting};
 use super::known::warn_of_unknown;
 use super::{App, Auth, Config, Limits, Redis, Secret, Tls, redis};
-use crate::protocol::{app_tag, signature};
+use crate::protocol::app_tag;
 
 /// The file's name where `--config` gives none.
 pub const FILE_NAME: &str = "laravel-echo-server.json";
@@ -266,7 +266,11 @@ fn read_apps(
             None => String::new(),
         };
         let secret_is_random = secret.is_empty();
-        let secret = if secret_is_random { random_secret()? } else { Secret::new(secret) };
+        let secret = if secret_is_random {
+            Secret::random().map_err(ConfigError::NoRandomNumbers)?
+        } else {
+            Secret::new(secret)
+        };
         apps.push(App { id, key, secret, secret_is_random });
     }
     Ok(apps)
@@ -280,12 +284,6 @@ fn name_in_a_path(setting: &Setting<'_>) -> Result<String, ConfigError> {
         return Err(setting.wrong("must be of letters, digits and signs other than / ? # % : and spaces"));
     }
     Ok(name)
-}
-
-fn random_secret() -> Result<Secret, ConfigError> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(ConfigError::NoRandomNumbers)?;
-    Ok(Secret::new(signature::hex(&bytes)))
 }
 
 /// `authHost`; empty is absent. The path, if any, loses its last slash: the endpoint begins with one.

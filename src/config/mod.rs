@@ -8,6 +8,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::protocol::signature;
+
 mod error;
 mod file;
 mod json;
@@ -80,6 +82,16 @@ impl Secret {
     /// Wraps the text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
+    }
+
+    /// A new one, 32 random bytes in hex.
+    ///
+    /// # Errors
+    /// The system gives no random numbers.
+    pub fn random() -> Result<Self, getrandom::Error> {
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes)?;
+        Ok(Self(signature::hex(&bytes)))
     }
 
     /// The text itself, for signing and logging in only.

@@ -11,8 +11,8 @@ use serde_json::value::RawValue;
 use crate::config::{App, Limits};
 use crate::inbox::{AppIndex, Delivery};
 use crate::protocol::channel::{ChannelName, NAME_BYTES_MAX};
-use crate::protocol::{pusher, signature};
-use crate::ws::frame;
+use crate::protocol::signature;
+use crate::publish::event_frame;
 
 /// How far a request's clock may be off, in seconds.
 const TIMESTAMP_SECS_MAX: u64 = 600;
@@ -124,7 +124,7 @@ pub fn deliveries(app: AppIndex, limits: &Limits, body: &[u8]) -> Result<Vec<Del
     let except = event.socket_id.and_then(|id| id.parse().ok());
     let delivery = |name: String| match ChannelName::parse(&name) {
         Ok(channel) => {
-            let frame = frame::encode_text(&pusher::channel_event(channel.as_str(), &event.name, &data));
+            let frame = event_frame(channel.as_str(), &event.name, &data);
             Ok(Delivery { app, channel, frame, except })
         }
         Err(error) => refusal(StatusCode::BAD_REQUEST, error.to_string()),
@@ -136,6 +136,7 @@ pub fn deliveries(app: AppIndex, limits: &Limits, body: &[u8]) -> Result<Vec<Del
 mod tests {
     use super::*;
     use crate::config::Secret;
+    use crate::ws::frame;
     use std::time::Duration;
 
     const BODY: &[u8] = br#"{"name":"foo","channels":["project-3"],"data":"{\"some\":\"data\"}"}"#;

@@ -1,8 +1,8 @@
 //! The port: HTTP/1.1 and the opening handshakes of WebSockets. After its handshake a socket is
 //! handed to the shard with the fewest connections; nothing of HTTP stays with it.
 //!
-//! This is the front: it runs on threads of its own, so that a storm of handshakes does not
-//! delay deliveries.
+//! This is the front: beside several shards it runs on threads of its own, so that a storm of
+//! handshakes does not delay deliveries.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
