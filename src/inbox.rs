@@ -6,6 +6,7 @@
 //! Its length is bounded by what connections may have under way (joins, authorisations) and
 //! by the rate limit of client events.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
@@ -65,8 +66,54 @@ pub enum Control {
     Leave { app: AppIndex, channel: ChannelName, user_id: Arc<str>, socket_id: SocketId },
     /// From the home shard: the join is done; the frame is the ready `subscription_succeeded`.
     Joined { conn: ConnKey, ticket: Ticket, frame: Bytes },
+    /// Say what this shard has of the app's channels.
+    Query { app: AppIndex, query: Query, reply: mpsc::UnboundedSender<Found> },
+    /// Close the connections that are signed in as this user.
+    Terminate { app: AppIndex, user_id: Arc<str> },
     /// Close every connection, then end.
     Stop,
+}
+
+/// What a shard is asked about an app's channels. Of the members of a presence channel only its
+/// home shard knows; the others have none to tell.
+#[derive(Clone, Debug)]
+pub enum Query {
+    /// All channels whose names begin so, that have subscribers or members.
+    Prefix(Arc<str>),
+    /// These channels.
+    Channels(Arc<[ChannelName]>),
+    /// Who is in this presence channel.
+    Members(ChannelName),
+}
+
+/// What a shard, or several together, have found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Channels without subscribers and members need not be there.
+    pub channels: HashMap<ChannelName, Counts>,
+    /// Each user once.
+    pub members: Vec<Member>,
+}
+
+/// How many there are in a channel.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counts {
+    /// Connections that are subscribed.
+    pub subscriptions: usize,
+    /// Users that are members.
+    pub users: usize,
+}
+
+impl Found {
+    /// Adds what another shard has found for the same query.
+    pub fn merge(&mut self, other: Self) {
+        for (channel, counts) in other.channels {
+            let sum = self.channels.entry(channel).or_default();
+            sum.subscriptions += counts.subscriptions;
+            sum.users += counts.users;
+        }
+        self.members.extend(other.members);
+    }
 }
 
 /// Who joins a presence channel, and where its shard waits for the answer.
@@ -97,6 +144,26 @@ pub struct Handover {
     pub socket_id: SocketId,
     /// What the handshake said of who it is.
     pub credentials: Arc<Credentials>,
+    /// Counts it among its app's.
+    pub counted: AppConnection,
+}
+
+/// A connection, counted among its app's for as long as this lives.
+#[derive(Debug)]
+pub struct AppConnection(Arc<AtomicUsize>);
+
+impl AppConnection {
+    /// One more.
+    pub fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for AppConnection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What a handshake said of who is asking. Never logged.

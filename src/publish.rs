@@ -63,6 +63,14 @@ impl Publisher {
         self.published.notify_one();
     }
 
+    /// Closes the connections that are signed in as this user.
+    pub fn terminate(&self, app: AppIndex, user_id: &str) {
+        let user_id: Arc<str> = user_id.into();
+        for shard in self.shards.iter() {
+            shard.tell(Control::Terminate { app, user_id: user_id.clone() });
+        }
+    }
+
     /// Runs beside the sources and wakes the shards that were handed events, after the sources
     /// have done what they could do at once: so a burst wakes a shard once, and a lone event as
     /// soon as the source waits for the next.

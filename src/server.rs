@@ -193,16 +193,15 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 fn rules(config: &Config) -> Arc<[Rules]> {
-    let limits = &config.limits;
     let rules = |app: &crate::config::App| Rules {
         app_key: app.key.clone(),
         secret: app.secret.expose().to_owned(),
-        subscriptions_max: limits.subscriptions_per_connection,
-        client_events_per_second: limits.client_events_per_second,
-        client_event_bytes_max: limits.client_event_bytes,
-        presence_member_bytes_max: limits.presence_member_bytes,
-        activity_timeout: limits.activity_timeout.as_millis() as u64,
-        pong_timeout: limits.pong_timeout.as_millis() as u64,
+        subscriptions_max: app.limits.subscriptions_per_connection,
+        client_events_per_second: app.limits.client_events_per_second,
+        client_event_bytes_max: app.limits.client_event_bytes,
+        presence_member_bytes_max: app.limits.presence_member_bytes,
+        activity_timeout: app.limits.activity_timeout.as_millis() as u64,
+        pong_timeout: app.limits.pong_timeout.as_millis() as u64,
         reauthorize_after: config.auth.reauthorize_after.map(|after| after.as_millis() as u64),
     };
     config.apps.iter().map(rules).collect()

@@ -98,6 +98,8 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
             key: APP_KEY.to_owned(),
             secret: Secret::random().context("the system gives no random numbers for the app's secret")?,
             secret_is_random: true,
+            limits: Limits::default(),
+            key_prefix: None,
         }],
         auth: Auth {
             host: url::Url::parse(&format!("http://{application}")).context("the stand-in's address")?,

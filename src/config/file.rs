@@ -18,6 +18,7 @@ use super::json::{Document, Setting};
 use super::known::warn_of_unknown;
 use super::{App, Auth, Config, Limits, Redis, Secret, Tls, redis};
 use crate::protocol::app_tag;
+use crate::protocol::channel::NAME_BYTES_MAX;
 
 /// The file's name where `--config` gives none.
 pub const FILE_NAME: &str = "laravel-echo-server.json";
@@ -93,13 +94,15 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         redis.password = redis::password(&password)?;
     }
 
+    let limits = Limits::default();
+    let limits = file("limits").map_or_else(|| Ok(limits.clone()), |own| read_limits(&own, &limits, &mut warnings))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Config {
         path: path.to_owned(),
         host: host.map(|host| listen_host(&host)).transpose()?.flatten(),
         port: port.map_or(Ok(6001), |port| listen_port(&port))?,
         tls: read_tls(&members, &mut warnings)?,
-        apps: read_apps(root, file("clients"), &mut warnings)?,
+        apps: read_apps(root, file("clients"), &limits, &mut warnings)?,
         auth: Auth {
             host: auth_base(auth_host, &mut warnings)?,
             endpoint: file("authEndpoint")
@@ -116,7 +119,7 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         proxy: file("proxy").is_some_and(|flag| flag.flag(&mut warnings)),
         redis,
         dev_mode: dev_mode.is_some_and(|flag| flag.flag(&mut warnings)),
-        limits: file("limits").map_or_else(|| Ok(Limits::default()), |limits| read_limits(&limits, &mut warnings))?,
+        limits,
         shards: number(&file("shards"), cores as u64, 1..=1024, "of threads")? as usize,
         warnings,
     })
@@ -226,6 +229,7 @@ fn listen_port(setting: &Setting<'_>) -> Result<u16, ConfigError> {
 fn read_apps(
     root: &Setting<'_>,
     clients: Option<Setting<'_>>,
+    limits: &Limits,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<App>, ConfigError> {
     const ADD: &str = "there must be an app for browsers to connect to; add for example\n\n  \
@@ -271,7 +275,12 @@ fn read_apps(
         } else {
             Secret::new(secret)
         };
-        apps.push(App { id, key, secret, secret_is_random });
+        let limits = match member(&members, "limits") {
+            Some(own) => read_app_limits(&own, limits, warnings)?,
+            None => limits.clone(),
+        };
+        let key_prefix = member(&members, "keyPrefix").map(|prefix| prefix.text()).transpose()?;
+        apps.push(App { id, key, secret, secret_is_random, limits, key_prefix });
     }
     Ok(apps)
 }
@@ -355,12 +364,24 @@ fn read_origins(setting: &Setting<'_>) -> Result<Vec<String>, ConfigError> {
     if setting.is_list() { setting.list()?.iter().map(one).collect() } else { Ok(vec![one(setting)?]) }
 }
 
-fn read_limits(setting: &Setting<'_>, warnings: &mut Vec<String>) -> Result<Limits, ConfigError> {
+/// `clients[].limits`, on top of those of the whole server.
+fn read_app_limits(setting: &Setting<'_>, default: &Limits, warnings: &mut Vec<String>) -> Result<Limits, ConfigError> {
+    // These bound a socket before its app is known, or buffers that know no apps.
+    const WHOLE_SERVER: [&str; 3] = ["messageBytes", "outboundBytes", "handshakeTimeout"];
+    if let Some((name, limit)) = setting.object()?.iter().find(|(name, _)| WHOLE_SERVER.contains(&name.as_str())) {
+        return Err(
+            limit.error(format_args!("cannot differ from app to app; set it as \"{name}\" in the top \"limits\""))
+        );
+    }
+    read_limits(setting, default, warnings)
+}
+
+/// Limits of which those that are absent are as in `default`.
+fn read_limits(setting: &Setting<'_>, default: &Limits, warnings: &mut Vec<String>) -> Result<Limits, ConfigError> {
     const BYTES: RangeInclusive<u64> = 1..=1024 * 1024 * 1024;
     const SECONDS: RangeInclusive<u64> = 1..=86_400;
     let members = setting.object()?;
     warn_of_unknown(&members, warnings);
-    let default = Limits::default();
     let bytes = |name, default: usize| {
         number(&member(&members, name), default as u64, BYTES, "of bytes").map(|bytes| bytes as usize)
     };
@@ -380,6 +401,16 @@ fn read_limits(setting: &Setting<'_>, warnings: &mut Vec<String>) -> Result<Limi
         client_events_per_second: per_second as u32,
         client_event_bytes: bytes("clientEventBytes", default.client_event_bytes)?,
         event_bytes: bytes("eventBytes", default.event_bytes)?,
+        event_name_bytes: bytes("eventNameBytes", default.event_name_bytes)?,
+        channel_name_bytes: number(
+            &member(&members, "channelNameBytes"),
+            default.channel_name_bytes as u64,
+            1..=NAME_BYTES_MAX as u64,
+            "of bytes",
+        )? as usize,
+        channels_per_event: count("channelsPerEvent", default.channels_per_event)?,
+        events_per_batch: count("eventsPerBatch", default.events_per_batch)?,
+        timestamp_window: seconds("timestampWindow", default.timestamp_window)?,
         presence_member_bytes: bytes("presenceMemberBytes", default.presence_member_bytes)?,
         activity_timeout: seconds("activityTimeout", default.activity_timeout)?,
         pong_timeout: seconds("pongTimeout", default.pong_timeout)?,

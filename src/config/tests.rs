@@ -473,7 +473,8 @@ fn new_numbers() {
     let config = quiet(
         r#""authTimeoutMs": "500", "authConcurrency": 3, "shards": 2, "limits": { "messageBytes": 1, "outboundBytes": 2,
         "subscriptionsPerConnection": 3, "connections": 4, "clientEventsPerSecond": 0, "clientEventBytes": 6,
-        "eventBytes": 7, "presenceMemberBytes": 8, "activityTimeout": 9, "pongTimeout": 10, "handshakeTimeout": "11" }"#,
+        "eventBytes": 7, "eventNameBytes": 12, "channelNameBytes": 13, "channelsPerEvent": 14, "eventsPerBatch": 15,
+        "timestampWindow": 16, "presenceMemberBytes": 8, "activityTimeout": 9, "pongTimeout": 10, "handshakeTimeout": "11" }"#,
     );
     assert_eq!((config.auth.timeout, config.auth.concurrency, config.shards), (Duration::from_millis(500), 3, 2));
     let expected = Limits {
@@ -484,6 +485,11 @@ fn new_numbers() {
         client_events_per_second: 0,
         client_event_bytes: 6,
         event_bytes: 7,
+        event_name_bytes: 12,
+        channel_name_bytes: 13,
+        channels_per_event: 14,
+        events_per_batch: 15,
+        timestamp_window: Duration::from_secs(16),
         presence_member_bytes: 8,
         activity_timeout: Duration::from_secs(9),
         pong_timeout: Duration::from_secs(10),
@@ -499,6 +505,10 @@ fn new_numbers() {
         (
             "\"limits\": { \"connections\": 0 }",
             "limits.connections\" is 0; it must be a number from 1 to 100000000, as 100000.",
+        ),
+        (
+            "\"limits\": { \"channelNameBytes\": 201 }",
+            "limits.channelNameBytes\" is 201; it must be a number of bytes from 1 to 200, as 200.",
         ),
         ("\"limits\": []", "limits\" is a list; it must be an object in braces, as "),
     ] {

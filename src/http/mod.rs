@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -26,9 +26,10 @@ use tokio_rustls::server::TlsStream;
 use crate::auth::callback::Laravel;
 use crate::auth::gateway;
 use crate::config::Config;
-use crate::inbox::{AppIndex, Control, Credentials, Handover};
+use crate::inbox::{AppConnection, AppIndex, Control, Credentials, Handover};
 use crate::protocol::{SocketId, app_tag, pusher};
 use crate::publish::Publisher;
+use crate::query::Everybody;
 use crate::tls;
 use crate::ws::{self, frame};
 use proxy::Proxy;
@@ -41,9 +42,6 @@ pub use proxy::Body;
 /// The longest request head, in bytes: a Laravel page's cookies have room.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 
-/// Room in a request of the HTTP API beside the event's data, in bytes: JSON escapes, names.
-const API_BYTES_EXTRA: usize = 64 * 1024;
-
 /// How long a client that is refused may take to answer the close frame.
 const REFUSED_WAIT: Duration = Duration::from_secs(5);
 
@@ -51,6 +49,9 @@ const REFUSED_WAIT: Duration = Duration::from_secs(5);
 pub struct Front {
     config: Arc<Config>,
     publisher: Publisher,
+    everybody: Everybody,
+    /// How many connections each app has.
+    app_connections: Vec<Arc<AtomicUsize>>,
     laravel: Laravel,
     proxy: Option<Proxy>,
     tls: Option<TlsAcceptor>,
@@ -66,7 +67,9 @@ impl Front {
             .then(|| Proxy::new(&config.auth, if config.tls.is_some() { "https" } else { "http" }))
             .transpose()?;
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
-        Ok(Self { config, publisher, laravel, proxy, tls, open: AtomicUsize::new(0) })
+        let everybody = Everybody::new(publisher.shards());
+        let app_connections = config.apps.iter().map(|_| Arc::default()).collect();
+        Ok(Self { config, publisher, everybody, app_connections, laravel, proxy, tls, open: AtomicUsize::new(0) })
     }
 
     fn connections(&self) -> usize {
@@ -175,12 +178,8 @@ async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: S
         let key = key.trim_end_matches('/').to_owned();
         return upgrade::<S>(open, request, &key);
     }
-    if let Some(id) = path.strip_prefix("/apps/").and_then(|rest| rest.strip_suffix("/events")) {
-        let id = id.to_owned();
-        return api(front, request, &id).await;
-    }
-    if path.starts_with("/apps/") {
-        return error(StatusCode::NOT_FOUND, "this part of the HTTP API does not exist here");
+    if let Some(route) = api::route(path, request.uri().query()) {
+        return api::respond(front, request, route).await;
     }
     if path == front.config.auth.endpoint {
         match *method {
@@ -265,6 +264,14 @@ fn admit(front: &Front, key: &str, query: Option<&str>) -> Result<(AppIndex, Soc
         tracing::warn!("a client was refused: there are {limit} connections already (limits.connections)");
         return Err(Refusal { code: 4100, message: "Over capacity".into() });
     }
+    let app = &front.config.apps[index];
+    if front.app_connections[index].load(Ordering::Relaxed) >= app.limits.connections {
+        let (id, limit) = (&app.id, app.limits.connections);
+        tracing::warn!(
+            "a client was refused: the app {id} has {limit} connections already (clients[].limits.connections)"
+        );
+        return Err(Refusal { code: 4100, message: "Over capacity".into() });
+    }
     let random = getrandom::u64().map_err(|error| {
         tracing::error!("no random number for a socket id: {error}");
         Refusal { code: 4100, message: "Over capacity".into() }
@@ -307,7 +314,9 @@ fn hand_over(
     let Some(shard) = shards.iter().min_by_key(|shard| shard.connections().load(Ordering::Relaxed)) else { return };
     // Counted here, so that the next of a storm already sees it.
     shard.connections().fetch_add(1, Ordering::Relaxed);
-    shard.tell(Control::Accept(Box::new(Handover { stream, tls, leftover, app, socket_id, credentials })));
+    let counted = AppConnection::new(&front.app_connections[usize::from(app.0)]);
+    let handover = Handover { stream, tls, leftover, app, socket_id, credentials, counted };
+    shard.tell(Control::Accept(Box::new(handover)));
 }
 
 async fn refuse(mut stream: impl Stream, refusal: Refusal) {
@@ -329,67 +338,24 @@ async fn refuse(mut stream: impl Stream, refusal: Refusal) {
 
 // --- HTTP ----------------------------------------------------------------------------------
 
-async fn api(front: Arc<Front>, request: Request<Incoming>, id: &str) -> Response<Body> {
-    let Some(index) = front.config.apps.iter().position(|app| app.id == id) else {
-        return error(StatusCode::NOT_FOUND, &format!("no app has the id {id:.64?} (clients[].appId)"));
-    };
-    if request.method() != Method::POST {
-        return error(StatusCode::METHOD_NOT_ALLOWED, "events are published with POST");
-    }
-    let limits = &front.config.limits;
-    let (parts, body) = request.into_parts();
-    // A string's escapes take up to six bytes for one.
-    let body = match collect(body, limits.event_bytes * 6 + API_BYTES_EXTRA).await {
-        Ok(body) => body,
-        Err(response) => return response,
-    };
-    let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
-    let app = &front.config.apps[index];
-    let verified = api::verify(app, &parts.method, path, query, &body, SystemTime::now());
-    let published = match verified.and_then(|()| api::deliveries(AppIndex(index as u16), limits, &body)) {
-        Ok(deliveries) => {
-            // In a task of its own: a backend that hangs up does not publish to half of the channels.
-            let publisher = front.publisher.clone();
-            let publishing = tokio::spawn(async move {
-                for delivery in deliveries {
-                    publisher.publish(delivery).await;
-                }
-            });
-            let _ = publishing.await;
-            Ok(())
-        }
-        Err(refusal) => Err(refusal),
-    };
-    match published {
-        Ok(()) => json(StatusCode::OK, "{}".into()),
-        Err(refusal) => {
-            tracing::warn!(
-                "an HTTP API request for the app {id} was refused with {}: {}",
-                refusal.status,
-                refusal.error
-            );
-            error(refusal.status, &refusal.error)
-        }
-    }
-}
-
 async fn authorise(front: Arc<Front>, request: Request<Incoming>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     match collect(body, gateway::BODY_BYTES_MAX).await {
         Ok(body) => gateway::gateway(&front.laravel, &front.config.apps, &parts, body).await.map(full),
-        Err(response) => response,
+        Err((status, sentence)) => error(status, &sentence),
     }
 }
 
-async fn collect(body: Incoming, limit: usize) -> Result<Bytes, Response<Body>> {
+/// The whole body, or the status and the sentence for its refusal.
+async fn collect(body: Incoming, limit: usize) -> Result<Bytes, (StatusCode, String)> {
     // A body must come as quickly as a head: nothing here waits for a client without end.
     match tokio::time::timeout(Duration::from_secs(30), Limited::new(body, limit).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(why)) if why.is::<LengthLimitError>() => {
-            Err(error(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body is over the limit of {limit} bytes")))
+            Err((StatusCode::PAYLOAD_TOO_LARGE, format!("the body is over the limit of {limit} bytes")))
         }
-        Ok(Err(_)) => Err(error(StatusCode::BAD_REQUEST, "the body broke off")),
-        Err(_) => Err(error(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
+        Ok(Err(_)) => Err((StatusCode::BAD_REQUEST, "the body broke off".to_owned())),
+        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned())),
     }
 }
 

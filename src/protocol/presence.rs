@@ -97,6 +97,19 @@ impl Members {
         true
     }
 
+    /// How many users are there.
+    pub fn len(&self) -> usize {
+        self.users.len()
+    }
+
+    /// The members, each with the info of the socket that has been there longest.
+    pub fn members(&self) -> impl Iterator<Item = Member> {
+        self.users.iter().map(|(user_id, sockets)| Member {
+            user_id: user_id.clone(),
+            user_info: sockets.first().map_or_else(|| "null".into(), |(_, info)| info.clone()),
+        })
+    }
+
     /// Nobody is there.
     pub fn is_empty(&self) -> bool {
         self.users.is_empty()
@@ -177,6 +190,8 @@ mod tests {
         assert_eq!(members.join(socket(2), member("7", r#"{"tab":2}"#)), Joined::Again);
         assert_eq!(members.join(socket(2), member("7", r#"{"tab":3}"#)), Joined::Already);
         assert_eq!(members.list(), r#"{"presence":{"count":1,"ids":["7"],"hash":{"7":{"tab":1}}}}"#);
+        assert_eq!(members.members().collect::<Vec<_>>(), [member("7", r#"{"tab":1}"#)]);
+        assert_eq!(members.len(), 1);
         assert!(!members.leave(socket(1), "7"));
         assert_eq!(members.list(), r#"{"presence":{"count":1,"ids":["7"],"hash":{"7":{"tab":2}}}}"#);
         assert!(!members.leave(socket(9), "7"));

@@ -36,6 +36,7 @@ pub mod channels;
 mod conn;
 mod delivery;
 mod outbox;
+mod query;
 
 /// Inbox messages that are handled before the outboxes are written.
 const BATCH: usize = 256;
@@ -215,6 +216,12 @@ impl Shard {
                     self.relay(key.0, key.1, &text, None);
                 }
             }
+            Control::Query { app, query, reply } => {
+                // Whoever asked may have given up.
+                let _ = reply.send(self.found(app, &query));
+            }
+            // Nobody can sign in yet, so nobody is signed in as this user.
+            Control::Terminate { .. } => {}
             Control::Stop => {
                 self.stopping = true;
                 let slots: Vec<Slot> = self.conns.iter().map(|(slot, _)| slot as Slot).collect();
@@ -228,7 +235,7 @@ impl Shard {
     // --- connections -----------------------------------------------------------------------
 
     fn accept(&mut self, handover: Handover) {
-        let Handover { stream, tls, leftover, app, socket_id, credentials } = handover;
+        let Handover { stream, tls, leftover, app, socket_id, credentials, counted } = handover;
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => Rc::new(stream),
             Err(error) => {
@@ -253,6 +260,7 @@ impl Shard {
             dirty: false,
             draining: false,
             closing: None,
+            _counted: counted,
         }) as Slot;
         let key = ConnKey { slot, generation: self.generation };
         tracing::debug!("{socket_id} connected");

@@ -4,7 +4,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::auth::fake::{FakeLaravel, response};
-use crate::config::Secret;
+use crate::config::{Limits, Secret};
 
 const BEFORE: &str =
     "Content-Type: application/json\r\nSet-Cookie: session=new; path=/\r\nSet-Cookie: XSRF-TOKEN=y\r\n";
@@ -17,6 +17,8 @@ fn apps() -> Vec<App> {
             key: key.to_owned(),
             secret: Secret::new(format!("{key}-secret")),
             secret_is_random: false,
+            limits: Limits::default(),
+            key_prefix: None,
         })
         .collect()
 }

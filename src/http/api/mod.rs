@@ -1,0 +1,252 @@
+//! Pusher's signed HTTP API (protocol section 5): backends publish here, ask who is there, and end
+//! a user's connections.
+//!
+//! This part knows the paths and the order of the checks; `signed` says whether a request may speak
+//! for an app, `events` what it publishes, `channels` what it is told. Statuses and bodies are those of the
+//! hosted service, errors an object with a sentence.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
+use serde::Serialize;
+
+use super::{Body, Front, collect, error, json};
+use crate::config::Limits;
+use crate::inbox::AppIndex;
+use signed::Parameters;
+
+mod channels;
+mod events;
+mod signed;
+
+/// Room in a request beside the events' data, in bytes: names, channels, what JSON needs.
+const BODY_BYTES_EXTRA: usize = 64 * 1024;
+
+/// How long the rest of a body that is refused is read, so that the client sees the answer.
+const DISCARD_WAIT: Duration = Duration::from_secs(5);
+
+/// A refusal: status and a sentence for whoever reads the client library's error.
+#[derive(Debug, Eq, PartialEq)]
+struct Refusal {
+    /// HTTP status.
+    status: StatusCode,
+    /// What was wrong.
+    error: String,
+}
+
+fn refusal<T>(status: StatusCode, error: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal { status, error: error.into() })
+}
+
+fn bad_request<T>(error: impl Into<String>) -> Result<T, Refusal> {
+    refusal(StatusCode::BAD_REQUEST, error)
+}
+
+/// Which app a request says that it speaks for.
+#[derive(Debug, Eq, PartialEq)]
+enum Named {
+    /// `/apps/{id}/…`.
+    Id(String),
+    /// By `auth_key` alone: PyPI `pusher` 3.3.4 leaves `/apps/{id}` out when it ends a user's connections.
+    Key,
+}
+
+/// What a request asks for. Names are decoded.
+#[derive(Debug, Eq, PartialEq)]
+enum Endpoint {
+    Events,
+    BatchEvents,
+    Channels,
+    Channel(String),
+    Users(String),
+    Terminate(String),
+    /// Reverb's own.
+    Connections,
+    Unknown,
+}
+
+impl Endpoint {
+    fn method(&self) -> Method {
+        match self {
+            Self::Events | Self::BatchEvents | Self::Terminate(_) => Method::POST,
+            Self::Channels | Self::Channel(_) | Self::Users(_) | Self::Connections | Self::Unknown => Method::GET,
+        }
+    }
+}
+
+/// A path of this API.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Route {
+    app: Named,
+    endpoint: Endpoint,
+}
+
+/// Whether the request is for this API.
+pub(super) fn route(path: &str, query: Option<&str>) -> Option<Route> {
+    let text = |segment: &str| percent_decode_str(segment).decode_utf8_lossy().into_owned();
+    let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+    let endpoint = match segments[..] {
+        ["users", id, "terminate_connections"] => {
+            // Without a signature it may be a path of the application, which the proxy passes on.
+            let is_signed = query.is_some_and(|query| query.contains("auth_signature="));
+            return is_signed.then(|| Route { app: Named::Key, endpoint: Endpoint::Terminate(text(id)) });
+        }
+        ["apps", _, "events"] => Endpoint::Events,
+        ["apps", _, "batch_events"] => Endpoint::BatchEvents,
+        ["apps", _, "channels"] => Endpoint::Channels,
+        ["apps", _, "channels", name] => Endpoint::Channel(text(name)),
+        ["apps", _, "channels", name, "users"] => Endpoint::Users(text(name)),
+        ["apps", _, "users", id, "terminate_connections"] => Endpoint::Terminate(text(id)),
+        ["apps", _, "connections"] => Endpoint::Connections,
+        ["apps", ..] => Endpoint::Unknown,
+        _ => return None,
+    };
+    Some(Route { app: Named::Id(text(segments.get(1)?)), endpoint })
+}
+
+/// Answers a request. A refusal is logged: the backend's own log may not say what the body said.
+pub(super) async fn respond(front: Arc<Front>, request: Request<Incoming>, route: Route) -> Response<Body> {
+    let method = route.endpoint.method();
+    match answer(&front, request, route).await {
+        Ok(text) => json(StatusCode::OK, text),
+        Err(refusal) => {
+            // A path and a name may be long, and hold what a terminal would obey.
+            let (status, sentence) = (refusal.status, refusal.error.escape_debug().take(400).collect::<String>());
+            tracing::warn!("an HTTP API request was refused with {status}: {sentence}");
+            let mut response = error(refusal.status, &refusal.error);
+            if refusal.status == StatusCode::METHOD_NOT_ALLOWED
+                && let Ok(method) = HeaderValue::from_str(method.as_str())
+            {
+                response.headers_mut().insert(header::ALLOW, method);
+            }
+            response
+        }
+    }
+}
+
+async fn answer(front: &Arc<Front>, request: Request<Incoming>, route: Route) -> Result<String, Refusal> {
+    let (parts, body) = request.into_parts();
+    let query = parts.uri.query().unwrap_or_default();
+    let parameters = Parameters::parse(query);
+    let checked = find(front, &route.app, &parameters).and_then(|index| {
+        let app = &front.config.apps[usize::from(index.0)];
+        // The signature covers the body's digest, so nothing of a body is kept for strangers.
+        signed::verify(app, &parts.method, parts.uri.path(), &parameters, SystemTime::now())?;
+        if route.endpoint == Endpoint::Unknown {
+            return refusal(StatusCode::NOT_FOUND, "this part of the HTTP API does not exist here");
+        }
+        let method = route.endpoint.method();
+        if parts.method != method {
+            return refusal(StatusCode::METHOD_NOT_ALLOWED, format!("this path is asked with {method}"));
+        }
+        Ok((index, app))
+    });
+    let (index, app) = match checked {
+        Ok(checked) => checked,
+        Err(refusal) => {
+            discard(body).await;
+            return Err(refusal);
+        }
+    };
+    let limits = &app.limits;
+    let body = collect(body, body_bytes_max(&route.endpoint, limits))
+        .await
+        .map_err(|(status, error)| Refusal { status, error })?;
+    signed::verify_digest(&parameters, &body)?;
+    match route.endpoint {
+        Endpoint::Events => events::publish(front, index, limits, &body).await,
+        Endpoint::BatchEvents => events::publish_batch(front, index, limits, &body).await,
+        Endpoint::Channels => {
+            channels::list(front, index, parameters.get("filter_by_prefix"), parameters.get("info")).await
+        }
+        Endpoint::Channel(name) => channels::one(front, index, limits, &name, parameters.get("info")).await,
+        Endpoint::Users(name) => channels::users(front, index, limits, &name).await,
+        Endpoint::Terminate(user_id) => {
+            front.publisher.terminate(index, &user_id);
+            Ok("{}".to_owned())
+        }
+        Endpoint::Connections => {
+            let connections = front.app_connections[usize::from(index.0)].load(Ordering::Relaxed);
+            Ok(format!("{{\"connections\":{connections}}}"))
+        }
+        Endpoint::Unknown => refusal(StatusCode::NOT_FOUND, "this part of the HTTP API does not exist here"),
+    }
+}
+
+fn find(front: &Front, named: &Named, parameters: &Parameters) -> Result<AppIndex, Refusal> {
+    let apps = &front.config.apps;
+    let (position, error) = match named {
+        Named::Id(id) => (apps.iter().position(|app| app.id == *id), (StatusCode::NOT_FOUND, "appId", id.as_str())),
+        Named::Key => {
+            let key = parameters.get("auth_key").unwrap_or_default();
+            (apps.iter().position(|app| app.key == key), (StatusCode::UNAUTHORIZED, "key", key))
+        }
+    };
+    let (status, what, name) = error;
+    let name: String = name.chars().take(64).collect();
+    match position {
+        Some(index) => Ok(AppIndex(index as u16)),
+        None => refusal(status, format!("no app has the {what} {name:?} (clients[].{what})")),
+    }
+}
+
+/// How long the body may be, so that none that keeps to the limits is refused: a text's escapes take up
+/// to six bytes for one.
+fn body_bytes_max(endpoint: &Endpoint, limits: &Limits) -> usize {
+    let event = limits.event_bytes.saturating_mul(6);
+    let channels = limits.channels_per_event.saturating_mul(limits.channel_name_bytes.saturating_mul(2));
+    let events = match endpoint {
+        Endpoint::Events => event.saturating_add(channels),
+        Endpoint::BatchEvents => event.saturating_add(4096).saturating_mul(limits.events_per_batch),
+        _ => 0,
+    };
+    events.saturating_add(BODY_BYTES_EXTRA)
+}
+
+/// Reads on without keeping anything, for a moment: a client that is still sending would miss the answer.
+async fn discard(mut body: Incoming) {
+    let reading = async { while let Some(Ok(_)) = body.frame().await {} };
+    let _ = tokio::time::timeout(DISCARD_WAIT, reading).await;
+}
+
+/// The text of an answer.
+fn text(answer: &impl Serialize) -> Result<String, Refusal> {
+    serde_json::to_string(answer).or_else(|error| {
+        refusal(StatusCode::INTERNAL_SERVER_ERROR, format!("the answer could not be written: {error}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths() {
+        let id = |endpoint| Some(Route { app: Named::Id("3".into()), endpoint });
+        for (path, expected) in [
+            ("/apps/3/events", id(Endpoint::Events)),
+            ("/apps/3/batch_events", id(Endpoint::BatchEvents)),
+            ("/apps/3/channels", id(Endpoint::Channels)),
+            ("/apps/3/channels/presence-a", id(Endpoint::Channel("presence-a".into()))),
+            ("/apps/3/channels/%23server-to-user-7", id(Endpoint::Channel("#server-to-user-7".into()))),
+            ("/apps/3/channels/presence-a/users", id(Endpoint::Users("presence-a".into()))),
+            ("/apps/3/users/u%20v/terminate_connections", id(Endpoint::Terminate("u v".into()))),
+            ("/apps/3/connections", id(Endpoint::Connections)),
+            ("/apps/3", id(Endpoint::Unknown)),
+            ("/apps/3/channels/a/b", id(Endpoint::Unknown)),
+            ("/users/7/terminate_connections", None),
+            ("/apps", None),
+            ("/", None),
+            ("/app/key", None),
+        ] {
+            assert_eq!(route(path, None), expected, "{path}");
+        }
+        let by_key = Some(Route { app: Named::Key, endpoint: Endpoint::Terminate("7".into()) });
+        assert_eq!(route("/users/7/terminate_connections", Some("auth_key=k&auth_signature=00")), by_key);
+    }
+}
