@@ -45,6 +45,9 @@ const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// How long a client that is refused may take to answer the close frame.
 const REFUSED_WAIT: Duration = Duration::from_secs(5);
 
+/// How long the rest of a body that is refused is read.
+const DISCARD_WAIT: Duration = Duration::from_secs(5);
+
 /// What the front needs to answer requests.
 pub struct Front {
     config: Arc<Config>,
@@ -346,12 +349,19 @@ async fn authorise(front: Arc<Front>, request: Request<Incoming>) -> Response<Bo
     }
 }
 
+/// Reads on without keeping anything, for a moment: a client that is still sending would miss the answer.
+async fn discard(body: &mut Incoming) {
+    let reading = async { while let Some(Ok(_)) = body.frame().await {} };
+    let _ = tokio::time::timeout(DISCARD_WAIT, reading).await;
+}
+
 /// The whole body, or the status and the sentence for its refusal.
-async fn collect(body: Incoming, limit: usize) -> Result<Bytes, (StatusCode, String)> {
+async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes, (StatusCode, String)> {
     // A body must come as quickly as a head: nothing here waits for a client without end.
-    match tokio::time::timeout(Duration::from_secs(30), Limited::new(body, limit).collect()).await {
+    match tokio::time::timeout(Duration::from_secs(30), Limited::new(&mut body, limit).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(why)) if why.is::<LengthLimitError>() => {
+            discard(&mut body).await;
             Err((StatusCode::PAYLOAD_TOO_LARGE, format!("the body is over the limit of {limit} bytes")))
         }
         Ok(Err(_)) => Err((StatusCode::BAD_REQUEST, "the body broke off".to_owned())),

@@ -7,15 +7,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
-use super::{Body, Front, collect, error, json};
+use super::{Body, Front, collect, discard, error, json};
 use crate::config::Limits;
 use crate::inbox::AppIndex;
 use signed::Parameters;
@@ -26,9 +25,6 @@ mod signed;
 
 /// Room in a request beside the events' data, in bytes: names, channels, what JSON needs.
 const BODY_BYTES_EXTRA: usize = 64 * 1024;
-
-/// How long the rest of a body that is refused is read, so that the client sees the answer.
-const DISCARD_WAIT: Duration = Duration::from_secs(5);
 
 /// A refusal: status and a sentence for whoever reads the client library's error.
 #[derive(Debug, Eq, PartialEq)]
@@ -130,7 +126,7 @@ pub(super) async fn respond(front: Arc<Front>, request: Request<Incoming>, route
 }
 
 async fn answer(front: &Arc<Front>, request: Request<Incoming>, route: Route) -> Result<String, Refusal> {
-    let (parts, body) = request.into_parts();
+    let (parts, mut body) = request.into_parts();
     let query = parts.uri.query().unwrap_or_default();
     let parameters = Parameters::parse(query);
     let checked = find(front, &route.app, &parameters).and_then(|index| {
@@ -149,7 +145,7 @@ async fn answer(front: &Arc<Front>, request: Request<Incoming>, route: Route) ->
     let (index, app) = match checked {
         Ok(checked) => checked,
         Err(refusal) => {
-            discard(body).await;
+            discard(&mut body).await;
             return Err(refusal);
         }
     };
@@ -206,12 +202,6 @@ fn body_bytes_max(endpoint: &Endpoint, limits: &Limits) -> usize {
         _ => 0,
     };
     events.saturating_add(BODY_BYTES_EXTRA)
-}
-
-/// Reads on without keeping anything, for a moment: a client that is still sending would miss the answer.
-async fn discard(mut body: Incoming) {
-    let reading = async { while let Some(Ok(_)) = body.frame().await {} };
-    let _ = tokio::time::timeout(DISCARD_WAIT, reading).await;
 }
 
 /// The text of an answer.
