@@ -13,9 +13,9 @@ use crate::auth::Asked;
 use crate::auth::callback::Laravel;
 use crate::config::Config;
 use crate::http::{self, Front};
-use crate::inbox::{self, AppIndex, Control, Inbox};
-use crate::ingress::{self, Ingress};
-use crate::protocol::prefix::Prefix;
+use crate::inbox::{self, Control, Inbox};
+use crate::ingress::{self, Audiences, Ingress};
+use crate::protocol::app_tag;
 use crate::protocol::session::Rules;
 use crate::publish::Publisher;
 use crate::redis::Status;
@@ -67,13 +67,11 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
         drop(context);
         tokio::spawn(publisher.clone().wake_shards());
 
-        let prefix = match &config.redis.key_prefix {
-            Some(prefix) => Prefix::configured(prefix.clone()),
-            None => Prefix::recognise(),
-        };
-        let apps = (0..config.apps.len()).map(|index| AppIndex(index as u16)).collect();
-        let (ingress, known_prefix) = Ingress::new(apps, prefix, publisher.clone(), config.limits.outbound_bytes);
-        let laravel = Laravel::new(&config.auth, known_prefix)?;
+        let own_prefixes: Vec<_> = config.apps.iter().map(|app| app.key_prefix.clone()).collect();
+        let (audiences, known_prefixes) = Audiences::new(&own_prefixes, config.redis.key_prefix.as_deref());
+        let ingress = Ingress::new(audiences, publisher.clone(), config.limits.outbound_bytes);
+        let tags = config.apps.iter().map(|app| app_tag(&app.key));
+        let laravel = Laravel::new(&config.auth, tags.zip(known_prefixes).collect())?;
         tokio::spawn(answer(asked, laravel.clone(), publisher.clone()));
         match source {
             Source::Redis => {

@@ -96,13 +96,25 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
 
     let limits = Limits::default();
     let limits = file("limits").map_or_else(|| Ok(limits.clone()), |own| read_limits(&own, &limits, &mut warnings))?;
+    let apps = read_apps(root, file("clients"), &limits, &mut warnings)?;
+    let hears_all = apps.iter().find(|app| app.key_prefix.as_deref() == Some(""));
+    if let (Some(app), None) = (hears_all, &redis.key_prefix)
+        && apps.iter().any(|app| app.key_prefix.is_none())
+    {
+        warnings.push(format!(
+            "The client {} has the \"keyPrefix\" \"\", under which is all that Redis carries: clients without \"keyPrefix\" \
+             hear nothing. Give each its own.",
+            app.id
+        ));
+    }
+
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Config {
         path: path.to_owned(),
         host: host.map(|host| listen_host(&host)).transpose()?.flatten(),
         port: port.map_or(Ok(6001), |port| listen_port(&port))?,
         tls: read_tls(&members, &mut warnings)?,
-        apps: read_apps(root, file("clients"), &limits, &mut warnings)?,
+        apps,
         auth: Auth {
             host: auth_base(auth_host, &mut warnings)?,
             endpoint: file("authEndpoint")

@@ -743,3 +743,28 @@ proptest! {
         is_read_or_refused_by_name(&bytes)?;
     }
 }
+
+#[test]
+fn an_app_may_have_limits_and_a_prefix_of_its_own() {
+    let of = |second: &str| {
+        let clients =
+            format!(r#"{{ "clients": [ {{ "appId": "a", "key": "k" }}, {{ "appId": "b", "key": "l", {second} }} ],"#);
+        read_with(&format!(r#"{clients} "limits": {{ "eventBytes": 5, "pongTimeout": 6 }} }}"#), &[])
+    };
+    let config = of(r#""keyPrefix": "b_", "limits": { "eventBytes": "7", "connections": 8 }"#).unwrap();
+    assert_eq!(config.warnings, [""; 0]);
+    assert_eq!((config.apps[0].limits.clone(), config.apps[0].key_prefix.as_deref()), (config.limits.clone(), None));
+    let expected = Limits { event_bytes: 7, connections: 8, ..config.limits };
+    assert_eq!((config.apps[1].limits.clone(), config.apps[1].key_prefix.as_deref()), (expected, Some("b_")));
+
+    let warnings = of(r#""limits": { "eventByte": 1 }"#).unwrap().warnings;
+    assert!(warnings[0].contains("\"clients[1].limits.eventByte\" is not a known key"), "{warnings:?}");
+    assert!(warnings[0].contains("\"limits.eventBytes\""), "{warnings:?}");
+    let warnings = of(r#""keyPrefix": """#).unwrap().warnings;
+    assert!(warnings[0].starts_with("The client b has the \"keyPrefix\" \"\""), "{warnings:?}");
+    for name in ["messageBytes", "outboundBytes", "handshakeTimeout"] {
+        let error = of(&format!(r#""limits": {{ "{name}": 1 }}"#)).unwrap_err();
+        let expected = format!("\"clients[1].limits.{name}\" cannot differ from app to app");
+        assert!(error.contains(&expected), "{error}");
+    }
+}

@@ -1,6 +1,7 @@
+use std::collections::HashMap;
+
 use http::{Method, Request};
 use serde_json::Value;
-use tokio::sync::watch;
 
 use super::*;
 use crate::auth::fake::{FakeLaravel, response};
@@ -41,7 +42,7 @@ fn parts_at(target: &str, headers: &[(&str, &str)]) -> Parts {
 }
 
 fn laravel(auth: &Auth) -> Laravel {
-    Laravel::new(auth, watch::channel(None).1).unwrap()
+    Laravel::new(auth, HashMap::new()).unwrap()
 }
 
 async fn post(fake: &FakeLaravel, headers: &[(&str, &str)], body: &str) -> Response<Bytes> {

@@ -1,7 +1,6 @@
 //! Events of a backend: what a request says becomes deliveries, all of them or none.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -140,14 +139,9 @@ fn batch<'a>(body: &'a [u8], limits: &Limits) -> Result<Vec<Event<'a>>, Refusal>
 }
 
 /// `POST /apps/{id}/events`: one event, for each of its channels.
-pub(super) async fn publish(
-    front: &Arc<Front>,
-    app: AppIndex,
-    limits: &Limits,
-    body: &[u8],
-) -> Result<String, Refusal> {
+pub(super) async fn publish(front: &Front, app: AppIndex, limits: &Limits, body: &[u8]) -> Result<String, Refusal> {
     let event = one(body, limits)?;
-    deliver(front, event.deliveries(app, limits)?).await;
+    front.publisher.publish_all(event.deliveries(app, limits)?).await;
     if !event.info.is_wanted() {
         return Ok(NOTHING.to_owned());
     }
@@ -158,7 +152,7 @@ pub(super) async fn publish(
 
 /// `POST /apps/{id}/batch_events`: several events, each for one channel.
 pub(super) async fn publish_batch(
-    front: &Arc<Front>,
+    front: &Front,
     app: AppIndex,
     limits: &Limits,
     body: &[u8],
@@ -170,7 +164,7 @@ pub(super) async fn publish_batch(
     let events = batch(body, limits)?;
     let deliveries: Vec<Vec<Delivery>> =
         events.iter().map(|event| event.deliveries(app, limits)).collect::<Result<_, _>>()?;
-    deliver(front, deliveries.into_iter().flatten().collect()).await;
+    front.publisher.publish_all(deliveries.into_iter().flatten().collect()).await;
     if !events.iter().any(|event| event.info.is_wanted()) {
         return Ok(NOTHING.to_owned());
     }
@@ -179,17 +173,6 @@ pub(super) async fn publish_batch(
     let counts = channels::attributes(front, app, &wanted).await?;
     let batch = wanted.iter().zip(counts).map(|((name, info), counts)| channels::object(name, *info, counts));
     text(&Answer { batch: batch.collect() })
-}
-
-/// In a task of its own: a backend that hangs up does not publish to half of the channels.
-async fn deliver(front: &Arc<Front>, deliveries: Vec<Delivery>) {
-    let publisher = front.publisher.clone();
-    let publishing = tokio::spawn(async move {
-        for delivery in deliveries {
-            publisher.publish(delivery).await;
-        }
-    });
-    let _ = publishing.await;
 }
 
 #[cfg(test)]
