@@ -74,6 +74,7 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
         let laravel = Laravel::new(&config.auth, tags.zip(known_prefixes).collect())?;
         tokio::spawn(answer(asked, laravel.clone(), publisher.clone()));
         match source {
+            Source::Redis if !config.redis_events => {}
             Source::Redis => {
                 let (status, _) = watch::channel(Status::starting());
                 tokio::spawn(ingress::from_redis(config.redis.clone(), ingress, status));

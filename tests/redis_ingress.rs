@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use laravel_echo_server::config::{self, Secret};
 use laravel_echo_server::inbox::{AppIndex, Delivery, Inbox, inbox};
-use laravel_echo_server::ingress::{self, BACKLOG_BYTES_MAX, Ingress};
+use laravel_echo_server::ingress::{self, Audiences, BACKLOG_BYTES_MAX, Ingress};
 use laravel_echo_server::publish::Publisher;
 use laravel_echo_server::redis::{Link, Status, Timing};
 use redis::aio::MultiplexedConnection;

@@ -113,9 +113,11 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         proxy: true,
         // Not asked: the events come out of the stand-in's queue.
         redis: Redis::default(),
+        redis_events: false,
         dev_mode: false,
         limits: Limits::default(),
         shards: std::thread::available_parallelism().map_or(1, usize::from),
+        taken: Vec::new(),
         warnings: Vec::new(),
     })
 }

@@ -7,12 +7,13 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::environment::Environment;
 use super::error::ConfigError;
 use super::json::{Document, Setting};
 use super::known::warn_of_unknown;
@@ -39,10 +40,30 @@ impl Config {
         let name = config.unwrap_or(Path::new(FILE_NAME));
         let path = dir.map_or_else(|| name.to_owned(), |dir| dir.join(name));
         let mut bytes = Vec::new();
-        File::open(&path)
-            .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
-            .map_err(|reason| ConfigError::from_io(&path, reason))?;
-        Self::parse(&path, &bytes, variables)
+        match File::open(&path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)) {
+            Ok(_) => Self::parse(&path, &bytes, variables),
+            // A file that was asked for has to be there.
+            Err(reason)
+                if reason.kind() == ErrorKind::NotFound
+                    && config.is_none()
+                    && Environment::new(variables).has_app() =>
+            {
+                Self::from_environment(variables)
+            }
+            Err(reason) => Err(ConfigError::from_io(&path, reason)),
+        }
+    }
+
+    /// What the environment of a user of Reverb, Pusher or soketi says, without a file.
+    fn from_environment(variables: Variables<'_>) -> Result<Self, ConfigError> {
+        let path = Path::new("the environment");
+        let document = Document::parse(path, "{}")?;
+        let mut config = read(path, &document.root(), variables)?;
+        let is_set = |name| variables(name).is_some_and(|value| !value.is_empty());
+        // Their events come over HTTP; a Redis that nobody named would only be missed in the log.
+        config.redis_events =
+            ["LARAVEL_ECHO_SERVER_REDIS_HOST", "LARAVEL_ECHO_SERVER_REDIS_PORT"].iter().any(|name| is_set(*name));
+        Ok(config)
     }
 
     /// Reads the content of a file. `path` is what errors call it.
@@ -77,10 +98,11 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         variables(name).filter(|value| !value.is_empty()).map(|value| Setting::variable(name, value, key))
     };
     refuse_or_warn_of_what_is_not_done(&members, &mut warnings)?;
+    let mut environment = Environment::new(variables);
 
     let auth_host = variable("LARAVEL_ECHO_SERVER_AUTH_HOST", "authHost").or(file("authHost"));
-    let host = variable("LARAVEL_ECHO_SERVER_HOST", "host").or(file("host"));
-    let port = variable("LARAVEL_ECHO_SERVER_PORT", "port").or(file("port"));
+    let host = variable("LARAVEL_ECHO_SERVER_HOST", "host").or(file("host")).or_else(|| environment.host());
+    let port = variable("LARAVEL_ECHO_SERVER_PORT", "port").or(file("port")).or_else(|| environment.port());
     let dev_mode = variable("LARAVEL_ECHO_SERVER_DEBUG", "devMode").or(file("devMode"));
 
     let mut redis = read_database(file("databaseConfig"), &mut warnings)?;
@@ -96,7 +118,11 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
 
     let limits = Limits::default();
     let limits = file("limits").map_or_else(|| Ok(limits.clone()), |own| read_limits(&own, &limits, &mut warnings))?;
-    let apps = read_apps(root, file("clients"), &limits, &mut warnings)?;
+    let clients = file("clients");
+    let apps = match if clients.is_none() { environment.app(&limits)? } else { None } {
+        Some(app) => vec![app],
+        None => read_apps(root, clients, &limits, &mut environment, &mut warnings)?,
+    };
     let hears_all = apps.iter().find(|app| app.key_prefix.as_deref() == Some(""));
     if let (Some(app), None) = (hears_all, &redis.key_prefix)
         && apps.iter().any(|app| app.key_prefix.is_none())
@@ -108,12 +134,18 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         ));
     }
 
+    let default_port =
+        if members.is_empty() && port.is_none() { environment.default_port() } else { None }.unwrap_or(6001);
+    let tls = match read_tls(&members, &mut warnings)? {
+        None if file("protocol").is_none() => environment.tls(),
+        tls => tls,
+    };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(Config {
+    let mut config = Config {
         path: path.to_owned(),
         host: host.map(|host| listen_host(&host)).transpose()?.flatten(),
-        port: port.map_or(Ok(6001), |port| listen_port(&port))?,
-        tls: read_tls(&members, &mut warnings)?,
+        port: port.map_or(Ok(default_port), |port| listen_port(&port))?,
+        tls,
         apps,
         auth: Auth {
             host: auth_base(auth_host, &mut warnings)?,
@@ -130,11 +162,16 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         },
         proxy: file("proxy").is_some_and(|flag| flag.flag(&mut warnings)),
         redis,
-        dev_mode: dev_mode.is_some_and(|flag| flag.flag(&mut warnings)),
+        redis_events: true,
+        dev_mode: dev_mode.map_or_else(|| environment.dev_mode(), |flag| flag.flag(&mut warnings)),
         limits,
         shards: number(&file("shards"), cores as u64, 1..=1024, "of threads")? as usize,
+        taken: Vec::new(),
         warnings,
-    })
+    };
+    environment.check_where_laravel_looks(&mut config);
+    config.taken = environment.taken;
+    Ok(config)
 }
 
 fn member<'a>(members: &[(String, Setting<'a>)], name: &str) -> Option<Setting<'a>> {
@@ -242,6 +279,7 @@ fn read_apps(
     root: &Setting<'_>,
     clients: Option<Setting<'_>>,
     limits: &Limits,
+    environment: &mut Environment<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<App>, ConfigError> {
     const ADD: &str = "there must be an app for browsers to connect to; add for example\n\n  \
@@ -281,6 +319,7 @@ fn read_apps(
             Some(secret) => secret.text()?,
             None => String::new(),
         };
+        let secret = if secret.is_empty() { environment.secret_of(&key).unwrap_or_default() } else { secret };
         let secret_is_random = secret.is_empty();
         let secret = if secret_is_random {
             Secret::random().map_err(ConfigError::NoRandomNumbers)?
@@ -298,7 +337,7 @@ fn read_apps(
 }
 
 /// An app's id or key. Both are a segment of URLs, and the key stands before the colon of a signature.
-fn name_in_a_path(setting: &Setting<'_>) -> Result<String, ConfigError> {
+pub(super) fn name_in_a_path(setting: &Setting<'_>) -> Result<String, ConfigError> {
     let name = setting.text()?;
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()) || name.contains(['/', '?', '#', '%', ':'])
     {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::protocol::channel::NAME_BYTES_MAX;
 use crate::protocol::signature;
 
+mod environment;
 mod error;
 mod file;
 mod json;
@@ -41,12 +42,16 @@ pub struct Config {
     pub proxy: bool,
     /// Where Laravel publishes.
     pub redis: Redis,
+    /// Events come from Redis, and not over HTTP alone.
+    pub redis_events: bool,
     /// Say more in the log.
     pub dev_mode: bool,
     /// Bounds on what clients may do.
     pub limits: Limits,
     /// Engine threads that own the connections; default: one per core.
     pub shards: usize,
+    /// What was taken from the environment of another server's user, as "port from SOKETI_PORT".
+    pub taken: Vec<String>,
     /// What was odd in the file but no error: unknown keys and the like. Sentences.
     pub warnings: Vec<String>,
 }

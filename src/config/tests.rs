@@ -10,7 +10,7 @@ use super::*;
 const CLIENTS: &str = r#""clients": [ { "appId": "a", "key": "k" } ]"#;
 
 /// Reads a file of this content, with these environment variables.
-fn read_with(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+pub(super) fn read_with(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
     let find = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
     Config::parse(Path::new("f.json"), text.as_bytes(), &find).map_err(|error| error.to_string())
 }
