@@ -175,7 +175,7 @@ async fn failures_on_the_network() {
     let port = free.local_addr().unwrap().port();
     let fail = |host: &str| {
         let config = config::Redis { path: None, host: host.to_owned(), port, ..unix("") };
-        let link = Link::with_timing(config, TIMING);
+        let link = Link::new(config, ingress::PAYLOAD_BYTES_MAX).with_timing(TIMING);
         async move { link.subscribe("*").await.unwrap_err().to_string() }
     };
 
@@ -254,7 +254,7 @@ impl World {
         let (audiences, mut known_prefixes) = Audiences::new(&[None], config.key_prefix.as_deref());
         let ingress = Ingress::new(audiences, publisher, BACKLOG_BYTES_MAX);
         let (report, status) = watch::channel(Status::starting());
-        let link = Link::with_timing(config.clone(), TIMING);
+        let link = Link::new(config.clone(), ingress::PAYLOAD_BYTES_MAX).with_timing(TIMING);
         let task = tokio::spawn(ingress::from_link(link, ingress, report));
         Self { task, status, known_prefix: known_prefixes.remove(0), inbox }
     }
