@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::inbox::{AppIndex, Control, Delivery, ShardHandle};
+use crate::inbox::{AppIndex, Control, Delivery, Relays, ShardHandle};
+use crate::protocol::channel;
 use crate::protocol::pusher;
 use crate::ws::frame;
 
@@ -23,12 +24,13 @@ pub struct Publisher {
     shards: Arc<[ShardHandle]>,
     hasher: RandomState,
     published: Arc<Notify>,
+    relays: Arc<Relays>,
 }
 
 impl Publisher {
     /// A publisher to these shards.
     pub fn new(shards: Vec<ShardHandle>) -> Self {
-        Self { shards: shards.into(), hasher: RandomState::new(), published: Arc::default() }
+        Self { shards: shards.into(), hasher: RandomState::new(), published: Arc::default(), relays: Arc::default() }
     }
 
     /// All shards, in the order of their index.
@@ -41,21 +43,50 @@ impl Publisher {
         self.hasher.hash_one((app, channel))
     }
 
-    /// The shard that keeps the channel's presence members.
+    /// The shard that keeps what there is to know of a channel (a presence channel's members, a
+    /// cache channel's last event).
     pub fn home(&self, app: AppIndex, channel: &str) -> &ShardHandle {
         // The low bits choose the slot of `Interest`; take others.
         let hash = self.hash(app, channel) >> 32;
         &self.shards[hash as usize % self.shards.len()]
     }
 
+    /// The shard that knows where this user is online and who watches.
+    pub fn user_home(&self, app: AppIndex, user_id: &str) -> &ShardHandle {
+        let hash = self.hasher.hash_one((app, "user", user_id)) >> 32;
+        &self.shards[hash as usize % self.shards.len()]
+    }
+
+    /// Closes every connection that is signed in as this user, on all shards, with a code after
+    /// which clients do not come back by themselves.
+    pub fn terminate(&self, app: AppIndex, user_id: &str) {
+        let user_id: Arc<str> = user_id.into();
+        for shard in self.shards.iter() {
+            shard.tell(Control::Terminate { app, user_id: user_id.clone() });
+        }
+    }
+
     /// Whether any shard may have subscribers of the channel: encoding for nobody is saved by asking.
+    /// A cache channel counts as having some, since its last event is kept for those who come.
     pub fn has_subscribers(&self, app: AppIndex, channel: &str) -> bool {
+        if channel::is_cache(channel) {
+            return true;
+        }
         let hash = self.hash(app, channel);
         self.shards.iter().any(|shard| shard.is_interested(hash))
     }
 
     /// For Redis and the HTTP API: waits while a shard's inbox is full.
+    ///
+    /// An event of a cache channel goes to the channel's home alone, which keeps it and passes it
+    /// on ([`Publisher::relay_published`]): a joiner, who is answered by the home through the same
+    /// queue, then gets each event either as the kept one or live, and none twice.
     pub async fn publish(&self, delivery: Delivery) {
+        if delivery.channel.is_cache() {
+            self.relays.room().await;
+            self.home(delivery.app, delivery.channel.as_str()).deliver(delivery.clone()).await;
+            return self.published.notify_one();
+        }
         let hash = self.hash(delivery.app, delivery.channel.as_str());
         for shard in self.shards.iter().filter(|shard| shard.is_interested(hash)) {
             shard.deliver(delivery.clone()).await;
@@ -81,6 +112,13 @@ impl Publisher {
         let hash = self.hash(delivery.app, delivery.channel.as_str());
         for shard in self.shards.iter().filter(|shard| shard.is_interested(hash)) {
             shard.tell(Control::Deliver(delivery.clone()));
+        }
+    }
+    /// For the home of a cache channel: never waits; [`Publisher::publish`] does, for it.
+    pub fn relay_published(&self, delivery: &Delivery) {
+        let hash = self.hash(delivery.app, delivery.channel.as_str());
+        for shard in self.shards.iter().filter(|shard| shard.is_interested(hash)) {
+            shard.tell(Control::Relayed(delivery.clone(), self.relays.one_more()));
         }
     }
 }
