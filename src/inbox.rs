@@ -321,16 +321,18 @@ impl Events {
         }
     }
 
-    /// For the shard: waits until there are events.
+    /// For the shard: waits to be woken. Events that are here already may be the first of many
+    /// that their source is just handing over.
     pub async fn ready(&self) {
-        if self.queue.is_empty() {
-            self.ready.notified().await;
-        }
+        self.ready.notified().await;
     }
 
-    /// For the shard: takes up to `most` events, in order.
+    /// For the shard: takes up to `most` events, in order. What is left makes it ready again.
     pub fn take(&self, most: usize, into: &mut Vec<Delivery>) {
         into.extend(std::iter::from_fn(|| self.queue.pop()).take(most));
+        if into.len() == most {
+            self.ready.notify_one();
+        }
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.room.notify_waiters();
         }

@@ -4,12 +4,17 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 
 use crate::inbox::{AppIndex, Control, Delivery, Relays, ShardHandle};
 use crate::protocol::channel;
 use crate::protocol::pusher;
 use crate::ws::frame;
+
+/// Turns of the front's runtime, some microseconds each, for which a shard is left asleep while
+/// sources go on handing over events.
+const TURNS_MAX: usize = 16;
 
 /// The frame of an application's event, made in one piece; the same bytes for every connection.
 pub fn event_frame(channel: &str, event: &str, data: &str) -> Bytes {
@@ -94,13 +99,33 @@ impl Publisher {
         self.published.notify_one();
     }
 
+    /// Publishes all of these, even if whoever waits for it is dropped meanwhile.
+    pub async fn publish_all(&self, deliveries: Vec<Delivery>) {
+        let publisher = self.clone();
+        let mut publishing = Box::pin(async move {
+            for delivery in deliveries {
+                publisher.publish(delivery).await;
+            }
+        });
+        // It rarely has to wait for anything, and a task would make it wait for its turn.
+        if futures_util::poll!(publishing.as_mut()).is_pending() {
+            let _ = tokio::spawn(publishing).await;
+        }
+    }
+
     /// Runs beside the sources and wakes the shards that were handed events, after the sources
     /// have done what they could do at once: so a burst wakes a shard once, and a lone event as
     /// soon as the source waits for the next.
     pub async fn wake_shards(self) {
         loop {
             self.published.notified().await;
-            tokio::task::yield_now().await;
+            // As long as each turn of the sources brings more, there may be more to come.
+            for _ in 0..TURNS_MAX {
+                tokio::task::yield_now().await;
+                if self.published.notified().now_or_never().is_none() {
+                    break;
+                }
+            }
             for shard in self.shards.iter() {
                 shard.wake();
             }

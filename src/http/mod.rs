@@ -348,14 +348,8 @@ async fn api(front: Arc<Front>, request: Request<Incoming>, id: &str) -> Respons
     let verified = api::verify(app, &parts.method, path, query, &body, SystemTime::now());
     let published = match verified.and_then(|()| api::deliveries(AppIndex(index as u16), limits, &body)) {
         Ok(deliveries) => {
-            // In a task of its own: a backend that hangs up does not publish to half of the channels.
-            let publisher = front.publisher.clone();
-            let publishing = tokio::spawn(async move {
-                for delivery in deliveries {
-                    publisher.publish(delivery).await;
-                }
-            });
-            let _ = publishing.await;
+            // A backend that hangs up does not publish to half of the channels.
+            front.publisher.publish_all(deliveries).await;
             Ok(())
         }
         Err(refusal) => Err(refusal),
