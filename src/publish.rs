@@ -139,11 +139,43 @@ impl Publisher {
             shard.tell(Control::Deliver(delivery.clone()));
         }
     }
+
     /// For the home of a cache channel: never waits; [`Publisher::publish`] does, for it.
     pub fn relay_published(&self, delivery: &Delivery) {
         let hash = self.hash(delivery.app, delivery.channel.as_str());
         for shard in self.shards.iter().filter(|shard| shard.is_interested(hash)) {
             shard.tell(Control::Relayed(delivery.clone(), self.relays.one_more()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inbox::{EVENTS_MAX, inbox};
+    use crate::protocol::channel::ChannelName;
+
+    const APP: AppIndex = AppIndex(0);
+
+    /// A shard that is slow to take what a home passes on makes the sources wait.
+    #[tokio::test]
+    async fn sources_wait_for_what_home_shards_pass_on() {
+        let (shard, mut inbox) = inbox();
+        let publisher = Publisher::new(vec![shard]);
+        inbox.interest.add(publisher.hash(APP, "cache-x"));
+        let channel = ChannelName::published("cache-x");
+        let delivery = Delivery { app: APP, channel, frame: event_frame("cache-x", "e", "1"), except: None };
+        publisher.publish(delivery.clone()).await;
+        (0..EVENTS_MAX).for_each(|_| publisher.relay_published(&delivery));
+        let mut publishing = Box::pin(publisher.publish(delivery));
+        assert!(futures_util::poll!(publishing.as_mut()).is_pending());
+        let relayed = inbox.control.recv().await;
+        assert!(matches!(relayed, Some(Control::Relayed(..))), "{relayed:?}");
+        assert!(futures_util::poll!(publishing.as_mut()).is_pending(), "it has not arrived yet");
+        drop(relayed);
+        publishing.await;
+        let mut events = Vec::new();
+        inbox.events.take(EVENTS_MAX, &mut events);
+        assert_eq!(events.len(), 2);
     }
 }

@@ -52,6 +52,7 @@ pub struct Front {
     config: Arc<Config>,
     publisher: Publisher,
     laravel: Laravel,
+    user_endpoint: String,
     proxy: Option<Proxy>,
     tls: Option<TlsAcceptor>,
     /// Sockets that are open here, before a handshake or without one.
@@ -66,7 +67,8 @@ impl Front {
             .then(|| Proxy::new(&config.auth, if config.tls.is_some() { "https" } else { "http" }))
             .transpose()?;
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
-        Ok(Self { config, publisher, laravel, proxy, tls, open: AtomicUsize::new(0) })
+        let user_endpoint = config.auth.user_endpoint();
+        Ok(Self { config, publisher, laravel, user_endpoint, proxy, tls, open: AtomicUsize::new(0) })
     }
 
     fn connections(&self) -> usize {
@@ -182,7 +184,7 @@ async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: S
     if path.starts_with("/apps/") {
         return error(StatusCode::NOT_FOUND, "this part of the HTTP API does not exist here");
     }
-    if path == front.config.auth.endpoint {
+    if path == front.config.auth.endpoint || path == front.user_endpoint {
         match *method {
             Method::POST => return authorise(front, request).await,
             Method::OPTIONS => {

@@ -56,7 +56,8 @@ pub(super) fn authorise(
     // Without its data a presence channel is signed like a private one: the member is the user who
     // is signed in.
     let may_go_without = !is_presence || data.is_none();
-    if !(signs_data && verified(data)) && !(may_go_without && verified(None)) {
+    let is_valid = (signs_data && verified(data)) || (may_go_without && verified(None));
+    if !is_valid {
         return Err(unsigned(format!(
             "Invalid signature for {channel}: the application signed with another secret than this server's \
              (clients[].secret in laravel-echo-server.json), or for another socket"
