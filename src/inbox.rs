@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
@@ -18,7 +19,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::presence::Member;
-use crate::protocol::session::{Answer, Ticket};
+use crate::protocol::session::{Answer, Refusal, Ticket};
 
 /// How many events may wait for one shard.
 pub const EVENTS_MAX: usize = 8 * 1024;
@@ -56,16 +57,23 @@ pub enum Control {
     Accept(Box<Handover>),
     /// Deliver an event that came from a shard.
     Deliver(Delivery),
+    /// From the home shard of a cache channel: deliver an event that was published.
+    Relayed(Delivery, UnderWay),
     /// Laravel's answer to a question of this connection.
     Answered { conn: ConnKey, ticket: Ticket, answer: Answer },
-    /// To the channel's home shard: add this member.
-    Join { app: AppIndex, channel: ChannelName, member: Member, joiner: Joiner },
-    /// To the channel's home shard: send the list of members once more.
+    /// To the channel's home shard: let this connection in, as a member of a presence channel.
+    Join { app: AppIndex, channel: ChannelName, member: Option<Member>, joiner: Joiner },
+    /// To the channel's home shard: tell the joiner once more what it was told when it came.
     List { app: AppIndex, channel: ChannelName, joiner: Joiner },
-    /// To the channel's home shard: this connection has left.
+    /// To a presence channel's home shard: this connection has left.
     Leave { app: AppIndex, channel: ChannelName, user_id: Arc<str>, socket_id: SocketId },
-    /// From the home shard: the join is done; the frame is the ready `subscription_succeeded`.
-    Joined { conn: ConnKey, ticket: Ticket, frame: Bytes },
+    /// From the home shard: the join is done, and the frame is the ready `subscription_succeeded`
+    /// with what belongs after it; or the channel is full.
+    Joined { conn: ConnKey, ticket: Ticket, outcome: Result<Bytes, Refusal> },
+    /// To the user's home shard: what has changed on the shard `from`.
+    User { app: AppIndex, user_id: Arc<str>, from: usize, change: UserChange },
+    /// From the user's home shard, to those that watch: whether the user is online.
+    UserStatus { app: AppIndex, user_id: Arc<str>, is_online: bool },
     /// Say what this shard has of the app's channels.
     Query { app: AppIndex, query: Query, reply: mpsc::UnboundedSender<Found> },
     /// Close the connections that are signed in as this user.
@@ -84,6 +92,8 @@ pub enum Query {
     Channels(Arc<[ChannelName]>),
     /// Who is in this presence channel.
     Members(ChannelName),
+    /// What this cache channel keeps.
+    LastEvent(ChannelName),
 }
 
 /// What a shard, or several together, have found.
@@ -93,6 +103,17 @@ pub struct Found {
     pub channels: HashMap<ChannelName, Counts>,
     /// Each user once.
     pub members: Vec<Member>,
+    /// What the cache channel's home keeps.
+    pub last_event: Option<LastEvent>,
+}
+
+/// The last event of a cache channel.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LastEvent {
+    /// As it was sent.
+    pub frame: Bytes,
+    /// For how long it is kept from now on.
+    pub left: Duration,
 }
 
 /// How many there are in a channel.
@@ -113,10 +134,25 @@ impl Found {
             sum.users += counts.users;
         }
         self.members.extend(other.members);
+        self.last_event = self.last_event.take().or(other.last_event);
     }
 }
 
-/// Who joins a presence channel, and where its shard waits for the answer.
+/// What a shard tells the home shard of a user.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum UserChange {
+    /// The first of the shard's connections has signed in as this user.
+    Online,
+    /// The last one has ended.
+    Offline,
+    /// The first of the shard's connections watches this user; [`Control::UserStatus`] comes back,
+    /// now and whenever it changes.
+    Watch,
+    /// Nobody of the shard does any more.
+    Unwatch,
+}
+
+/// Who joins a channel that has a home, and where its shard waits for the answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Joiner {
     /// Index of the shard that owns the connection.
@@ -127,6 +163,52 @@ pub struct Joiner {
     pub ticket: Ticket,
     /// The connection's id.
     pub socket_id: SocketId,
+}
+
+/// Events of cache channels on their way from a home shard to the shards with subscribers. Control
+/// messages have no bound of their own, so this is where the sources wait.
+#[derive(Debug, Default)]
+pub struct Relays {
+    under_way: AtomicUsize,
+    arrived: Notify,
+}
+
+impl Relays {
+    /// For sources: whether no more are under way than may be.
+    pub fn has_room(&self) -> bool {
+        self.under_way.load(Ordering::SeqCst) < EVENTS_MAX
+    }
+
+    /// For sources: waits while too many are under way.
+    pub async fn room(&self) {
+        loop {
+            // What arrives from here on is heard of; what arrived before is seen.
+            let arrived = self.arrived.notified();
+            if self.has_room() {
+                return;
+            }
+            arrived.await;
+        }
+    }
+
+    /// For home shards: one more is under way, as long as the answer lives.
+    pub fn one_more(self: &Arc<Self>) -> UnderWay {
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        UnderWay(self.clone())
+    }
+}
+
+/// One event of [`Relays`]; it has arrived when this is dropped.
+#[derive(Debug)]
+pub struct UnderWay(Arc<Relays>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        // Only the step below the limit can make room for anybody.
+        if self.0.under_way.fetch_sub(1, Ordering::SeqCst) == EVENTS_MAX {
+            self.0.arrived.notify_waiters();
+        }
+    }
 }
 
 /// A socket on its way from the front to a shard.

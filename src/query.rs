@@ -68,7 +68,7 @@ mod tests {
 
     fn found(subscriptions: usize, users: usize) -> Found {
         let counts = Counts { subscriptions, users };
-        Found { channels: [(ChannelName::published("presence-a"), counts)].into(), members: Vec::new() }
+        Found { channels: [(ChannelName::published("presence-a"), counts)].into(), ..Found::default() }
     }
 
     #[tokio::test]

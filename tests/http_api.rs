@@ -249,7 +249,6 @@ async fn limits_are_settings() {
         (event("abcd", 0, &["a"]), 400),
         (event("abc", 0, &["abcde"]), 400),
         (event("abc", 0, &["a", "b", "c"]), 400),
-        (event("abc", 0, &["#server-to-user-abcd"]), 200),
     ] {
         assert_eq!(server.call(Call::post(EVENTS, &body)).await.0, status, "{body:.80}");
     }
@@ -258,6 +257,40 @@ async fn limits_are_settings() {
     assert_eq!(server.call(Call::post(BATCH, &format!(r#"{{"batch":[{one},{one}]}}"#))).await.0, 400);
     assert_eq!(server.call(Call { clock: -900, ..Call::post(EVENTS, one) }).await.0, 200);
     assert_eq!(server.call(Call { clock: -1100, ..Call::post(EVENTS, one) }).await.0, 401);
+}
+
+#[tokio::test]
+async fn what_a_cache_channel_keeps() {
+    let server = Server::start(json!({"shards": 3, "limits": {"cacheSeconds": 60}}));
+    let (channel, cache) = ("/apps/app-id/channels/private-cache-x", ("info", "cache,subscription_count"));
+    let nothing = r#"{"occupied":false,"subscription_count":0}"#;
+    assert_eq!(server.get(channel, &[cache]).await, ok(nothing));
+    let event = json!({"name": "e", "channel": "private-cache-x", "data": "{\"a\":\"é\"}"});
+    assert_eq!(server.publish(event).await.0, 200);
+    let kept = r#"{"occupied":false,"subscription_count":0,"cache":{"data":"{\"a\":\"é\"}","ttl":60}}"#;
+    assert_eq!(server.get(channel, &[cache]).await, ok(kept));
+    refused(&server.get("/apps/app-id/channels/private-x", &[cache]).await, 400, "private-x is none");
+    refused(&server.get("/apps/app-id/channels", &[cache]).await, 400, "one channel");
+}
+
+/// On every shard, whether the id was a number or a text, and with both paths; nobody else.
+#[tokio::test]
+async fn a_users_connections_are_ended() {
+    let server = Server::start(json!({"shards": 3}));
+    for path in ["/apps/app-id/users/7/terminate_connections", "/users/7/terminate_connections"] {
+        let mut clients = Vec::new();
+        for user_data in [r#"{"id":"7"}"#, r#"{"id":7}"#, r#"{"id":"8"}"#] {
+            let mut client = server.connect().await;
+            assert_eq!(client.sign_in(user_data).await["event"], "pusher:signin_success");
+            clients.push(client);
+        }
+        assert_eq!(server.call(Call::post(path, "{}")).await, ok("{}"));
+        let mut other = clients.pop().unwrap();
+        for client in &mut clients {
+            assert_eq!(client.closed().await.0, 4009);
+        }
+        other.hears_nothing_else().await;
+    }
 }
 
 /// What each library makes of a query, and the path that PyPI's gets wrong.

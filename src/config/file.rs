@@ -418,7 +418,7 @@ fn read_origins(setting: &Setting<'_>) -> Result<Vec<String>, ConfigError> {
 /// `clients[].limits`, on top of those of the whole server.
 fn read_app_limits(setting: &Setting<'_>, default: &Limits, warnings: &mut Vec<String>) -> Result<Limits, ConfigError> {
     // These bound a socket before its app is known, or buffers that know no apps.
-    const WHOLE_SERVER: [&str; 3] = ["messageBytes", "outboundBytes", "handshakeTimeout"];
+    const WHOLE_SERVER: [&str; 5] = ["messageBytes", "outboundBytes", "handshakeTimeout", "cacheSeconds", "cacheBytes"];
     if let Some((name, limit)) = setting.object()?.iter().find(|(name, _)| WHOLE_SERVER.contains(&name.as_str())) {
         return Err(
             limit.error(format_args!("cannot differ from app to app; set it as \"{name}\" in the top \"limits\""))
@@ -444,6 +444,8 @@ fn read_limits(setting: &Setting<'_>, default: &Limits, warnings: &mut Vec<Strin
     };
     let per_second = member(&members, "clientEventsPerSecond");
     let per_second = number(&per_second, default.client_events_per_second.into(), 0..=1_000_000, "of client events")?;
+    let timeout = member(&members, "userAuthenticationTimeout");
+    let user_authentication_timeout = number(&timeout, 0, 0..=86_400, "of seconds")?;
     Ok(Limits {
         message_bytes: bytes("messageBytes", default.message_bytes)?,
         outbound_bytes: bytes("outboundBytes", default.outbound_bytes)?,
@@ -463,6 +465,12 @@ fn read_limits(setting: &Setting<'_>, default: &Limits, warnings: &mut Vec<Strin
         events_per_batch: count("eventsPerBatch", default.events_per_batch)?,
         timestamp_window: seconds("timestampWindow", default.timestamp_window)?,
         presence_member_bytes: bytes("presenceMemberBytes", default.presence_member_bytes)?,
+        presence_members: count("presenceMembers", default.presence_members)?,
+        cache_time: seconds("cacheSeconds", default.cache_time)?,
+        cache_bytes: bytes("cacheBytes", default.cache_bytes)?,
+        user_authentication_timeout: Some(user_authentication_timeout)
+            .filter(|seconds| *seconds > 0)
+            .map(Duration::from_secs),
         activity_timeout: seconds("activityTimeout", default.activity_timeout)?,
         pong_timeout: seconds("pongTimeout", default.pong_timeout)?,
         handshake_timeout: seconds("handshakeTimeout", default.handshake_timeout)?,

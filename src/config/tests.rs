@@ -474,7 +474,8 @@ fn new_numbers() {
         r#""authTimeoutMs": "500", "authConcurrency": 3, "shards": 2, "limits": { "messageBytes": 1, "outboundBytes": 2,
         "subscriptionsPerConnection": 3, "connections": 4, "clientEventsPerSecond": 0, "clientEventBytes": 6,
         "eventBytes": 7, "eventNameBytes": 12, "channelNameBytes": 13, "channelsPerEvent": 14, "eventsPerBatch": 15,
-        "timestampWindow": 16, "presenceMemberBytes": 8, "activityTimeout": 9, "pongTimeout": 10, "handshakeTimeout": "11" }"#,
+        "timestampWindow": 16, "presenceMemberBytes": 8, "activityTimeout": 9, "pongTimeout": 10, "handshakeTimeout": "11",
+        "presenceMembers": 17, "cacheSeconds": 18, "cacheBytes": 19, "userAuthenticationTimeout": 20 }"#,
     );
     assert_eq!((config.auth.timeout, config.auth.concurrency, config.shards), (Duration::from_millis(500), 3, 2));
     let expected = Limits {
@@ -491,6 +492,10 @@ fn new_numbers() {
         events_per_batch: 15,
         timestamp_window: Duration::from_secs(16),
         presence_member_bytes: 8,
+        presence_members: 17,
+        cache_time: Duration::from_secs(18),
+        cache_bytes: 19,
+        user_authentication_timeout: Some(Duration::from_secs(20)),
         activity_timeout: Duration::from_secs(9),
         pong_timeout: Duration::from_secs(10),
         handshake_timeout: Duration::from_secs(11),

@@ -56,6 +56,7 @@ pub struct Front {
     /// How many connections each app has.
     app_connections: Vec<Arc<AtomicUsize>>,
     laravel: Laravel,
+    user_endpoint: String,
     proxy: Option<Proxy>,
     tls: Option<TlsAcceptor>,
     /// Sockets that are open here, before a handshake or without one.
@@ -70,9 +71,11 @@ impl Front {
             .then(|| Proxy::new(&config.auth, if config.tls.is_some() { "https" } else { "http" }))
             .transpose()?;
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
+        let user_endpoint = config.auth.user_endpoint();
         let everybody = Everybody::new(publisher.shards());
         let app_connections = config.apps.iter().map(|_| Arc::default()).collect();
-        Ok(Self { config, publisher, everybody, app_connections, laravel, proxy, tls, open: AtomicUsize::new(0) })
+        let open = AtomicUsize::new(0);
+        Ok(Self { config, publisher, everybody, app_connections, laravel, user_endpoint, proxy, tls, open })
     }
 
     fn connections(&self) -> usize {
@@ -184,7 +187,7 @@ async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: S
     if let Some(route) = api::route(path, request.uri().query()) {
         return api::respond(front, request, route).await;
     }
-    if path == front.config.auth.endpoint {
+    if path == front.config.auth.endpoint || path == front.user_endpoint {
         match *method {
             Method::POST => return authorise(front, request).await,
             Method::OPTIONS => {

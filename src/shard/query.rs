@@ -1,5 +1,5 @@
 //! What a shard answers when it is asked about channels ([`Control::Query`](crate::inbox::Control)):
-//! the subscribers that are its own, and the members of the presence channels whose home it is.
+//! the subscribers that are its own, and what it keeps of the channels whose home it is.
 
 use super::Shard;
 use crate::inbox::{AppIndex, Counts, Found, Query};
@@ -15,22 +15,21 @@ impl Shard {
                 for (name, count) in self.channels.counts(app).filter(|(name, _)| is_meant(name)) {
                     found.channels.entry(name.clone()).or_default().subscriptions = count;
                 }
-                let homes = self.homes.iter().filter(|((of, name), _)| *of == app && is_meant(name));
-                for ((_, name), members) in homes {
+                for (name, members) in self.homes.all_members(app).filter(|(name, _)| is_meant(name)) {
                     found.channels.entry(name.clone()).or_default().users = members.len();
                 }
             }
             Query::Channels(names) => {
                 for name in names.iter() {
                     let subscriptions = self.channels.count(app, name);
-                    let users = self.homes.get(&(app, name.clone())).map_or(0, Members::len);
+                    let users = self.homes.members(app, name).map_or(0, Members::len);
                     found.channels.insert(name.clone(), Counts { subscriptions, users });
                 }
             }
             Query::Members(name) => {
-                let members = self.homes.get(&(app, name.clone()));
-                found.members = members.into_iter().flat_map(Members::members).collect();
+                found.members = self.homes.members(app, name).into_iter().flat_map(Members::members).collect();
             }
+            Query::LastEvent(name) => found.last_event = self.homes.last_event(app, name, self.now()),
         }
         found
     }

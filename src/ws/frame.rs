@@ -36,6 +36,16 @@ pub fn build_text(bytes: usize, write: impl FnOnce(&mut String)) -> Bytes {
     Bytes::from(frame).slice(start..)
 }
 
+/// What a frame that was made here carries, without its header.
+pub fn payload(frame: &[u8]) -> &[u8] {
+    let header = match frame.get(1) {
+        Some(126) => 4,
+        Some(127) => 10,
+        _ => 2,
+    };
+    frame.get(header..).unwrap_or_default()
+}
+
 /// The answer to a ping.
 pub fn encode_pong(payload: &[u8]) -> Bytes {
     encode(PONG, payload)

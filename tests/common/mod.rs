@@ -21,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Server {
     child: Child,
     pub port: u16,
+    /// What it said before it was ready.
+    #[allow(dead_code)]
+    pub banner: String,
     http: reqwest::Client,
     scheme: &'static str,
     _dir: tempfile::TempDir,
@@ -42,12 +45,15 @@ impl Server {
         let dir = tempfile::tempdir().unwrap();
         let path: PathBuf = dir.path().join("laravel-echo-server.json");
         std::fs::write(&path, config.to_string()).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_laravel-echo-server"))
-            .args(["start", "--config"])
-            .arg(&path)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_laravel-echo-server"));
+        command.args(["start", "--config"]).arg(&path);
+        Self::launch(command, dir)
+    }
+
+    /// Runs the program and waits until it is ready.
+    pub fn launch(mut command: Command, dir: tempfile::TempDir) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut banner = String::new();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut port = None;
         for line in lines.by_ref() {
@@ -58,6 +64,8 @@ impl Server {
             if line.contains("Server ready!") {
                 break;
             }
+            banner.push_str(&line);
+            banner.push('\n');
         }
         // The log is read on, or the program would wait for the pipe.
         std::thread::spawn(move || lines.for_each(drop));
@@ -67,6 +75,7 @@ impl Server {
             child,
             http,
             scheme: "http",
+            banner,
             port: port.expect("the server said its port before it was ready"),
             _dir: dir,
         }
@@ -240,6 +249,22 @@ impl Client {
         let auth = format!("{KEY}:{}", signature::sign(SECRET, &text));
         self.send(json!({"event": "pusher:subscribe", "data": {"auth": auth, "channel": channel, "channel_data": channel_data}}))
             .await;
+        self.next().await
+    }
+
+    /// Subscribes to a private channel without awaiting the reply.
+    pub async fn asks_for(&mut self, channel: &str) {
+        use laravel_echo_server::protocol::signature;
+        let auth = format!("{KEY}:{}", signature::sign(SECRET, &format!("{}:{channel}", self.socket_id)));
+        self.send(json!({"event": "pusher:subscribe", "data": {"auth": auth, "channel": channel}})).await;
+    }
+
+    /// Signs in; gives the reply.
+    pub async fn sign_in(&mut self, user_data: &str) -> Value {
+        use laravel_echo_server::protocol::signature;
+        let text = format!("{}::user::{user_data}", self.socket_id);
+        let auth = format!("{KEY}:{}", signature::sign(SECRET, &text));
+        self.send(json!({"event": "pusher:signin", "data": {"auth": auth, "user_data": user_data}})).await;
         self.next().await
     }
 

@@ -3,16 +3,14 @@
 use std::collections::BTreeMap;
 
 use http::StatusCode;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Refusal, bad_request, refusal, text};
 use crate::config::Limits;
 use crate::http::Front;
-use crate::inbox::{AppIndex, Counts, Found, Query};
+use crate::inbox::{AppIndex, Counts, Found, LastEvent, Query};
 use crate::protocol::channel::{Access, ChannelName, access};
-
-/// What begins the names of the channels to a user that is signed in.
-const SERVER_TO_USER: &str = "#server-to-user-";
+use crate::ws::frame;
 
 /// A channel's name as a backend may say it.
 ///
@@ -20,17 +18,11 @@ const SERVER_TO_USER: &str = "#server-to-user-";
 /// 400: no name that could have subscribers, or a longer one than the app allows.
 pub(super) fn channel_name(name: &str, limits: &Limits) -> Result<ChannelName, Refusal> {
     let limit = limits.channel_name_bytes;
-    let (own, channel) = match name.strip_prefix(SERVER_TO_USER) {
-        Some(user_id) if !user_id.is_empty() && !user_id.contains(char::is_control) => {
-            (user_id, Ok(ChannelName::published(name)))
-        }
-        _ => (name, ChannelName::parse(name)),
-    };
-    if own.len() > limit {
-        let error = format!("the channel name has {} bytes; {limit} are allowed (limits.channelNameBytes)", own.len());
+    if name.len() > limit {
+        let error = format!("the channel name has {} bytes; {limit} are allowed (limits.channelNameBytes)", name.len());
         return bad_request(error);
     }
-    channel.or_else(|error| bad_request(error.to_string()))
+    ChannelName::parse(name).or_else(|error| bad_request(error.to_string()))
 }
 
 /// The attributes that `info` asks for.
@@ -38,6 +30,7 @@ pub(super) fn channel_name(name: &str, limits: &Limits) -> Result<ChannelName, R
 pub(super) struct Info {
     user_count: bool,
     subscription_count: bool,
+    cache: bool,
 }
 
 impl Info {
@@ -48,13 +41,24 @@ impl Info {
             match name {
                 "user_count" => info.user_count = true,
                 "subscription_count" => info.subscription_count = true,
+                "cache" => info.cache = true,
                 _ => {
                     let name: String = name.chars().take(64).collect();
-                    return bad_request(format!("info {name:?} is not known: user_count and subscription_count are"));
+                    return bad_request(format!(
+                        "info {name:?} is not known: user_count, subscription_count and cache are"
+                    ));
                 }
             }
         }
         Ok(info)
+    }
+
+    /// Reads what may be asked of several channels.
+    pub(super) fn of_several(text: Option<&str>) -> Result<Self, Refusal> {
+        match Self::parse(text)? {
+            Self { cache: true, .. } => bad_request("info cache is of one channel: ask for /channels/ and its name"),
+            info => Ok(info),
+        }
     }
 
     /// Whether anything is asked for.
@@ -116,7 +120,7 @@ pub(super) async fn list(
     info: Option<&str>,
 ) -> Result<String, Refusal> {
     let prefix = prefix.unwrap_or_default();
-    let info = Info::parse(info)?;
+    let info = Info::of_several(info)?;
     if info.user_count && access(prefix) != Access::Presence {
         return bad_request("user_count is of presence channels only: add filter_by_prefix=presence-");
     }
@@ -138,15 +142,43 @@ pub(super) async fn one(
         occupied: bool,
         #[serde(flatten)]
         attributes: Attributes,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cache: Option<Cached>,
     }
     let channel = channel_name(name, limits)?;
     let info = Info::parse(info)?;
     if info.user_count && channel.access() != Access::Presence {
         return bad_request(format!("user_count is of presence channels only, and {channel} is none"));
     }
+    if info.cache && !channel.is_cache() {
+        return bad_request(format!("cache is of cache channels only, and {channel} is none"));
+    }
     let found = ask(front, app, Query::Channels([channel.clone()].into())).await?;
     let counts = found.channels.get(&channel).copied().unwrap_or_default();
-    text(&One { occupied: counts.subscriptions > 0, attributes: info.of(name, counts) })
+    let cache = match info.cache {
+        true => ask(front, app, Query::LastEvent(channel)).await?.last_event.and_then(|event| Cached::read(&event)),
+        false => None,
+    };
+    text(&One { occupied: counts.subscriptions > 0, attributes: info.of(name, counts), cache })
+}
+
+/// The attribute `cache`; it is left out when nothing is kept.
+#[derive(Debug, Eq, PartialEq, Serialize)]
+struct Cached {
+    data: String,
+    /// Seconds; the last one counts in full.
+    ttl: u64,
+}
+
+impl Cached {
+    fn read(event: &LastEvent) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Event {
+            data: String,
+        }
+        let Event { data } = serde_json::from_slice(frame::payload(&event.frame)).ok()?;
+        Some(Self { data, ttl: event.left.as_millis().div_ceil(1000) as u64 })
+    }
 }
 
 /// `GET /apps/{id}/channels/{name}/users`: who is in a presence channel.
@@ -178,30 +210,20 @@ mod tests {
     #[test]
     fn names() {
         let limits = Limits { channel_name_bytes: 10, ..Limits::default() };
-        for good in
-            ["a", "private-a", "abcdefghij", "#server-to-user-1", "#server-to-user-abcdefghij", "#server-to-user-é"]
-        {
+        for good in ["a", "private-a", "abcdefghij"] {
             assert_eq!(channel_name(good, &limits).map(|name| name.to_string()), Ok(good.to_owned()));
         }
-        for bad in [
-            "",
-            "abcdefghijk",
-            "a b",
-            "a\"",
-            "#a",
-            "#server-to-user-",
-            "#server-to-user-\n",
-            "#server-to-user-abcdefghijk",
-        ] {
+        for bad in ["", "abcdefghijk", "a b", "a\"", "#a", "#server-to-user-", "#server-to-user-é"] {
             assert_eq!(channel_name(bad, &limits).unwrap_err().status, StatusCode::BAD_REQUEST, "{bad:?}");
         }
+        assert!(channel_name("#server-to-user-7", &Limits::default()).is_ok());
         assert!(channel_name(&"x".repeat(200), &Limits::default()).is_ok());
         assert!(channel_name(&"x".repeat(201), &Limits::default()).is_err());
     }
 
     #[test]
     fn attributes_that_are_asked_for() {
-        let both = Info { user_count: true, subscription_count: true };
+        let both = Info { user_count: true, subscription_count: true, cache: false };
         for (text, expected) in [
             (None, Info::default()),
             (Some(""), Info::default()),
@@ -218,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_user_count_is_of_presence_channels() {
-        let both = Info { user_count: true, subscription_count: true };
+        let both = Info { user_count: true, subscription_count: true, cache: false };
         let counts = Counts { subscriptions: 3, users: 2 };
         let (presence, public) = (ChannelName::published("presence-a"), ChannelName::published("a"));
         let all = [(&presence, both, counts), (&public, both, counts), (&presence, Info::default(), counts)];
@@ -228,5 +250,17 @@ mod tests {
         );
         assert_eq!(text(&by_name(all[2..].iter().copied())).unwrap(), r#"{"channels":{"presence-a":{}}}"#);
         assert_eq!(text(&by_name(std::iter::empty())).unwrap(), r#"{"channels":{}}"#);
+    }
+
+    #[test]
+    fn a_kept_event_is_its_data_and_the_time_that_is_left() {
+        let text = r#"{"event":"e","channel":"cache-a","data":"{\"x\":\"é\"}"}"#;
+        for count in [0, 200, 70_000] {
+            let text = text.replace("é", &"é".repeat(count));
+            let event = LastEvent { frame: frame::encode_text(&text), left: std::time::Duration::from_millis(1001) };
+            let data = format!(r#"{{"x":"{}"}}"#, "é".repeat(count));
+            assert_eq!(Cached::read(&event), Some(Cached { data, ttl: 2 }));
+        }
+        assert_eq!(Info::of_several(Some("cache")).unwrap_err().status, StatusCode::BAD_REQUEST);
     }
 }

@@ -90,7 +90,7 @@ impl<'a> Event<'a> {
             channels: names.iter().map(|name| channel_name(name, limits)).collect::<Result<_, _>>()?,
             // An id that is none of ours excludes nobody, as with the hosted service.
             except: written.socket_id.and_then(|id| id.parse().ok()),
-            info: Info::parse(written.info.as_deref())?,
+            info: Info::of_several(written.info.as_deref())?,
         })
     }
 
