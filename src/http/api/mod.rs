@@ -112,8 +112,9 @@ pub(super) async fn respond(front: Arc<Front>, request: Request<Incoming>, route
         Ok(text) => json(StatusCode::OK, text),
         Err(refusal) => {
             // A path and a name may be long, and hold what a terminal would obey.
-            let (status, sentence) = (refusal.status, refusal.error.escape_debug().take(400).collect::<String>());
-            tracing::warn!("an HTTP API request was refused with {status}: {sentence}");
+            let harmless = |character: char| if character.is_control() { ' ' } else { character };
+            let sentence: String = refusal.error.chars().take(400).map(harmless).collect();
+            tracing::warn!("an HTTP API request was refused with {}: {sentence}", refusal.status);
             let mut response = error(refusal.status, &refusal.error);
             if refusal.status == StatusCode::METHOD_NOT_ALLOWED
                 && let Ok(method) = HeaderValue::from_str(method.as_str())
