@@ -135,6 +135,16 @@ for (const [library, Backend] of Object.entries(BACKENDS)) {
   });
 }
 
+promise('npm pusher 5.3.4: an event that asks for counts', async (life) => {
+  const client = await life.keep(RawClient.open({ port: server.port }));
+  await client.subscribed('orders');
+  const { pusher } = new BACKENDS['npm pusher 5.3.4']({ ...APP, port: server.port });
+  const answer = await pusher.trigger(['orders', 'presence-nobody'], 'counted', {}, { info: 'user_count,subscription_count' });
+  assert.deepEqual(await answer.json(), {
+    channels: { orders: { subscription_count: 1 }, 'presence-nobody': { user_count: 0, subscription_count: 0 } },
+  });
+});
+
 promise('two apps: events of Redis go to the app of their prefix, those of HTTP to the app that was asked', async (life) => {
   const [mine, theirs, publisher] = await Promise.all([
     life.keep(RawClient.open({ port: server.port })),
