@@ -92,6 +92,15 @@ pub enum UserChange {
     Unwatch,
 }
 
+/// The last event of a cache channel, as the HTTP API tells of it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Cached {
+    /// The event's data.
+    pub data: String,
+    /// For how many seconds it is kept yet.
+    pub ttl_secs: u64,
+}
+
 /// Who joins a channel that has a home, and where its shard waits for the answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Joiner {

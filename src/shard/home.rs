@@ -7,11 +7,11 @@
 
 use std::collections::HashMap;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::last_events::LastEvents;
 use super::{Context, Shard};
-use crate::inbox::{AppIndex, Control, Delivery, Joiner};
+use crate::inbox::{AppIndex, Cached, Control, Delivery, Joiner};
 use crate::protocol::SocketId;
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::presence::{Joined, Member, Members};
@@ -94,7 +94,16 @@ impl Shard {
         self.answer(joiner, Ok(answer));
     }
 
-    fn answer(&self, joiner: Joiner, outcome: Result<bytes::Bytes, Refusal>) {
+    /// As the channel's home: the last event, for whoever asks what there is. On other shards there
+    /// is none.
+    pub fn cached(&self, app: AppIndex, channel: &ChannelName) -> Option<Cached> {
+        let key = (app, channel.clone());
+        let (event, time) = self.homes.last_events.get_with_time(&key, self.now())?;
+        let data = pusher::channel_event_data(frame::text(event)?)?;
+        Some(Cached { data, ttl_secs: time.div_ceil(1000) })
+    }
+
+    fn answer(&self, joiner: Joiner, outcome: Result<Bytes, Refusal>) {
         let shard = &self.context.publisher.shards()[joiner.shard];
         shard.tell(Control::Joined { conn: joiner.conn, ticket: joiner.ticket, outcome });
     }
