@@ -36,6 +36,8 @@ mod delivery;
 mod home;
 mod last_events;
 mod outbox;
+#[cfg(test)]
+pub(crate) mod test;
 mod users;
 
 /// Inbox messages that are handled before the outboxes are written.
