@@ -9,7 +9,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
@@ -93,7 +92,7 @@ pub enum Query {
     /// Who is in this presence channel.
     Members(ChannelName),
     /// What this cache channel keeps.
-    LastEvent(ChannelName),
+    Cached(ChannelName),
 }
 
 /// What a shard, or several together, have found.
@@ -104,16 +103,7 @@ pub struct Found {
     /// Each user once.
     pub members: Vec<Member>,
     /// What the cache channel's home keeps.
-    pub last_event: Option<LastEvent>,
-}
-
-/// The last event of a cache channel.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct LastEvent {
-    /// As it was sent.
-    pub frame: Bytes,
-    /// For how long it is kept from now on.
-    pub left: Duration,
+    pub cached: Option<Cached>,
 }
 
 /// How many there are in a channel.
@@ -134,7 +124,7 @@ impl Found {
             sum.users += counts.users;
         }
         self.members.extend(other.members);
-        self.last_event = self.last_event.take().or(other.last_event);
+        self.cached = self.cached.take().or(other.cached);
     }
 }
 
@@ -150,6 +140,15 @@ pub enum UserChange {
     Watch,
     /// Nobody of the shard does any more.
     Unwatch,
+}
+
+/// The last event of a cache channel, as the HTTP API tells of it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Cached {
+    /// The event's data.
+    pub data: String,
+    /// For how many seconds it is kept yet.
+    pub ttl_secs: u64,
 }
 
 /// Who joins a channel that has a home, and where its shard waits for the answer.

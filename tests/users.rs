@@ -154,3 +154,24 @@ async fn who_never_says_who_it_is_is_closed_if_that_is_asked_for() {
     assert_eq!(nobody.closed().await, (4009, "Connection not authorized within timeout".into()));
     member.hears_nothing_else().await;
 }
+
+/// Beside `authEndpoint`, whatever that is, and for pages of another port.
+#[tokio::test]
+async fn the_gateway_answers_where_users_sign_in() {
+    let server = Server::start(json!({"authEndpoint": "/api/broadcasting/auth", "authHost": "http://127.0.0.1:9"}));
+    let http = reqwest::Client::new();
+    let url = format!("http://127.0.0.1:{}/api/broadcasting/user-auth", server.port);
+    let asking = http.request(reqwest::Method::OPTIONS, &url).header("Origin", "http://127.0.0.1:3000");
+    let answer = asking.header("Access-Control-Request-Headers", "authorization").send().await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["access-control-allow-headers"]),
+        (204, &"authorization".parse().unwrap())
+    );
+    let client = server.connect().await;
+    let kind = "application/x-www-form-urlencoded";
+    let ask = |body: String| http.post(&url).header("Content-Type", kind).body(body).send();
+    let answer = ask(format!("socket_id={}", client.socket_id)).await.unwrap();
+    assert_eq!(answer.status(), 502, "nobody listens at authHost");
+    assert_eq!(ask("socket_id=1.2".into()).await.unwrap().status(), 400);
+    assert_eq!(http.get(&url).send().await.unwrap().status(), 405);
+}

@@ -333,6 +333,15 @@ pub fn channel_event(channel: &str, event: &str, data: &str) -> String {
     text
 }
 
+/// The data of a [`channel_event`].
+pub fn channel_event_data(text: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Event {
+        data: String,
+    }
+    serde_json::from_str::<Event>(text).ok().map(|event| event.data)
+}
+
 /// About how long [`push_channel_event`] makes a text.
 pub fn channel_event_bytes(channel: &str, event: &str, data: &str) -> usize {
     channel.len() + event.len() + data.len() + data.len() / 4 + 48

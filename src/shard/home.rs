@@ -7,13 +7,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::last_events::LastEvents;
 use super::{Context, Shard};
-use crate::inbox::{AppIndex, Control, Delivery, Joiner, LastEvent};
+use crate::inbox::{AppIndex, Cached, Control, Delivery, Joiner};
 use crate::protocol::SocketId;
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::presence::{Joined, Member, Members};
@@ -44,12 +43,6 @@ impl Homes {
     /// All presence channels of an app whose home is here.
     pub fn all_members(&self, app: AppIndex) -> impl Iterator<Item = (&ChannelName, &Members)> {
         self.members.iter().filter(move |((of, _), _)| *of == app).map(|((_, name), members)| (name, members))
-    }
-
-    /// The last event of a cache channel whose home is here.
-    pub fn last_event(&self, app: AppIndex, channel: &ChannelName, now: Millis) -> Option<LastEvent> {
-        let (frame, left) = self.last_events.get_with_time(&(app, channel.clone()), now)?;
-        Some(LastEvent { frame, left: Duration::from_millis(left) })
     }
 
     /// Forgets the events that are too old.
@@ -113,7 +106,16 @@ impl Shard {
         self.answer(joiner, Ok(answer));
     }
 
-    fn answer(&self, joiner: Joiner, outcome: Result<bytes::Bytes, Refusal>) {
+    /// As the channel's home: the last event, for whoever asks what there is. On other shards there
+    /// is none.
+    pub fn cached(&self, app: AppIndex, channel: &ChannelName) -> Option<Cached> {
+        let key = (app, channel.clone());
+        let (event, time) = self.homes.last_events.get_with_time(&key, self.now())?;
+        let data = pusher::channel_event_data(frame::text(event)?)?;
+        Some(Cached { data, ttl_secs: time.div_ceil(1000) })
+    }
+
+    fn answer(&self, joiner: Joiner, outcome: Result<Bytes, Refusal>) {
         let shard = &self.context.publisher.shards()[joiner.shard];
         shard.tell(Control::Joined { conn: joiner.conn, ticket: joiner.ticket, outcome });
     }

@@ -58,13 +58,12 @@ impl LastEvents {
 
     /// The frame of the channel's last event, unless that is too old.
     pub fn get(&self, key: &Key, now: Millis) -> Option<Bytes> {
-        self.get_with_time(key, now).map(|(frame, _)| frame)
+        self.get_with_time(key, now).map(|(frame, _)| frame.clone())
     }
 
-    /// The same, and for how long it is kept from now on.
-    pub fn get_with_time(&self, key: &Key, now: Millis) -> Option<(Bytes, Millis)> {
-        let event = self.events.get(key).filter(|event| now < event.until)?;
-        Some((event.frame.clone(), event.until - now))
+    /// The same, and for how long it is kept yet.
+    pub fn get_with_time(&self, key: &Key, now: Millis) -> Option<(&Bytes, Millis)> {
+        self.events.get(key).filter(|event| now < event.until).map(|event| (&event.frame, event.until - now))
     }
 
     /// Forgets what is too old.
@@ -110,7 +109,8 @@ mod tests {
         last.put(key(1), Bytes::from_static(b"first"), 0);
         last.put(key(1), Bytes::from_static(b"second"), 10);
         last.put((AppIndex(1), key(1).1), Bytes::from_static(b"another app's"), 20);
-        assert_eq!(last.get_with_time(&key(1), 1009), Some((Bytes::from_static(b"second"), 1)));
+        assert_eq!(last.get(&key(1), 1009), Some(Bytes::from_static(b"second")));
+        assert_eq!(last.get_with_time(&key(1), 1009), Some((&Bytes::from_static(b"second"), 1)));
         assert_eq!(last.get(&key(1), 1010), None);
         last.expire(1010);
         assert_eq!((last.events.len(), last.by_age.len()), (1, 1));

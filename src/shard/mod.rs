@@ -37,6 +37,8 @@ mod home;
 mod last_events;
 mod outbox;
 mod query;
+#[cfg(test)]
+pub(crate) mod test;
 mod users;
 
 /// Inbox messages that are handled before the outboxes are written.
@@ -193,6 +195,8 @@ impl Shard {
 
     /// Handles a batch of each queue, then writes what came of it. True when no connection is left.
     fn turn(&mut self, said: &mut Vec<Control>, deliveries: &mut Vec<Delivery>) -> bool {
+        // Before the joins: what was published before somebody asked to join is the last event then.
+        self.relay_published(deliveries);
         for message in said.drain(..) {
             // Deliveries are kept together, so that a burst of client events goes out in one write.
             if !matches!(message, Control::Deliver(_) | Control::Relayed(..)) {
@@ -201,7 +205,6 @@ impl Shard {
             self.control(message);
         }
         self.deliver_relayed();
-        self.relay_published(deliveries);
         self.deliver(deliveries);
         self.flush();
         self.conns.is_empty()

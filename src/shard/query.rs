@@ -29,7 +29,7 @@ impl Shard {
             Query::Members(name) => {
                 found.members = self.homes.members(app, name).into_iter().flat_map(Members::members).collect();
             }
-            Query::LastEvent(name) => found.last_event = self.homes.last_event(app, name, self.now()),
+            Query::Cached(name) => found.cached = self.cached(app, name),
         }
         found
     }

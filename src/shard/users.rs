@@ -366,6 +366,35 @@ mod tests {
         assert_eq!(world.told[&(0, 0)], told(&[("2", true)]));
     }
 
+    /// One user's connections on both shards of a process, and another's.
+    #[tokio::test]
+    async fn the_application_ends_a_users_connections_on_every_shard() {
+        use crate::protocol::signature;
+        use crate::shard::test::{Client, start};
+        let publisher = start(2);
+        let mut clients = Vec::new();
+        for (shard, user) in [(0, "7"), (0, "8"), (1, "7"), (1, "9"), (0, "7")] {
+            let mut client = Client::connect(&publisher, shard).await;
+            let user_data = format!(r#"{{"id":"{user}"}}"#);
+            let hex = signature::sign("secret", &signature::user_text(client.socket_id, &user_data));
+            let data = serde_json::json!({"auth": format!("key:{hex}"), "user_data": user_data});
+            client.say(&serde_json::json!({"event": "pusher:signin", "data": data}).to_string()).await;
+            assert!(client.hears().await.contains("signin_success"));
+            clients.push((user, client));
+        }
+        publisher.terminate(AppIndex(1), "7");
+        publisher.terminate(APP, "7");
+        for (user, client) in &mut clients {
+            if *user == "7" {
+                assert!(client.hears().await.contains(r#""code":4009"#));
+                assert_eq!(client.closed().await, 4009);
+            } else {
+                client.say(r#"{"event":"pusher:ping","data":{}}"#).await;
+                assert_eq!(client.hears().await, pusher::PONG);
+            }
+        }
+    }
+
     proptest! {
         /// However sign-ins, ends and messages between shards fall: at last each watcher has been
         /// told what is, and when all have gone nothing is left.

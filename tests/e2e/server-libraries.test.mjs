@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { before } from 'node:test';
-import { BACKENDS, Refused } from './lib/backend.mjs';
+import { BACKENDS, Refused } from './lib/server-libraries.mjs';
 import { RawClient } from './lib/raw.mjs';
 import { RedisClient, startRedis } from './lib/redis.mjs';
 import { startServer } from './lib/server.mjs';

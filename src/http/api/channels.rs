@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use http::StatusCode;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{Refusal, bad_request, refusal, text};
 use crate::config::Limits;
 use crate::http::Front;
-use crate::inbox::{AppIndex, Counts, Found, LastEvent, Query};
+use crate::inbox::{AppIndex, Cached, Counts, Found, Query};
 use crate::protocol::channel::{Access, ChannelName, access};
-use crate::ws::frame;
 
 /// A channel's name as a backend may say it.
 ///
@@ -143,7 +142,13 @@ pub(super) async fn one(
         #[serde(flatten)]
         attributes: Attributes,
         #[serde(skip_serializing_if = "Option::is_none")]
-        cache: Option<Cached>,
+        cache: Option<Cache>,
+    }
+    /// Left out when nothing is kept.
+    #[derive(Serialize)]
+    struct Cache {
+        data: String,
+        ttl: u64,
     }
     let channel = channel_name(name, limits)?;
     let info = Info::parse(info)?;
@@ -156,29 +161,11 @@ pub(super) async fn one(
     let found = ask(front, app, Query::Channels([channel.clone()].into())).await?;
     let counts = found.channels.get(&channel).copied().unwrap_or_default();
     let cache = match info.cache {
-        true => ask(front, app, Query::LastEvent(channel)).await?.last_event.and_then(|event| Cached::read(&event)),
+        true => ask(front, app, Query::Cached(channel)).await?.cached,
         false => None,
     };
+    let cache = cache.map(|Cached { data, ttl_secs }| Cache { data, ttl: ttl_secs });
     text(&One { occupied: counts.subscriptions > 0, attributes: info.of(name, counts), cache })
-}
-
-/// The attribute `cache`; it is left out when nothing is kept.
-#[derive(Debug, Eq, PartialEq, Serialize)]
-struct Cached {
-    data: String,
-    /// Seconds; the last one counts in full.
-    ttl: u64,
-}
-
-impl Cached {
-    fn read(event: &LastEvent) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Event {
-            data: String,
-        }
-        let Event { data } = serde_json::from_slice(frame::payload(&event.frame)).ok()?;
-        Some(Self { data, ttl: event.left.as_millis().div_ceil(1000) as u64 })
-    }
 }
 
 /// `GET /apps/{id}/channels/{name}/users`: who is in a presence channel.
@@ -233,6 +220,7 @@ mod tests {
         ] {
             assert_eq!(Info::parse(text), Ok(expected), "{text:?}");
         }
+        assert_eq!(Info::of_several(Some("cache")).unwrap_err().status, StatusCode::BAD_REQUEST);
         let refused = Info::parse(Some("user_count,usercount")).unwrap_err();
         assert_eq!(refused.status, StatusCode::BAD_REQUEST);
         assert!(refused.error.contains("\"usercount\""), "{}", refused.error);
@@ -250,17 +238,5 @@ mod tests {
         );
         assert_eq!(text(&by_name(all[2..].iter().copied())).unwrap(), r#"{"channels":{"presence-a":{}}}"#);
         assert_eq!(text(&by_name(std::iter::empty())).unwrap(), r#"{"channels":{}}"#);
-    }
-
-    #[test]
-    fn a_kept_event_is_its_data_and_the_time_that_is_left() {
-        let text = r#"{"event":"e","channel":"cache-a","data":"{\"x\":\"é\"}"}"#;
-        for count in [0, 200, 70_000] {
-            let text = text.replace("é", &"é".repeat(count));
-            let event = LastEvent { frame: frame::encode_text(&text), left: std::time::Duration::from_millis(1001) };
-            let data = format!(r#"{{"x":"{}"}}"#, "é".repeat(count));
-            assert_eq!(Cached::read(&event), Some(Cached { data, ttl: 2 }));
-        }
-        assert_eq!(Info::of_several(Some("cache")).unwrap_err().status, StatusCode::BAD_REQUEST);
     }
 }

@@ -146,6 +146,25 @@ fn bytes_on_the_wire() {
         channel_event("pub", r"App\Events\Ping", r#"{"x":"\u00fc\/"}"#),
         r#"{"event":"App\\Events\\Ping","channel":"pub","data":"{\"x\":\"\\u00fc\\/\"}"}"#
     );
+    assert_eq!(
+        signin_success(r#"{"id":"7"}"#),
+        r#"{"event":"pusher:signin_success","data":{"user_data":"{\"id\":\"7\"}"}}"#
+    );
+    assert_eq!(
+        watchlist_events(&["2", "3"], &[]),
+        r#"{"event":"pusher_internal:watchlist_events","data":"{\"events\":[{\"name\":\"online\",\"user_ids\":[\"2\",\"3\"]}]}"}"#
+    );
+    assert_eq!(
+        watchlist_events(&["2"], &["3"]),
+        r#"{"event":"pusher_internal:watchlist_events","data":"{\"events\":[{\"name\":\"online\",\"user_ids\":[\"2\"]},{\"name\":\"offline\",\"user_ids\":[\"3\"]}]}"}"#
+    );
+    assert_eq!(cache_miss("cache-x"), r#"{"event":"pusher:cache_miss","channel":"cache-x","data":"{}"}"#);
+}
+
+#[test]
+fn the_data_of_an_event_is_found_again() {
+    let data = r#"{"x":"\u00fc\/\"ü"}"#;
+    assert_eq!(channel_event_data(&channel_event("pub", "e", data)).as_deref(), Some(data));
 }
 
 proptest! {

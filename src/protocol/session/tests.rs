@@ -610,4 +610,16 @@ proptest! {
         prop_assert!(joined.is_empty());
         prop_assert!(users.is_empty());
     }
+
+    /// Channel names have no quotes, and no user is named without: what is signed for a guarded
+    /// channel, whatever its name, says nothing about a user.
+    #[test]
+    fn a_channels_signature_is_no_users(channel in "(:user:)?[:{}a-z-]{0,6}(private|presence)-[:{}a-z0-9]{0,8}", has_data in any::<bool>()) {
+        let data = has_data.then_some(r#"{"id":"7","user_id":"7"}"#);
+        prop_assert!(ChannelName::parse(&channel).is_ok());
+        let text = signature::channel_text(socket_id(), &channel, data);
+        if let Some(user_data) = text.strip_prefix(&signature::user_text(socket_id(), "")) {
+            prop_assert!(crate::protocol::user::UserData::parse(user_data).is_err(), "{}", text);
+        }
+    }
 }
