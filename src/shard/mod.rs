@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 use crate::auth::{Asked, Question};
-use crate::inbox::{AppIndex, ConnKey, Control, Delivery, Handover, Inbox, Interest, Joiner};
+use crate::inbox::{AppIndex, ConnKey, Control, Delivery, Events, Handover, Inbox, Interest, Joiner};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::presence::{self, Member, Members};
 use crate::protocol::pusher;
@@ -39,6 +39,9 @@ mod outbox;
 
 /// Inbox messages that are handled before the outboxes are written.
 const BATCH: usize = 256;
+
+/// New connections that are taken in one turn: few, since events wait meanwhile.
+const ARRIVALS: usize = 16;
 
 /// How much is read from a socket at once, in bytes; one buffer serves all connections.
 const READ_BYTES: usize = 16 * 1024;
@@ -76,8 +79,11 @@ pub fn spawn(index: usize, inbox: Inbox, context: Context) -> io::Result<std::th
 /// A shard's loop, for a [`tokio::task::LocalSet`]. It ends after [`Control::Stop`].
 pub async fn run(index: usize, inbox: Inbox, context: Context) {
     let _guard = EndsTheProcess(index);
-    let Inbox { mut control, events, interest, connections } = inbox;
-    let shard = Rc::new_cyclic(|this| RefCell::new(Shard::new(index, context, interest, connections, this.clone())));
+    let Inbox { mut arrivals, mut control, events, interest, connections } = inbox;
+    let shard = Rc::new_cyclic(|this| {
+        RefCell::new(Shard::new(index, context, events.clone(), interest, connections, this.clone()))
+    });
+    let mut arrived = Vec::with_capacity(ARRIVALS);
     let mut said = Vec::with_capacity(BATCH);
     let mut deliveries = Vec::with_capacity(BATCH);
     let mut tick = tokio::time::interval(Duration::from_secs(1));
@@ -87,6 +93,7 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
         tokio::select! {
             _ = control.recv_many(&mut said, BATCH) => {}
             () = events.ready() => {}
+            _ = arrivals.recv_many(&mut arrived, ARRIVALS) => {}
             _ = tick.tick() => shard.borrow_mut().tick(),
             () = until(stop_at) => return,
         }
@@ -102,8 +109,8 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
         if said.iter().any(|message| matches!(message, Control::Stop)) {
             stop_at = Some(tokio::time::Instant::now() + STOP_WAIT);
         }
-        let is_empty = shard.borrow_mut().turn(&mut said, &mut deliveries);
-        if stop_at.is_some() && is_empty {
+        let is_empty = shard.borrow_mut().turn(&mut arrived, &mut said, &mut deliveries);
+        if stop_at.is_some() && is_empty && arrivals.is_empty() {
             return;
         }
         // Connections' tasks have their turn before the next batch.
@@ -135,6 +142,7 @@ async fn until(moment: Option<tokio::time::Instant>) {
 pub struct Shard {
     index: usize,
     context: Context,
+    events: Arc<Events>,
     interest: Arc<Interest>,
     connections: Arc<AtomicUsize>,
     this: Weak<RefCell<Shard>>,
@@ -154,6 +162,7 @@ impl Shard {
     fn new(
         index: usize,
         context: Context,
+        events: Arc<Events>,
         interest: Arc<Interest>,
         connections: Arc<AtomicUsize>,
         this: Weak<RefCell<Shard>>,
@@ -161,6 +170,7 @@ impl Shard {
         Self {
             index,
             context,
+            events,
             interest,
             connections,
             this,
@@ -180,8 +190,13 @@ impl Shard {
         self.started.elapsed().as_millis() as Millis
     }
 
+    /// Whether there are events to deliver.
+    fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// Handles a batch of each queue, then writes what came of it. True when no connection is left.
-    fn turn(&mut self, said: &mut Vec<Control>, deliveries: &mut Vec<Delivery>) -> bool {
+    fn turn(&mut self, arrived: &mut Vec<Handover>, said: &mut Vec<Control>, deliveries: &mut Vec<Delivery>) -> bool {
         for message in said.drain(..) {
             // Deliveries are kept together, so that a burst of client events goes out in one write.
             if !matches!(message, Control::Deliver(_)) {
@@ -191,13 +206,13 @@ impl Shard {
         }
         self.deliver_relayed();
         self.deliver(deliveries);
+        arrived.drain(..).for_each(|handover| self.accept(handover));
         self.flush();
         self.conns.is_empty()
     }
 
     fn control(&mut self, message: Control) {
         match message {
-            Control::Accept(handover) => self.accept(*handover),
             Control::Deliver(delivery) => self.relayed.push(delivery),
             Control::Answered { conn, ticket, answer } => self.input(conn, Input::Answered(ticket, answer)),
             Control::Joined { conn, ticket, frame } => self.input(conn, Input::Joined(ticket, frame)),
