@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 use crate::auth::{Asked, Question};
-use crate::inbox::{AppIndex, ConnKey, Control, Delivery, Handover, Inbox, Interest, Joiner};
+use crate::inbox::{AppIndex, ConnKey, Control, Delivery, Events, Handover, Inbox, Interest, Joiner};
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::session::{Action, Input, Millis, Rules, Session};
@@ -42,6 +42,9 @@ mod users;
 
 /// Inbox messages that are handled before the outboxes are written.
 const BATCH: usize = 256;
+
+/// New connections that are taken in one turn: few, since events wait meanwhile.
+const ARRIVALS: usize = 16;
 
 /// How much is read from a socket at once, in bytes; one buffer serves all connections.
 const READ_BYTES: usize = 16 * 1024;
@@ -85,8 +88,11 @@ pub fn spawn(index: usize, inbox: Inbox, context: Context) -> io::Result<std::th
 /// A shard's loop, for a [`tokio::task::LocalSet`]. It ends after [`Control::Stop`].
 pub async fn run(index: usize, inbox: Inbox, context: Context) {
     let _guard = EndsTheProcess(index);
-    let Inbox { mut control, events, interest, connections } = inbox;
-    let shard = Rc::new_cyclic(|this| RefCell::new(Shard::new(index, context, interest, connections, this.clone())));
+    let Inbox { mut arrivals, mut control, events, interest, connections } = inbox;
+    let shard = Rc::new_cyclic(|this| {
+        RefCell::new(Shard::new(index, context, events.clone(), interest, connections, this.clone()))
+    });
+    let mut arrived = Vec::with_capacity(ARRIVALS);
     let mut said = Vec::with_capacity(BATCH);
     let mut deliveries = Vec::with_capacity(BATCH);
     let mut tick = tokio::time::interval(Duration::from_secs(1));
@@ -96,6 +102,7 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
         tokio::select! {
             _ = control.recv_many(&mut said, BATCH) => {}
             () = events.ready() => {}
+            _ = arrivals.recv_many(&mut arrived, ARRIVALS) => {}
             _ = tick.tick() => shard.borrow_mut().tick(),
             () = until(stop_at) => return,
         }
@@ -111,8 +118,8 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
         if said.iter().any(|message| matches!(message, Control::Stop)) {
             stop_at = Some(tokio::time::Instant::now() + STOP_WAIT);
         }
-        let is_empty = shard.borrow_mut().turn(&mut said, &mut deliveries);
-        if stop_at.is_some() && is_empty {
+        let is_empty = shard.borrow_mut().turn(&mut arrived, &mut said, &mut deliveries);
+        if stop_at.is_some() && is_empty && arrivals.is_empty() {
             return;
         }
         // Connections' tasks have their turn before the next batch.
@@ -144,6 +151,7 @@ async fn until(moment: Option<tokio::time::Instant>) {
 pub struct Shard {
     index: usize,
     context: Context,
+    events: Arc<Events>,
     interest: Arc<Interest>,
     connections: Arc<AtomicUsize>,
     this: Weak<RefCell<Shard>>,
@@ -164,6 +172,7 @@ impl Shard {
     fn new(
         index: usize,
         context: Context,
+        events: Arc<Events>,
         interest: Arc<Interest>,
         connections: Arc<AtomicUsize>,
         this: Weak<RefCell<Shard>>,
@@ -172,6 +181,7 @@ impl Shard {
         Self {
             index,
             context,
+            events,
             interest,
             connections,
             this,
@@ -192,8 +202,13 @@ impl Shard {
         self.started.elapsed().as_millis() as Millis
     }
 
+    /// Whether there are events to deliver.
+    fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// Handles a batch of each queue, then writes what came of it. True when no connection is left.
-    fn turn(&mut self, said: &mut Vec<Control>, deliveries: &mut Vec<Delivery>) -> bool {
+    fn turn(&mut self, arrived: &mut Vec<Handover>, said: &mut Vec<Control>, deliveries: &mut Vec<Delivery>) -> bool {
         // Before the joins: what was published before somebody asked to join is the last event then.
         self.relay_published(deliveries);
         for message in said.drain(..) {
@@ -205,13 +220,13 @@ impl Shard {
         }
         self.deliver_relayed();
         self.deliver(deliveries);
+        arrived.drain(..).for_each(|handover| self.accept(handover));
         self.flush();
         self.conns.is_empty()
     }
 
     fn control(&mut self, message: Control) {
         match message {
-            Control::Accept(handover) => self.accept(*handover),
             Control::Deliver(delivery) | Control::Relayed(delivery, _) => self.relayed.push(delivery),
             Control::Answered { conn, ticket, answer } => self.input(conn, Input::Answered(ticket, answer)),
             Control::Joined { conn, ticket, outcome } => self.input(conn, Input::Joined(ticket, outcome)),

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::{Context, spawn};
-use crate::inbox::{AppIndex, Control, Handover, inbox};
+use crate::inbox::{AppIndex, Handover, inbox};
 use crate::protocol::SocketId;
 use crate::protocol::session::Rules;
 use crate::publish::Publisher;
@@ -67,7 +67,7 @@ impl Client {
             socket_id,
             credentials: Arc::default(),
         };
-        publisher.shards()[shard].tell(Control::Accept(Box::new(handover)));
+        publisher.shards()[shard].hand_over(handover);
         let mut client = Self { stream, socket_id };
         assert!(client.hears().await.contains("connection_established"));
         client
