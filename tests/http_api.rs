@@ -7,6 +7,7 @@
 mod common;
 
 use common::{Call, Client, KEY, SECRET, Server};
+use laravel_echo_server::protocol::signature;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -338,6 +339,26 @@ async fn apps_are_apart() {
     assert_eq!(theirs.next().await["data"], "their");
     mine.hears_nothing_else().await;
     theirs.hears_nothing_else().await;
+
+    // One name, two rooms: members, whispers and counts of one are nothing to the other.
+    let room = "presence-room";
+    let list = mine.subscribe_signed(room, Some(r#"{"user_id":1}"#)).await;
+    assert!(list["data"].as_str().unwrap().contains(r#""ids":["1"]"#), "{list}");
+    let hello: Value = serde_json::from_str(hello["data"].as_str().unwrap()).unwrap();
+    let member = r#"{"user_id":2}"#;
+    let signature = signature::sign(other.1, &format!("{}:{room}:{member}", hello["socket_id"].as_str().unwrap()));
+    let auth = format!("{}:{signature}", other.0);
+    let subscribe = json!({"auth": auth, "channel": room, "channel_data": member});
+    theirs.send(json!({"event": "pusher:subscribe", "data": subscribe})).await;
+    let list = theirs.next().await;
+    assert!(list["data"].as_str().unwrap().contains(r#""ids":["2"]"#), "{list}");
+    mine.send(json!({"event": "client-typing", "channel": room, "data": {}})).await;
+    mine.hears_nothing_else().await;
+    theirs.hears_nothing_else().await;
+    let users = Call { key: other.0, secret: other.1, ..Call::get("/apps/other/channels/presence-room/users") };
+    assert_eq!(server.call(users).await, ok(r#"{"users":[{"id":"2"}]}"#));
+    theirs.send(json!({"event": "client-typing", "channel": room, "data": {}})).await;
+    assert_eq!(theirs.next().await["event"], "pusher:error", "its own limit of whispers");
 
     // Its own limit, its own secret, its own path.
     let long = r#"{"name":"e","channel":"news","data":"their!"}"#;

@@ -135,9 +135,11 @@ async fn a_presence_channel_has_a_limit_of_users_not_of_connections() {
     let mut first = clients.remove(0);
     assert_eq!(first.next().await["event"], "pusher_internal:member_added");
     assert_eq!(first.next().await["event"], "e");
-    drop(first);
     for watcher in &mut clients {
         assert_eq!(watcher.next().await["event"], "e");
+    }
+    drop(first);
+    for watcher in &mut clients {
         assert_eq!(watcher.next().await["event"], "pusher_internal:member_removed");
     }
     let reply = client.subscribe_signed("presence-a", Some(r#"{"user_id":3}"#)).await;

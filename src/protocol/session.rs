@@ -3,7 +3,7 @@
 //! a test can walk it through an hour in a microsecond.
 //!
 //! Here is what a session is, and its liveness; what a client asks for is in the modules below:
-//! [`subscribe`], [`client_event`], [`signin`].
+//! `subscribe`, `client_event`, `signin`.
 
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 //! is subscribed to what. Delivering takes no lock and wakes no task: a batch of events is put
 //! into the outboxes by reference, then every outbox is written once.
 //!
-//! What one shard alone must know of a channel or a user, its *home* knows: [`home`], [`users`].
+//! What one shard alone must know of a channel or a user, its *home* knows: `home`, `users`.
 
 use std::cell::RefCell;
 use std::io;

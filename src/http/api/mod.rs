@@ -44,7 +44,7 @@ fn bad_request<T>(error: impl Into<String>) -> Result<T, Refusal> {
 }
 
 /// Which app a request says that it speaks for.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 enum Named {
     /// `/apps/{id}/…`.
     Id(String),
@@ -53,7 +53,7 @@ enum Named {
 }
 
 /// What a request asks for. Names are decoded.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 enum Endpoint {
     Events,
     BatchEvents,
@@ -63,23 +63,23 @@ enum Endpoint {
     Terminate(String),
     /// Reverb's own.
     Connections,
-    Unknown,
 }
 
 impl Endpoint {
     fn method(&self) -> Method {
         match self {
             Self::Events | Self::BatchEvents | Self::Terminate(_) => Method::POST,
-            Self::Channels | Self::Channel(_) | Self::Users(_) | Self::Connections | Self::Unknown => Method::GET,
+            Self::Channels | Self::Channel(_) | Self::Users(_) | Self::Connections => Method::GET,
         }
     }
 }
 
 /// A path of this API.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Route {
     app: Named,
-    endpoint: Endpoint,
+    /// Where there is one.
+    endpoint: Option<Endpoint>,
 }
 
 /// Whether the request is for this API.
@@ -90,16 +90,16 @@ pub(super) fn route(path: &str, query: Option<&str>) -> Option<Route> {
         ["users", id, "terminate_connections"] => {
             // Without a signature it may be a path of the application, which the proxy passes on.
             let is_signed = query.is_some_and(|query| query.contains("auth_signature="));
-            return is_signed.then(|| Route { app: Named::Key, endpoint: Endpoint::Terminate(text(id)) });
+            return is_signed.then(|| Route { app: Named::Key, endpoint: Some(Endpoint::Terminate(text(id))) });
         }
-        ["apps", _, "events"] => Endpoint::Events,
-        ["apps", _, "batch_events"] => Endpoint::BatchEvents,
-        ["apps", _, "channels"] => Endpoint::Channels,
-        ["apps", _, "channels", name] => Endpoint::Channel(text(name)),
-        ["apps", _, "channels", name, "users"] => Endpoint::Users(text(name)),
-        ["apps", _, "users", id, "terminate_connections"] => Endpoint::Terminate(text(id)),
-        ["apps", _, "connections"] => Endpoint::Connections,
-        ["apps", ..] => Endpoint::Unknown,
+        ["apps", _, "events"] => Some(Endpoint::Events),
+        ["apps", _, "batch_events"] => Some(Endpoint::BatchEvents),
+        ["apps", _, "channels"] => Some(Endpoint::Channels),
+        ["apps", _, "channels", name] => Some(Endpoint::Channel(text(name))),
+        ["apps", _, "channels", name, "users"] => Some(Endpoint::Users(text(name))),
+        ["apps", _, "users", id, "terminate_connections"] => Some(Endpoint::Terminate(text(id))),
+        ["apps", _, "connections"] => Some(Endpoint::Connections),
+        ["apps", ..] => None,
         _ => return None,
     };
     Some(Route { app: Named::Id(text(segments.get(1)?)), endpoint })
@@ -107,7 +107,7 @@ pub(super) fn route(path: &str, query: Option<&str>) -> Option<Route> {
 
 /// Answers a request. A refusal is logged: the backend's own log may not say what the body said.
 pub(super) async fn respond(front: Arc<Front>, request: Request<Incoming>, route: Route) -> Response<Body> {
-    let method = route.endpoint.method();
+    let method = route.endpoint.as_ref().map(Endpoint::method);
     match answer(&front, request, route).await {
         Ok(text) => json(StatusCode::OK, text),
         Err(refusal) => {
@@ -117,7 +117,7 @@ pub(super) async fn respond(front: Arc<Front>, request: Request<Incoming>, route
             tracing::warn!("an HTTP API request was refused with {}: {sentence}", refusal.status);
             let mut response = error(refusal.status, &refusal.error);
             if refusal.status == StatusCode::METHOD_NOT_ALLOWED
-                && let Ok(method) = HeaderValue::from_str(method.as_str())
+                && let Some(Ok(method)) = method.map(|method| HeaderValue::from_str(method.as_str()))
             {
                 response.headers_mut().insert(header::ALLOW, method);
             }
@@ -134,16 +134,16 @@ async fn answer(front: &Arc<Front>, request: Request<Incoming>, route: Route) ->
         let app = &front.config.apps[usize::from(index.0)];
         // The signature covers the body's digest, so nothing of a body is kept for strangers.
         signed::verify(app, &parts.method, parts.uri.path(), &parameters, SystemTime::now())?;
-        if route.endpoint == Endpoint::Unknown {
+        let Some(endpoint) = route.endpoint else {
             return refusal(StatusCode::NOT_FOUND, "this part of the HTTP API does not exist here");
-        }
-        let method = route.endpoint.method();
+        };
+        let method = endpoint.method();
         if parts.method != method {
             return refusal(StatusCode::METHOD_NOT_ALLOWED, format!("this path is asked with {method}"));
         }
-        Ok((index, app))
+        Ok((index, app, endpoint))
     });
-    let (index, app) = match checked {
+    let (index, app, endpoint) = match checked {
         Ok(checked) => checked,
         Err(refusal) => {
             discard(&mut body).await;
@@ -151,11 +151,10 @@ async fn answer(front: &Arc<Front>, request: Request<Incoming>, route: Route) ->
         }
     };
     let limits = &app.limits;
-    let body = collect(body, body_bytes_max(&route.endpoint, limits))
-        .await
-        .map_err(|(status, error)| Refusal { status, error })?;
+    let body =
+        collect(body, body_bytes_max(&endpoint, limits)).await.map_err(|(status, error)| Refusal { status, error })?;
     signed::verify_digest(&parameters, &body)?;
-    match route.endpoint {
+    match endpoint {
         Endpoint::Events => events::publish(front, index, limits, &body).await,
         Endpoint::BatchEvents => events::publish_batch(front, index, limits, &body).await,
         Endpoint::Channels => {
@@ -171,24 +170,22 @@ async fn answer(front: &Arc<Front>, request: Request<Incoming>, route: Route) ->
             let connections = front.app_connections[usize::from(index.0)].load(Ordering::Relaxed);
             Ok(format!("{{\"connections\":{connections}}}"))
         }
-        Endpoint::Unknown => refusal(StatusCode::NOT_FOUND, "this part of the HTTP API does not exist here"),
     }
 }
 
 fn find(front: &Front, named: &Named, parameters: &Parameters) -> Result<AppIndex, Refusal> {
-    let apps = &front.config.apps;
-    let (position, error) = match named {
-        Named::Id(id) => (apps.iter().position(|app| app.id == *id), (StatusCode::NOT_FOUND, "appId", id.as_str())),
-        Named::Key => {
-            let key = parameters.get("auth_key").unwrap_or_default();
-            (apps.iter().position(|app| app.key == key), (StatusCode::UNAUTHORIZED, "key", key))
-        }
+    let key = parameters.get("auth_key").unwrap_or_default();
+    let position = front.config.apps.iter().position(|app| match named {
+        Named::Id(id) => app.id == *id,
+        Named::Key => app.key == key,
+    });
+    let (status, what, name) = match named {
+        Named::Id(id) => (StatusCode::NOT_FOUND, "appId", id.as_str()),
+        Named::Key => (StatusCode::UNAUTHORIZED, "key", key),
     };
-    let (status, what, name) = error;
-    let name: String = name.chars().take(64).collect();
     match position {
         Some(index) => Ok(AppIndex(index as u16)),
-        None => refusal(status, format!("no app has the {what} {name:?} (clients[].{what})")),
+        None => refusal(status, format!("no app has the {what} {name:.64?} (clients[].{what})")),
     }
 }
 
@@ -218,7 +215,8 @@ mod tests {
 
     #[test]
     fn paths() {
-        let id = |endpoint| Some(Route { app: Named::Id("3".into()), endpoint });
+        let unknown = Some(Route { app: Named::Id("3".into()), endpoint: None });
+        let id = |endpoint| Some(Route { app: Named::Id("3".into()), endpoint: Some(endpoint) });
         for (path, expected) in [
             ("/apps/3/events", id(Endpoint::Events)),
             ("/apps/3/batch_events", id(Endpoint::BatchEvents)),
@@ -228,8 +226,8 @@ mod tests {
             ("/apps/3/channels/presence-a/users", id(Endpoint::Users("presence-a".into()))),
             ("/apps/3/users/u%20v/terminate_connections", id(Endpoint::Terminate("u v".into()))),
             ("/apps/3/connections", id(Endpoint::Connections)),
-            ("/apps/3", id(Endpoint::Unknown)),
-            ("/apps/3/channels/a/b", id(Endpoint::Unknown)),
+            ("/apps/3", unknown.clone()),
+            ("/apps/3/channels/a/b", unknown),
             ("/users/7/terminate_connections", None),
             ("/apps", None),
             ("/", None),
@@ -237,7 +235,7 @@ mod tests {
         ] {
             assert_eq!(route(path, None), expected, "{path}");
         }
-        let by_key = Some(Route { app: Named::Key, endpoint: Endpoint::Terminate("7".into()) });
+        let by_key = Some(Route { app: Named::Key, endpoint: Some(Endpoint::Terminate("7".into())) });
         assert_eq!(route("/users/7/terminate_connections", Some("auth_key=k&auth_signature=00")), by_key);
     }
 }
