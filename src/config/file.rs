@@ -445,7 +445,8 @@ fn read_limits(setting: &Setting<'_>, default: &Limits, warnings: &mut Vec<Strin
     let per_second = member(&members, "clientEventsPerSecond");
     let per_second = number(&per_second, default.client_events_per_second.into(), 0..=1_000_000, "of client events")?;
     let timeout = member(&members, "userAuthenticationTimeout");
-    let user_authentication_timeout = number(&timeout, 0, 0..=86_400, "of seconds")?;
+    let default_timeout = default.user_authentication_timeout.map_or(0, |timeout| timeout.as_secs());
+    let user_authentication_timeout = number(&timeout, default_timeout, 0..=86_400, "of seconds")?;
     Ok(Limits {
         message_bytes: bytes("messageBytes", default.message_bytes)?,
         outbound_bytes: bytes("outboundBytes", default.outbound_bytes)?,

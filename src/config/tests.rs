@@ -762,6 +762,15 @@ fn an_app_may_have_limits_and_a_prefix_of_its_own() {
     let expected = Limits { event_bytes: 7, connections: 8, ..config.limits };
     assert_eq!((config.apps[1].limits.clone(), config.apps[1].key_prefix.as_deref()), (expected, Some("b_")));
 
+    // Whatever an app does not say is as for all, each limit of the table above.
+    let numbers =
+        include_str!("tests.rs").split("fn new_numbers").nth(1).unwrap().split("\"limits\": ").nth(1).unwrap();
+    let numbers = numbers.split_inclusive('}').next().unwrap();
+    let clients = r#""clients": [ { "appId": "a", "key": "k", "limits": {} } ]"#;
+    let config = read_with(&format!("{{ {clients}, \"limits\": {numbers} }}"), &[]).unwrap();
+    assert_ne!(config.limits, Limits::default());
+    assert_eq!(config.apps[0].limits, config.limits);
+
     let warnings = of(r#""limits": { "eventByte": 1 }"#).unwrap().warnings;
     assert!(warnings[0].contains("\"clients[1].limits.eventByte\" is not a known key"), "{warnings:?}");
     assert!(warnings[0].contains("\"limits.eventBytes\""), "{warnings:?}");
