@@ -468,15 +468,17 @@ fn what_is_not_done_yet_is_said() {
     }
 }
 
+/// None of them as it is by default.
+const EVERY_LIMIT: &str = r#"{ "messageBytes": 1, "outboundBytes": 2,
+    "subscriptionsPerConnection": 3, "connections": 4, "clientEventsPerSecond": 0, "clientEventBytes": 6,
+    "eventBytes": 7, "eventNameBytes": 12, "channelNameBytes": 13, "channelsPerEvent": 14, "eventsPerBatch": 15,
+    "timestampWindow": 16, "presenceMemberBytes": 8, "activityTimeout": 9, "pongTimeout": 10, "handshakeTimeout": "11",
+    "presenceMembers": 17, "cacheSeconds": 18, "cacheBytes": 19, "userAuthenticationTimeout": 20 }"#;
+
 #[test]
 fn new_numbers() {
-    let config = quiet(
-        r#""authTimeoutMs": "500", "authConcurrency": 3, "shards": 2, "limits": { "messageBytes": 1, "outboundBytes": 2,
-        "subscriptionsPerConnection": 3, "connections": 4, "clientEventsPerSecond": 0, "clientEventBytes": 6,
-        "eventBytes": 7, "eventNameBytes": 12, "channelNameBytes": 13, "channelsPerEvent": 14, "eventsPerBatch": 15,
-        "timestampWindow": 16, "presenceMemberBytes": 8, "activityTimeout": 9, "pongTimeout": 10, "handshakeTimeout": "11",
-        "presenceMembers": 17, "cacheSeconds": 18, "cacheBytes": 19, "userAuthenticationTimeout": 20 }"#,
-    );
+    let config =
+        quiet(&format!(r#""authTimeoutMs": "500", "authConcurrency": 3, "shards": 2, "limits": {EVERY_LIMIT}"#));
     assert_eq!((config.auth.timeout, config.auth.concurrency, config.shards), (Duration::from_millis(500), 3, 2));
     let expected = Limits {
         message_bytes: 1,
@@ -762,12 +764,9 @@ fn an_app_may_have_limits_and_a_prefix_of_its_own() {
     let expected = Limits { event_bytes: 7, connections: 8, ..config.limits };
     assert_eq!((config.apps[1].limits.clone(), config.apps[1].key_prefix.as_deref()), (expected, Some("b_")));
 
-    // Whatever an app does not say is as for all, each limit of the table above.
-    let numbers =
-        include_str!("tests.rs").split("fn new_numbers").nth(1).unwrap().split("\"limits\": ").nth(1).unwrap();
-    let numbers = numbers.split_inclusive('}').next().unwrap();
+    // Whatever an app does not say is as for all, each of the limits.
     let clients = r#""clients": [ { "appId": "a", "key": "k", "limits": {} } ]"#;
-    let config = read_with(&format!("{{ {clients}, \"limits\": {numbers} }}"), &[]).unwrap();
+    let config = read_with(&format!("{{ {clients}, \"limits\": {EVERY_LIMIT} }}"), &[]).unwrap();
     assert_ne!(config.limits, Limits::default());
     assert_eq!(config.apps[0].limits, config.limits);
 
