@@ -65,6 +65,11 @@ pub enum Control {
     List { app: AppIndex, channel: ChannelName, joiner: Joiner },
     /// To a presence channel's home shard: this connection has left.
     Leave { app: AppIndex, channel: ChannelName, user_id: Arc<str>, socket_id: SocketId },
+    /// To a presence channel's home shard: who has come to another node or left it, with the info of who
+    /// has come.
+    Elsewhere { app: AppIndex, channel: ChannelName, node: u64, changes: Vec<(Arc<str>, Option<Arc<str>>)> },
+    /// To the home shard of a presence or cache channel: pass on an event of another node.
+    PassOn(Delivery, UnderWay),
     /// From the home shard: the join is done, and the frame is the ready `subscription_succeeded`
     /// with what belongs after it; or the channel is full.
     Joined { conn: ConnKey, ticket: Ticket, outcome: Result<Bytes, Refusal> },
@@ -82,7 +87,7 @@ pub enum Control {
 
 /// What a shard is asked about an app's channels. Of the members of a presence channel only its
 /// home shard knows; the others have none to tell.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Query {
     /// All channels whose names begin so, that have subscribers or members.
     Prefix(Arc<str>),

@@ -5,20 +5,21 @@
 //! and publishes that to every app. Nothing here knows connections or other nodes: Redis tells
 //! every node by itself. Messages of one Redis connection keep their order.
 
-use std::collections::VecDeque;
 use std::fmt::{self, Write};
 use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::bus;
 use crate::config;
 use crate::inbox::Delivery;
 use crate::protocol::channel::{self, ChannelName};
 use crate::protocol::event::{self, BroadcastError};
 use crate::protocol::prefix::News;
-use crate::publish::{Publisher, event_frame};
+use crate::publish::{Backlog, Publisher, event_frame};
 use crate::redis::{Backoff, Failure, Link, Published, Reporter, Status, Subscription};
 
+pub use crate::publish::BACKLOG_BYTES_MAX;
 pub use audience::Audiences;
 
 mod audience;
@@ -26,11 +27,6 @@ mod audience;
 /// The longest payload that is looked at, in bytes. Laravel's events are small; what is bigger
 /// than this is something else's, or a mistake that no browser should have to swallow.
 pub const PAYLOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
-
-/// How much may wait here while shards are too busy to take it, in bytes. Beyond it the
-/// subscription is given up, as Redis itself gives up on slow subscribers (by default at
-/// 32 MB); an outage that the log tells of, instead of memory without end.
-pub const BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// A message of the demo, which publishes in this process.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -61,12 +57,15 @@ impl Ingress {
 
     /// Delivers one message. What a shard has no room for waits here, and all that comes after it,
     /// until [`Ingress::catch_up`] has delivered it. What is no event of Laravel's is ignored: a
-    /// shared Redis carries all sorts of things.
+    /// shared Redis carries all sorts of things. What nodes say to each other is heard elsewhere.
     pub fn take(&mut self, message: Published<'_>) {
         let payload = match message.payload {
             Some(payload) if payload.len() <= PAYLOAD_BYTES_MAX => payload,
             _ => return self.ignored.note(Ignorable::TooLong, message.channel),
         };
+        if payload.starts_with(bus::MAGIC) {
+            return;
+        }
         let broadcast = match event::parse(payload) {
             Ok(broadcast) => broadcast,
             Err(error) => return self.ignored.note(Ignorable::NoEvent(error), message.channel),
@@ -113,43 +112,6 @@ impl Ingress {
     }
 }
 
-/// Deliveries that a shard had no room for, in order.
-#[derive(Debug, Default)]
-struct Backlog {
-    deliveries: VecDeque<Delivery>,
-    bytes: usize,
-    /// The shard at which the first one stands.
-    shard: usize,
-}
-
-impl Backlog {
-    fn publish(&mut self, delivery: Delivery, publisher: &Publisher) {
-        if self.deliveries.is_empty() {
-            self.shard = 0;
-            if publisher.offer(&delivery, &mut self.shard) {
-                return;
-            }
-        }
-        self.bytes += Self::bytes(&delivery);
-        self.deliveries.push_back(delivery);
-    }
-
-    async fn deliver(&mut self, publisher: &Publisher) {
-        while let Some(first) = self.deliveries.front() {
-            publisher.publish_from(first, &mut self.shard).await;
-            self.bytes -= Self::bytes(first);
-            self.deliveries.pop_front();
-            self.shard = 0;
-        }
-    }
-
-    /// What a delivery counts: also what it costs beside its frame, since a flood may be of
-    /// empty ones.
-    fn bytes(delivery: &Delivery) -> usize {
-        delivery.frame.len() + 128
-    }
-}
-
 /// Listens to Redis for ever: connects, subscribes, hands on, connects again.
 pub async fn from_redis(config: config::Redis, ingress: Ingress, status: watch::Sender<Status>) {
     from_link(Link::new(config, PAYLOAD_BYTES_MAX), ingress, status).await;
@@ -184,7 +146,7 @@ pub async fn from_link(link: Link, mut ingress: Ingress, status: watch::Sender<S
 /// connection is noticed however busy they are.
 async fn listen(subscription: &mut Subscription, ingress: &mut Ingress) -> Failure {
     loop {
-        let is_behind = !ingress.backlog.deliveries.is_empty();
+        let is_behind = !ingress.backlog.is_empty();
         tokio::select! {
             filled = subscription.fill() => if let Err(failure) = filled {
                 return failure;
@@ -194,7 +156,7 @@ async fn listen(subscription: &mut Subscription, ingress: &mut Ingress) -> Failu
         if let Err(failure) = subscription.each(|message| ingress.take(message)) {
             return failure;
         }
-        if ingress.backlog.bytes > BACKLOG_BYTES_MAX {
+        if ingress.backlog.is_over() {
             return Failure::new(format!(
                 "Redis publishes faster than this server delivers: {} MB of events wait, so the connection was dropped \
                  until they are delivered. What is published until then is lost. Use more cores (\"shards\"), or see \

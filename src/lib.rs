@@ -7,17 +7,21 @@
 //! - [`config`]: the application's `laravel-echo-server.json`, typed.
 //! - [`tls`]: the certificate that the port serves.
 //! - [`inbox`]: everything that can reach a shard.
+//! - [`bus`]: what this node tells the others.
 //! - [`publish`]: one event, encoded once, into the inbox of each shard that has subscribers.
 //! - [`auth`]: who may join: signature, or Laravel's answer.
 //! - [`shard`]: one thread that owns its connections; the delivery path.
 //! - [`redis`]: reach Redis, and know when it is away.
 //! - [`ingress`]: Laravel's events out of Redis.
+//! - [`cluster`]: the other nodes.
 //! - [`http`]: the port: upgrade, HTTP API, gateway, proxy.
 //! - [`server`]: the only file that knows everybody.
 //! - [`cli`]: the commands.
 
 pub mod auth;
+pub mod bus;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod http;
 pub mod inbox;

@@ -7,10 +7,15 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 
+use crate::bus::Bus;
 use crate::inbox::{AppIndex, Control, Delivery, Relays, ShardHandle};
-use crate::protocol::channel;
+use crate::protocol::channel::{self, Access};
 use crate::protocol::pusher;
 use crate::ws::frame;
+
+pub use backlog::{BACKLOG_BYTES_MAX, Backlog};
+
+mod backlog;
 
 /// Turns of the front's runtime, some microseconds each, for which a shard is left asleep while
 /// sources go on handing over events.
@@ -33,12 +38,24 @@ pub struct Publisher {
     hasher: RandomState,
     published: Arc<Notify>,
     relays: Arc<Relays>,
+    bus: Bus,
 }
 
 impl Publisher {
     /// A publisher to these shards.
     pub fn new(shards: Vec<ShardHandle>) -> Self {
-        Self { shards: shards.into(), hasher: RandomState::new(), published: Arc::default(), relays: Arc::default() }
+        let (published, relays) = (Arc::default(), Arc::default());
+        Self { shards: shards.into(), hasher: RandomState::new(), published, relays, bus: Bus::none() }
+    }
+
+    /// The same, with other nodes.
+    pub fn with_bus(self, bus: Bus) -> Self {
+        Self { bus, ..self }
+    }
+
+    /// The way to the other nodes.
+    pub fn bus(&self) -> &Bus {
+        &self.bus
     }
 
     /// All shards, in the order of their index.
@@ -68,10 +85,16 @@ impl Publisher {
         &self.shards[hash as usize % self.shards.len()]
     }
 
-    /// Closes every connection that is signed in as this user, on all shards, with a code after
+    /// Closes every connection that is signed in as this user, on all nodes, with a code after
     /// which clients do not come back by themselves.
     pub fn terminate(&self, app: AppIndex, user_id: &str) {
         let user_id: Arc<str> = user_id.into();
+        self.bus.terminate(app, &user_id);
+        self.terminate_here(app, &user_id);
+    }
+
+    /// [`Publisher::terminate`] on this node alone.
+    pub fn terminate_here(&self, app: AppIndex, user_id: &Arc<str>) {
         for shard in self.shards.iter() {
             shard.tell(Control::Terminate { app, user_id: user_id.clone() });
         }
@@ -126,12 +149,38 @@ impl Publisher {
         true
     }
 
-    /// Publishes all of these, even if whoever waits for it is dropped meanwhile.
+    /// Hands on an event of another node, as [`Publisher::offer`]. Those of presence channels go through the
+    /// channel's home, as the members whom they are from.
+    pub fn offer_from_node(&self, delivery: &Delivery, from: &mut usize) -> bool {
+        if !goes_through_home(delivery) {
+            return self.offer(delivery, from);
+        }
+        if !self.relays.has_room() {
+            return false;
+        }
+        let home = self.home(delivery.app, delivery.channel.as_str());
+        home.tell(Control::PassOn(delivery.clone(), self.relays.one_more()));
+        true
+    }
+
+    /// Goes on with a delivery that has been offered to some shards; see [`Publisher::offer_from_node`].
+    pub async fn publish_from_node(&self, delivery: &Delivery, from: &mut usize) {
+        while !self.offer_from_node(delivery, from) {
+            if goes_through_home(delivery) {
+                self.relays.room().await;
+            } else {
+                self.shards[*from].room().await;
+            }
+        }
+    }
+
+    /// For the HTTP API: publishes all of these on all nodes, even if whoever waits for it is dropped meanwhile.
     pub async fn publish_all(&self, deliveries: Vec<Delivery>) {
         let publisher = self.clone();
         let mut publishing = Box::pin(async move {
             for delivery in deliveries {
-                publisher.publish(delivery).await;
+                publisher.publish_from(&delivery, &mut 0).await;
+                publisher.bus.event(&delivery);
             }
         });
         // It rarely has to wait for anything, and a task would make it wait for its turn.
@@ -160,6 +209,12 @@ impl Publisher {
         }
     }
 
+    /// For client events: [`Publisher::relay`], on all nodes.
+    pub fn relay_everywhere(&self, delivery: &Delivery) {
+        self.relay(delivery);
+        self.bus.event(delivery);
+    }
+
     /// For shards themselves (client events, presence): never waits.
     pub fn relay(&self, delivery: &Delivery) {
         let hash = self.hash(delivery.app, delivery.channel.as_str());
@@ -175,6 +230,11 @@ impl Publisher {
             shard.tell(Control::Relayed(delivery.clone(), self.relays.one_more()));
         }
     }
+}
+
+/// Of another node's events.
+fn goes_through_home(delivery: &Delivery) -> bool {
+    delivery.channel.is_cache() || delivery.channel.access() == Access::Presence
 }
 
 #[cfg(test)]

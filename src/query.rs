@@ -1,4 +1,4 @@
-//! Asking all shards about an app's channels: the one place that knows who is to be asked, adds up
+//! Asking all shards, and all nodes, about an app's channels: the one place that knows who is to be asked, adds up
 //! what they say, and how long they may take. Each shard's own answer is in `shard`.
 
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
+use crate::bus::Bus;
 use crate::inbox::{AppIndex, Control, Found, Query, ShardHandle};
 
 /// How long the answers may take, those before this one included. A shard answers between two
@@ -28,24 +29,39 @@ pub struct Everybody {
     shards: Arc<[ShardHandle]>,
     turns: Arc<Semaphore>,
     patience: Duration,
+    bus: Bus,
 }
 
 impl Everybody {
     /// Those behind these handles.
     pub fn new(shards: &[ShardHandle]) -> Self {
-        Self { shards: shards.into(), turns: Arc::new(Semaphore::new(QUERIES_MAX)), patience: PATIENCE }
+        let turns = Arc::new(Semaphore::new(QUERIES_MAX));
+        Self { shards: shards.into(), turns, patience: PATIENCE, bus: Bus::none() }
     }
 
-    /// Asks all and adds up.
+    /// The same, with those of other nodes.
+    pub fn with_bus(self, bus: Bus) -> Self {
+        Self { bus, ..self }
+    }
+
+    /// Asks all and adds up. A node that does not answer in time is left out; who the members of a channel
+    /// are, each node knows of all.
     ///
     /// # Errors
-    /// Not everybody has answered in time. There are no partial answers.
+    /// Not all shards have answered in time. There are no partial answers.
     pub async fn ask(&self, app: AppIndex, query: Query) -> Result<Found, TooBusy> {
-        timeout(self.patience, self.ask_without_end(app, query)).await.unwrap_or(Err(TooBusy))
+        timeout(self.patience, self.ask_without_end(app, &query)).await.unwrap_or(Err(TooBusy))
     }
 
-    async fn ask_without_end(&self, app: AppIndex, query: Query) -> Result<Found, TooBusy> {
+    async fn ask_without_end(&self, app: AppIndex, query: &Query) -> Result<Found, TooBusy> {
         let _turn = self.turns.acquire().await.map_err(|_| TooBusy)?;
+        let (here, elsewhere) = tokio::join!(self.ask_shards(app, query), self.bus.count(app, query));
+        let mut found = here?;
+        found.merge(elsewhere);
+        Ok(found)
+    }
+
+    async fn ask_shards(&self, app: AppIndex, query: &Query) -> Result<Found, TooBusy> {
         let (reply, mut replies) = mpsc::unbounded_channel();
         for shard in self.shards.iter() {
             shard.tell(Control::Query { app, query: query.clone(), reply: reply.clone() });

@@ -21,10 +21,12 @@ use crate::config;
 use resp::{Replies, Reply};
 use subscription::{Connection, Transport};
 
+mod commands;
 mod outage;
 mod resp;
 mod subscription;
 
+pub use commands::{Commands, publish_command};
 pub use outage::{Backoff, Reporter, Status};
 pub use subscription::{Published, Subscription};
 
@@ -114,7 +116,28 @@ impl Link {
         }
     }
 
+    /// Connects, logs in and selects the database, for commands of the node bus.
+    pub async fn commands(&self) -> Result<Commands, Failure> {
+        let connect = async {
+            let mut connection = self.log_in("").await?;
+            if self.config.db != 0 {
+                self.ask(&mut connection, &["SELECT", &self.config.db.to_string()], "").await?;
+            }
+            Ok(Commands::new(connection, self.timing, self.to_string()))
+        };
+        match time::timeout(self.timing.connect_max, connect).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Failure(format!("Redis at {self} did not answer within {:?}.", self.timing.connect_max))),
+        }
+    }
+
     async fn try_subscribe(&self, pattern: &str) -> Result<Subscription, Failure> {
+        let mut connection = self.log_in(pattern).await?;
+        self.ask(&mut connection, &["PSUBSCRIBE", pattern], pattern).await?;
+        Ok(Subscription::new(connection, self.timing, self.to_string()))
+    }
+
+    async fn log_in(&self, pattern: &str) -> Result<Connection, Failure> {
         let stream = self.connect().await?;
         let mut connection = Connection { stream, replies: Replies::new(self.text_bytes_max) };
         let mut login = vec!["AUTH"];
@@ -123,8 +146,7 @@ impl Link {
         if self.config.password.is_some() {
             self.ask(&mut connection, &login, pattern).await?;
         }
-        self.ask(&mut connection, &["PSUBSCRIBE", pattern], pattern).await?;
-        Ok(Subscription::new(connection, self.timing, self.to_string()))
+        Ok(connection)
     }
 
     async fn connect(&self) -> Result<Box<dyn Transport>, Failure> {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use anyhow::Context as _;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -11,6 +12,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::auth::Asked;
 use crate::auth::callback::Laravel;
+use crate::bus::{self, Bus};
+use crate::cluster;
 use crate::config::Config;
 use crate::http::{self, Front};
 use crate::inbox::{self, Control, Inbox};
@@ -24,6 +27,9 @@ use crate::shard;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
+/// How long it may take to tell the other nodes that this one stops.
+const LEAVE_WAIT: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// Where events come from.
 pub enum Source {
     /// Redis, as the configuration says.
@@ -33,13 +39,16 @@ pub enum Source {
 }
 
 /// Runs the server until SIGINT or SIGTERM. `ready` is called once the port is open.
-pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> anyhow::Result<()> {
+pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> anyhow::Result<()> {
     // Fails only if there is one already, which is as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     raise_file_limit();
-    let config = Arc::new(config);
     let (handles, inboxes): (Vec<_>, Vec<_>) = (0..config.shards).map(|_| inbox::inbox()).unzip();
-    let publisher = Publisher::new(handles);
+    let (bus, bus_end) = match config.cluster {
+        Some(_) => bus::bus(),
+        None => (Bus::none(), bus::bus().1),
+    };
+    let publisher = Publisher::new(handles).with_bus(bus);
     // With one shard, front and shard share one thread: on one core a second one would only
     // make the kernel switch between them, for each event that comes alone twice.
     let mut front = match config.shards {
@@ -51,6 +60,8 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
         }
     };
     let front = front.enable_all().build().context("the threads could not be started")?;
+    front.block_on(cluster::share_secrets(&mut config));
+    let config = Arc::new(config);
     let local = tokio::task::LocalSet::new();
     let shards = local.block_on(&front, async {
         let listener = listen(&config)?;
@@ -86,14 +97,19 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
                 tokio::spawn(ingress::from_queue(queue, ingress));
             }
         }
+        let app_connections: Arc<[Arc<AtomicUsize>]> = config.apps.iter().map(|_| Arc::default()).collect();
+        // Before anybody is let in: a member list shall hold those of the other nodes.
+        cluster::start(&config, &publisher, bus_end, app_connections.clone()).await;
         let (stop, stopped) = watch::channel(false);
-        let front = Arc::new(Front::new(config.clone(), publisher.clone(), laravel)?);
+        let front = Arc::new(Front::new(config.clone(), publisher.clone(), laravel, app_connections)?);
         let serving = tokio::spawn(http::serve(listener, front, stopped));
         let mut signals = Signals::listen().context("signals cannot be listened to")?;
         ready(address);
 
         let signal = signals.next().await;
         tracing::info!("{signal}: closing all connections; clients will reconnect");
+        // Before any of them is closed: the others shall not take that for leaving.
+        let _ = tokio::time::timeout(LEAVE_WAIT, publisher.bus().leave()).await;
         let _ = stop.send(true);
         let _ = serving.await;
         for shard in publisher.shards() {

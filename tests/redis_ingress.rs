@@ -3,9 +3,9 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on shall end")]
 
-use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Stdio};
+#[path = "common/redis_server.rs"]
+mod redis_server;
+
 use std::time::Duration;
 
 use laravel_echo_server::config::{self, Secret};
@@ -14,6 +14,7 @@ use laravel_echo_server::ingress::{self, Audiences, BACKLOG_BYTES_MAX, Ingress};
 use laravel_echo_server::publish::Publisher;
 use laravel_echo_server::redis::{Link, Status, Timing};
 use redis::aio::MultiplexedConnection;
+use redis_server::Redis;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -33,7 +34,7 @@ const TIMING: Timing = Timing {
 #[tokio::test]
 async fn what_laravel_publishes_is_delivered() {
     let redis = Redis::start(&[]);
-    let mut world = World::start(&redis.config(), &["private-user.2", "talent2income_database_private-user.2"]);
+    let mut world = World::start(&config_of(&redis), &["private-user.2", "talent2income_database_private-user.2"]);
     world.connected().await;
     let mut laravel = redis.client().await;
     let payload = r#"{"event":"message.sent","data":{"content":"\u00dc\/","socket":"12.34"},"socket":"12.34"}"#;
@@ -58,7 +59,7 @@ async fn what_laravel_publishes_is_delivered() {
 #[tokio::test]
 async fn a_configured_prefix_is_literal() {
     let redis = Redis::start(&[]);
-    let config = config::Redis { key_prefix: Some("a*[b]?\\_".to_owned()), ..redis.config() };
+    let config = config::Redis { key_prefix: Some("a*[b]?\\_".to_owned()), ..config_of(&redis) };
     let mut world = World::start(&config, &["orders", "axx[b]?\\_orders"]);
     world.connected().await;
     let mut laravel = redis.client().await;
@@ -74,7 +75,7 @@ async fn a_configured_prefix_is_literal() {
 async fn ten_thousand_events_stay_in_order() {
     const COUNT: u32 = 10_000;
     let redis = Redis::start(&[]);
-    let mut world = World::start(&redis.config(), &["orders"]);
+    let mut world = World::start(&config_of(&redis), &["orders"]);
     world.connected().await;
     let mut laravel = redis.client().await;
     let publisher = tokio::spawn(async move {
@@ -98,7 +99,7 @@ async fn redis_may_come_late_go_away_and_come_back() {
     let mut redis = Redis::start(&[]);
     redis.kill();
     std::fs::remove_file(redis.socket()).unwrap();
-    let mut world = World::start(&redis.config(), &["orders"]);
+    let mut world = World::start(&config_of(&redis), &["orders"]);
     let reason = world.away(|reason| reason.contains("no socket")).await;
     assert!(reason.contains("redis.sock") && reason.contains("\"path\""), "{reason}");
 
@@ -117,7 +118,7 @@ async fn redis_may_come_late_go_away_and_come_back() {
 #[tokio::test]
 async fn a_redis_that_hangs_is_noticed() {
     let redis = Redis::start(&[]);
-    let mut world = World::start(&redis.config(), &["orders"]);
+    let mut world = World::start(&config_of(&redis), &["orders"]);
     let since = world.connected().await;
 
     // Quiet is not dead: without any event, PING keeps the connection.
@@ -141,7 +142,7 @@ async fn passwords_and_rights() {
     let with = |username: Option<&str>, password: Option<&str>| config::Redis {
         username: username.map(str::to_owned),
         password: password.map(Secret::new),
-        ..redis.config()
+        ..config_of(&redis)
     };
     for (username, password, expected) in [
         (None, None, "NOAUTH"),
@@ -205,7 +206,7 @@ async fn failures_on_the_network() {
 async fn too_far_behind_is_an_outage_and_no_loss_of_what_was_taken() {
     // Redis has a limit of its own, which is not the one meant here.
     let redis = Redis::start(&["--client-output-buffer-limit", "pubsub 0 0 0"]);
-    let mut world = World::start(&redis.config(), &["orders"]);
+    let mut world = World::start(&config_of(&redis), &["orders"]);
     world.connected().await;
     let mut laravel = redis.client().await;
     // Nobody empties the inbox.
@@ -290,78 +291,9 @@ impl Drop for World {
     }
 }
 
-/// A Redis of this test's own, on a unix socket in a directory of its own.
-struct Redis {
-    directory: tempfile::TempDir,
-    arguments: Vec<String>,
-    process: Option<(Child, BufReader<ChildStdout>)>,
-}
-
-impl Redis {
-    fn start(arguments: &[&str]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        let mut redis = Self { directory, arguments, process: None };
-        redis.restart();
-        redis
-    }
-
-    fn restart(&mut self) {
-        let mut child = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
-            .arg(self.socket())
-            .args(&self.arguments)
-            .current_dir(&self.directory)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("redis-server cannot be started; these tests need it (Debian: apt-get install redis-server)");
-        let mut output = BufReader::new(child.stdout.take().unwrap());
-        let mut said = String::new();
-        while !said.contains("ready to accept connections") {
-            assert!(output.read_line(&mut said).unwrap() > 0, "redis-server ended: {said}");
-        }
-        self.process = Some((child, output));
-    }
-
-    fn kill(&mut self) {
-        if let Some((mut child, _)) = self.process.take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-    }
-
-    fn signal(&self, name: &str) {
-        let (child, _) = self.process.as_ref().unwrap();
-        let status = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
-        assert!(status.success());
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.directory.path().join("redis.sock")
-    }
-
-    fn config(&self) -> config::Redis {
-        unix(self.socket().to_str().unwrap())
-    }
-
-    async fn client(&self) -> MultiplexedConnection {
-        self.connect(&format!("unix://{}", self.socket().display())).await
-    }
-
-    async fn client_as(&self, user: &str, password: &str) -> MultiplexedConnection {
-        self.connect(&format!("unix://{}?user={user}&pass={password}", self.socket().display())).await
-    }
-
-    async fn connect(&self, url: &str) -> MultiplexedConnection {
-        redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap()
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.kill();
-    }
+/// Its unix socket.
+fn config_of(redis: &Redis) -> config::Redis {
+    unix(redis.socket().to_str().unwrap())
 }
 
 fn unix(path: &str) -> config::Redis {

@@ -114,6 +114,7 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         // Not asked: the events come out of the stand-in's queue.
         redis: Redis::default(),
         redis_events: false,
+        cluster: None,
         dev_mode: false,
         limits: Limits::default(),
         shards: std::thread::available_parallelism().map_or(1, usize::from),

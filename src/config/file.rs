@@ -17,7 +17,7 @@ use super::environment::Environment;
 use super::error::ConfigError;
 use super::json::{Document, Setting};
 use super::known::warn_of_unknown;
-use super::{App, Auth, Config, Limits, Redis, Secret, Tls, redis};
+use super::{App, Auth, Cluster, Config, Limits, Redis, Secret, Tls, redis};
 use crate::protocol::app_tag;
 use crate::protocol::channel::NAME_BYTES_MAX;
 
@@ -63,6 +63,7 @@ impl Config {
         // Their events come over HTTP; a Redis that nobody named would only be missed in the log.
         config.redis_events =
             ["LARAVEL_ECHO_SERVER_REDIS_HOST", "LARAVEL_ECHO_SERVER_REDIS_PORT"].iter().any(|name| is_set(*name));
+        config.cluster = config.cluster.filter(|_| config.redis_events);
         Ok(config)
     }
 
@@ -140,6 +141,7 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         None if file("protocol").is_none() => environment.tls(),
         tls => tls,
     };
+    let cluster = read_cluster(file("cluster"), &redis, &mut warnings)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut config = Config {
         path: path.to_owned(),
@@ -163,6 +165,7 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         proxy: file("proxy").is_some_and(|flag| flag.flag(&mut warnings)),
         redis,
         redis_events: true,
+        cluster,
         dev_mode: dev_mode.map_or_else(|| environment.dev_mode(), |flag| flag.flag(&mut warnings)),
         limits,
         shards: number(&file("shards"), cores as u64, 1..=1024, "of threads")? as usize,
@@ -248,6 +251,34 @@ fn read_database(setting: Option<Setting<'_>>, warnings: &mut Vec<String>) -> Re
         warnings.push(publish.warning("is not acted on yet: presence lists are not published"));
     }
     member(&members, "redis").map_or_else(|| Ok(Redis::default()), |redis| redis::read(&redis, warnings))
+}
+
+/// `cluster`: an object, or `false`.
+fn read_cluster(
+    setting: Option<Setting<'_>>,
+    redis: &Redis,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Cluster>, ConfigError> {
+    let members = match setting {
+        Some(setting) if setting.is_object() => setting.object()?,
+        Some(setting) if !setting.flag(warnings) => return Ok(None),
+        _ => Vec::new(),
+    };
+    warn_of_unknown(&members, warnings);
+    let name = match member(&members, "name") {
+        Some(setting) => {
+            let name = setting.text()?;
+            let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+            if name.is_empty() || name.len() > 100 || !name.bytes().all(is_fit) {
+                return Err(setting.wrong("must be of up to 100 letters, digits and signs - _ . :"));
+            }
+            name
+        }
+        None if redis.db == 0 => "laravel-echo-server".to_owned(),
+        None => format!("laravel-echo-server-{}", redis.db),
+    };
+    let grace = number(&member(&members, "presenceGraceSeconds"), 10, 0..=3600, "of seconds")?;
+    Ok(Some(Cluster { name, presence_grace: Duration::from_secs(grace) }))
 }
 
 /// The address to listen on; an empty one is all interfaces.

@@ -44,6 +44,8 @@ pub struct Config {
     pub redis: Redis,
     /// Events come from Redis, and not over HTTP alone.
     pub redis_events: bool,
+    /// `cluster`: how nodes on the same Redis find each other; `None`: each is alone.
+    pub cluster: Option<Cluster>,
     /// Say more in the log.
     pub dev_mode: bool,
     /// Bounds on what clients may do.
@@ -175,6 +177,17 @@ pub struct Redis {
     pub tls: bool,
     /// `keyPrefix`: exactly what Laravel puts before each channel's name; `None`: find out.
     pub key_prefix: Option<String>,
+}
+
+/// Several nodes on one Redis.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Cluster {
+    /// `cluster.name`: nodes of one name find each other. Without it a name that all have, and each
+    /// database of Redis another.
+    pub name: String,
+    /// `cluster.presenceGraceSeconds`: how long the members of a node that stops are kept, since they
+    /// come back elsewhere.
+    pub presence_grace: Duration,
 }
 
 /// Bounds on what clients may do; all from `limits` in the file.

@@ -56,7 +56,7 @@ pub struct Front {
     publisher: Publisher,
     everybody: Everybody,
     /// How many connections each app has.
-    app_connections: Vec<Arc<AtomicUsize>>,
+    app_connections: Arc<[Arc<AtomicUsize>]>,
     laravel: Laravel,
     user_endpoint: String,
     proxy: Option<Proxy>,
@@ -66,16 +66,20 @@ pub struct Front {
 }
 
 impl Front {
-    /// A front for these shards.
-    pub fn new(config: Arc<Config>, publisher: Publisher, laravel: Laravel) -> anyhow::Result<Self> {
+    /// A front for these shards, which counts each app's connections.
+    pub fn new(
+        config: Arc<Config>,
+        publisher: Publisher,
+        laravel: Laravel,
+        app_connections: Arc<[Arc<AtomicUsize>]>,
+    ) -> anyhow::Result<Self> {
         let proxy = config
             .proxy
             .then(|| Proxy::new(&config.auth, if config.tls.is_some() { "https" } else { "http" }))
             .transpose()?;
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
         let user_endpoint = config.auth.user_endpoint();
-        let everybody = Everybody::new(publisher.shards());
-        let app_connections = config.apps.iter().map(|_| Arc::default()).collect();
+        let everybody = Everybody::new(publisher.shards()).with_bus(publisher.bus().clone());
         let open = AtomicUsize::new(0);
         Ok(Self { config, publisher, everybody, app_connections, laravel, user_endpoint, proxy, tls, open })
     }

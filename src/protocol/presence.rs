@@ -68,6 +68,21 @@ impl Member {
     }
 }
 
+/// Through whom a user is a member.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Holder {
+    /// A connection of this node.
+    Socket(SocketId),
+    /// Connections of another node, which tells of the first and the last alone.
+    Node(u64),
+}
+
+impl From<SocketId> for Holder {
+    fn from(socket_id: SocketId) -> Self {
+        Self::Socket(socket_id)
+    }
+}
+
 /// What a join changed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Joined {
@@ -83,25 +98,30 @@ pub enum Joined {
 #[derive(Debug, Default)]
 pub struct Members {
     /// Sorted, so that every list of the same members is the same text.
-    users: BTreeMap<Arc<str>, Vec<(SocketId, Arc<str>)>>,
+    users: BTreeMap<Arc<str>, Vec<(Holder, Arc<str>)>>,
 }
 
 impl Members {
-    /// Adds a socket of a user. The same socket again changes nothing.
-    pub fn join(&mut self, socket_id: SocketId, member: Member) -> Joined {
-        let sockets = self.users.entry(member.user_id).or_default();
-        if sockets.iter().any(|(other, _)| *other == socket_id) {
+    /// Adds a holder of a user. The same socket again changes nothing; the same node at the most the info.
+    pub fn join(&mut self, holder: impl Into<Holder>, member: Member) -> Joined {
+        let holder = holder.into();
+        let holders = self.users.entry(member.user_id).or_default();
+        if let Some((known, info)) = holders.iter_mut().find(|(other, _)| *other == holder) {
+            if matches!(known, Holder::Node(_)) {
+                *info = member.user_info;
+            }
             return Joined::Already;
         }
-        sockets.push((socket_id, member.user_info));
-        if sockets.len() == 1 { Joined::First } else { Joined::Again }
+        holders.push((holder, member.user_info));
+        if holders.len() == 1 { Joined::First } else { Joined::Again }
     }
 
-    /// Removes a socket of a user; true if that was the user's last.
-    pub fn leave(&mut self, socket_id: SocketId, user_id: &str) -> bool {
-        let Some(sockets) = self.users.get_mut(user_id) else { return false };
-        sockets.retain(|(other, _)| *other != socket_id);
-        if !sockets.is_empty() {
+    /// Removes a holder of a user; true if that was the user's last.
+    pub fn leave(&mut self, holder: impl Into<Holder>, user_id: &str) -> bool {
+        let holder = holder.into();
+        let Some(holders) = self.users.get_mut(user_id) else { return false };
+        holders.retain(|(other, _)| *other != holder);
+        if !holders.is_empty() {
             return false;
         }
         self.users.remove(user_id);
@@ -113,12 +133,18 @@ impl Members {
         self.users.contains_key(user_id)
     }
 
+    /// Whether this user is there with a connection of this node.
+    pub fn is_here(&self, user_id: &str) -> bool {
+        let holders = self.users.get(user_id);
+        holders.is_some_and(|holders| holders.iter().any(|(holder, _)| matches!(holder, Holder::Socket(_))))
+    }
+
     /// How many users are there.
     pub fn len(&self) -> usize {
         self.users.len()
     }
 
-    /// The members, each with the info of the socket that has been there longest.
+    /// The members, each with the info of the holder that has been there longest.
     pub fn members(&self) -> impl Iterator<Item = Member> {
         self.users.iter().map(|(user_id, sockets)| Member {
             user_id: user_id.clone(),
@@ -216,6 +242,15 @@ mod tests {
         assert!(!members.leave(socket(9), "7"));
         assert!(!members.leave(socket(9), "8"));
         assert!(members.leave(socket(2), "7"));
+        assert!(!members.is_here("7"));
+        assert_eq!(members.join(Holder::Node(1), member("7", "1")), Joined::First);
+        assert_eq!(members.join(Holder::Node(1), member("7", "2")), Joined::Already);
+        assert!(!members.is_here("7"), "but elsewhere");
+        assert_eq!(members.join(socket(1), member("7", "3")), Joined::Again);
+        assert!(members.is_here("7"));
+        assert_eq!(members.list(), r#"{"presence":{"count":1,"ids":["7"],"hash":{"7":2}}}"#);
+        assert!(!members.leave(Holder::Node(1), "7"));
+        assert!(members.leave(socket(1), "7"));
         assert!(members.is_empty());
         assert_eq!(members.list(), r#"{"presence":{"count":0,"ids":[],"hash":{}}}"#);
     }

@@ -15,7 +15,7 @@ use super::{Context, Shard};
 use crate::inbox::{AppIndex, Cached, Control, Delivery, Joiner};
 use crate::protocol::SocketId;
 use crate::protocol::channel::{Access, ChannelName};
-use crate::protocol::presence::{Joined, Member, Members};
+use crate::protocol::presence::{Holder, Joined, Member, Members};
 use crate::protocol::pusher;
 use crate::protocol::session::{Millis, Refusal};
 use crate::ws::frame;
@@ -61,25 +61,77 @@ impl Shard {
             let refusal = Refusal { status: 4100, error };
             return self.answer(joiner, Err(refusal));
         }
+        let was_here = members.is_here(&member.user_id);
         let joined = members.join(joiner.socket_id, member.clone());
         self.list(app, &channel, joiner);
+        if !was_here {
+            let info = Some(member.user_info.clone());
+            self.context.publisher.bus().member(app, &channel, &member.user_id, info);
+        }
         if joined == Joined::First {
             let text = pusher::member_added(channel.as_str(), &member);
             self.relay(app, channel, &text, Some(joiner.socket_id));
         }
     }
 
-    pub(super) fn leave(&mut self, app: AppIndex, channel: ChannelName, user_id: &str, socket_id: SocketId) {
+    pub(super) fn leave(&mut self, app: AppIndex, channel: ChannelName, user_id: &Arc<str>, socket_id: SocketId) {
         let key = (app, channel);
         let Some(members) = self.homes.members.get_mut(&key) else { return };
+        let was_here = members.is_here(user_id);
         let was_last = members.leave(socket_id, user_id);
+        let is_here = members.is_here(user_id);
         if members.is_empty() {
             self.homes.members.remove(&key);
+        }
+        if was_here && !is_here {
+            self.context.publisher.bus().member(app, &key.1, user_id, None);
         }
         if was_last {
             let text = pusher::member_removed(key.1.as_str(), user_id);
             self.relay(key.0, key.1, &text, None);
         }
+    }
+
+    /// Who has come to another node or left it. Each node decides for its own subscribers whether that
+    /// makes a member come or go.
+    pub(super) fn changed_elsewhere(
+        &mut self,
+        app: AppIndex,
+        channel: ChannelName,
+        node: u64,
+        changes: Vec<(Arc<str>, Option<Arc<str>>)>,
+    ) {
+        let (key, node) = ((app, channel), Holder::Node(node));
+        let members = self.homes.members.entry(key.clone()).or_default();
+        let mut news = Vec::new();
+        for (user_id, info) in changes {
+            match info {
+                Some(user_info) => {
+                    let member = Member { user_id, user_info };
+                    if members.join(node, member.clone()) == Joined::First {
+                        news.push(pusher::member_added(key.1.as_str(), &member));
+                    }
+                }
+                None if members.leave(node, &user_id) => news.push(pusher::member_removed(key.1.as_str(), &user_id)),
+                None => {}
+            }
+        }
+        if members.is_empty() {
+            self.homes.members.remove(&key);
+        }
+        for text in news {
+            self.relay(app, key.1.clone(), &text, None);
+        }
+    }
+
+    /// An event of another node. It comes through the home, so that it follows the member who has sent
+    /// it, and is the last event for those who come.
+    pub(super) fn pass_on(&mut self, delivery: &Delivery) {
+        if delivery.channel.is_cache() {
+            let key = (delivery.app, delivery.channel.clone());
+            self.homes.last_events.put(key, delivery.frame.clone(), self.now());
+        }
+        self.context.publisher.relay_published(delivery);
     }
 
     /// Sends the joiner's shard `subscription_succeeded`, with the list of members where there are

@@ -234,6 +234,8 @@ impl Shard {
             Control::Join { app, channel, member, joiner } => self.join(app, channel, member, joiner),
             Control::List { app, channel, joiner } => self.list(app, &channel, joiner),
             Control::Leave { app, channel, user_id, socket_id } => self.leave(app, channel, &user_id, socket_id),
+            Control::Elsewhere { app, channel, node, changes } => self.changed_elsewhere(app, channel, node, changes),
+            Control::PassOn(delivery, _under_way) => self.pass_on(&delivery),
             Control::User { app, user_id, from, change } => self.user_changed(app, user_id, from, change),
             Control::UserStatus { app, user_id, is_online } => self.user_status(app, user_id, is_online),
             Control::Query { app, query, reply } => {
@@ -432,7 +434,10 @@ impl Shard {
                     self.sign_in(app, user_id, watchlist, key);
                 }
                 Action::SignOut { user_id } => self.sign_out(app, &user_id, key),
-                Action::Whisper { channel, text } => self.relay(app, channel, &text, Some(socket_id)),
+                Action::Whisper { channel, text } => {
+                    let frame = frame::encode_text(&text);
+                    self.context.publisher.relay_everywhere(&Delivery { app, channel, frame, except: Some(socket_id) });
+                }
                 Action::Refused { channel, error } => tracing::warn!("{socket_id} may not join {channel:?}: {error}"),
                 Action::SigninRefused { error } => tracing::warn!("{socket_id} may not sign in: {error}"),
                 Action::Close { code, reason } => self.close(slot, code, reason),

@@ -167,7 +167,12 @@ async fn answer(front: &Arc<Front>, request: Request<Incoming>, route: Route) ->
             Ok("{}".to_owned())
         }
         Endpoint::Connections => {
-            let connections = front.app_connections[usize::from(index.0)].load(Ordering::Relaxed);
+            let app = usize::from(index.0);
+            let here = front.app_connections[app].load(Ordering::Relaxed);
+            // What the others said last, a second ago at the most.
+            let status = front.publisher.bus().status();
+            let elsewhere = status.borrow().nodes.iter().skip(1).map(|node| node.app_connections[app]).sum::<usize>();
+            let connections = here + elsewhere;
             Ok(format!("{{\"connections\":{connections}}}"))
         }
     }
