@@ -106,7 +106,16 @@ impl<'a> Environment<'a> {
         let secret_is_random = secret.is_none();
         let secret = secret.map_or_else(Secret::random, |secret| Ok(Secret::new(secret)));
         let secret = secret.map_err(ConfigError::NoRandomNumbers)?;
-        Ok(Some(App { id, key, secret, secret_is_random, limits: limits.clone(), key_prefix: None }))
+        Ok(Some(App {
+            id,
+            key,
+            secret,
+            secret_is_random,
+            limits: limits.clone(),
+            key_prefix: None,
+            subscription_count: false,
+            webhooks: Vec::new(),
+        }))
     }
 
     /// The secret of an app that the file names without one.

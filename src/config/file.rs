@@ -17,7 +17,7 @@ use super::environment::Environment;
 use super::error::ConfigError;
 use super::json::{Document, Setting};
 use super::known::warn_of_unknown;
-use super::{App, Auth, Config, Limits, Redis, Secret, Tls, redis};
+use super::{App, Auth, Config, Limits, Redis, Secret, Tls, redis, webhook};
 use crate::protocol::app_tag;
 use crate::protocol::channel::NAME_BYTES_MAX;
 
@@ -174,7 +174,7 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
     Ok(config)
 }
 
-fn member<'a>(members: &[(String, Setting<'a>)], name: &str) -> Option<Setting<'a>> {
+pub(super) fn member<'a>(members: &[(String, Setting<'a>)], name: &str) -> Option<Setting<'a>> {
     members.iter().find(|(member, _)| member == name).map(|(_, setting)| setting.clone())
 }
 
@@ -331,7 +331,20 @@ fn read_apps(
             None => limits.clone(),
         };
         let key_prefix = member(&members, "keyPrefix").map(|prefix| prefix.text()).transpose()?;
-        apps.push(App { id, key, secret, secret_is_random, limits, key_prefix });
+        let subscription_count = member(&members, "subscriptionCount").is_some_and(|flag| flag.flag(warnings));
+        let webhooks = member(&members, "webhooks").map(|list| webhook::read(&list, warnings)).transpose()?;
+        let app = App {
+            id,
+            key,
+            secret,
+            secret_is_random,
+            limits,
+            key_prefix,
+            subscription_count,
+            webhooks: webhooks.unwrap_or_default(),
+        };
+        warnings.extend(webhook::warning(&app));
+        apps.push(app);
     }
     Ok(apps)
 }

@@ -19,9 +19,11 @@ mod known;
 mod redis;
 #[cfg(test)]
 mod tests;
+mod webhook;
 
 pub use error::ConfigError;
 pub use file::{FILE_NAME, Variables};
+pub use webhook::Webhook;
 
 /// Everything that `start` needs to know.
 #[derive(Clone, Debug)]
@@ -72,6 +74,10 @@ pub struct App {
     /// `keyPrefix`: the app gets exactly the events of Redis that are published under this
     /// prefix; `None`: those of all apps.
     pub key_prefix: Option<String>,
+    /// `subscriptionCount`: subscribers are told how many they are.
+    pub subscription_count: bool,
+    /// `webhooks`: who is told of what happens on the app's channels.
+    pub webhooks: Vec<Webhook>,
 }
 
 /// The certificate of `"protocol": "https"`. Paths are relative to the working directory.

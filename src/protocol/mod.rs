@@ -13,6 +13,7 @@ pub mod pusher;
 pub mod session;
 pub mod signature;
 pub mod user;
+pub mod webhook;
 
 /// A connection's id, `digits.digits` on the wire (protocol section 1, handshake).
 ///

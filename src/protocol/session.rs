@@ -155,12 +155,16 @@ pub enum Action {
         /// The user's id.
         user_id: Arc<str>,
     },
-    /// Send a text message to the channel's other subscribers.
+    /// Send a client event to the channel's other subscribers.
     Whisper {
         /// The channel.
         channel: ChannelName,
-        /// The message, ready.
-        text: String,
+        /// The event's name.
+        event: String,
+        /// JSON as the client wrote it.
+        data: Option<String>,
+        /// Who says it, on presence channels.
+        user_id: Option<Arc<str>>,
     },
     /// A subscription was refused here, not by Laravel: for the log.
     Refused {

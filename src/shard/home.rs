@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::last_events::LastEvents;
+use super::misses::Misses;
 use super::{Context, Shard};
 use crate::inbox::{AppIndex, Cached, Control, Delivery, Joiner};
 use crate::protocol::SocketId;
@@ -18,6 +19,7 @@ use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::presence::{Joined, Member, Members};
 use crate::protocol::pusher;
 use crate::protocol::session::{Millis, Refusal};
+use crate::protocol::webhook::{Event, Kind};
 use crate::ws::frame;
 
 /// What a shard knows as home.
@@ -25,6 +27,7 @@ use crate::ws::frame;
 pub struct Homes {
     members: HashMap<(AppIndex, ChannelName), Members>,
     last_events: LastEvents,
+    misses: Misses,
     /// For each app.
     members_max: Arc<[usize]>,
 }
@@ -32,7 +35,12 @@ pub struct Homes {
 impl Homes {
     pub fn new(context: &Context) -> Self {
         let last_events = LastEvents::new(context.cache_time.as_millis() as Millis, context.cache_bytes_max);
-        Self { members: HashMap::new(), last_events, members_max: context.presence_members_max.clone() }
+        Self {
+            members: HashMap::new(),
+            last_events,
+            misses: Misses::default(),
+            members_max: context.presence_members_max.clone(),
+        }
     }
 
     /// The members of a presence channel whose home is here.
@@ -43,6 +51,12 @@ impl Homes {
     /// All presence channels of an app whose home is here.
     pub fn all_members(&self, app: AppIndex) -> impl Iterator<Item = (&ChannelName, &Members)> {
         self.members.iter().filter(move |((of, _), _)| *of == app).map(|((_, name), members)| (name, members))
+    }
+
+    /// Each member of each presence channel whose home is here.
+    pub fn everybody(&self) -> impl Iterator<Item = (AppIndex, &ChannelName, Member)> {
+        let all = self.members.iter();
+        all.flat_map(|((app, channel), members)| members.members().map(move |member| (*app, channel, member)))
     }
 
     /// Forgets the events that are too old.
@@ -64,6 +78,7 @@ impl Shard {
         let joined = members.join(joiner.socket_id, member.clone());
         self.list(app, &channel, joiner);
         if joined == Joined::First {
+            self.tell_backend(app, &channel, Event::MemberAdded(&member.user_id));
             let text = pusher::member_added(channel.as_str(), &member);
             self.relay(app, channel, &text, Some(joiner.socket_id));
         }
@@ -77,6 +92,7 @@ impl Shard {
             self.homes.members.remove(&key);
         }
         if was_last {
+            self.tell_backend(key.0, &key.1, Event::MemberRemoved(user_id));
             let text = pusher::member_removed(key.1.as_str(), user_id);
             self.relay(key.0, key.1, &text, None);
         }
@@ -96,7 +112,12 @@ impl Shard {
         if channel.is_cache() {
             let last = match self.homes.last_events.get(&key, self.now()) {
                 Some(event) => event,
-                None => frame::encode_text(&pusher::cache_miss(channel.as_str())),
+                None => {
+                    if self.context.webhooks.hears(app, Kind::CacheMiss) && self.homes.misses.is_new(&key, self.now()) {
+                        self.tell_backend(app, channel, Event::CacheMiss);
+                    }
+                    frame::encode_text(&pusher::cache_miss(channel.as_str()))
+                }
             };
             let mut both = BytesMut::with_capacity(answer.len() + last.len());
             both.put(answer);

@@ -19,14 +19,17 @@ use tokio::task::spawn_local;
 
 use crate::auth::{Asked, Question};
 use crate::inbox::{AppIndex, ConnKey, Control, Delivery, Events, Handover, Inbox, Interest, Joiner};
-use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::session::{Action, Input, Millis, Rules, Session};
+use crate::protocol::webhook::Event;
+use crate::protocol::{SocketId, pusher};
 use crate::publish::Publisher;
+use crate::webhook::Webhooks;
 use crate::ws::frame::{self, Message};
 use channels::{Change, Channels, Slot};
 use conn::{CLOSE_WAIT, Closing, Conn};
 use home::Homes;
+use occupancy::Occupancy;
 use outbox::Outbox;
 use users::Users;
 
@@ -35,6 +38,8 @@ mod conn;
 mod delivery;
 mod home;
 mod last_events;
+mod misses;
+mod occupancy;
 mod outbox;
 mod query;
 #[cfg(test)]
@@ -75,6 +80,10 @@ pub struct Context {
     pub cache_time: Duration,
     /// A shard's part of `limits.cacheBytes`.
     pub cache_bytes_max: usize,
+    /// See `clients[].subscriptionCount`.
+    pub subscription_counts: Arc<[bool]>,
+    /// Who is told of what happens on channels.
+    pub webhooks: Webhooks,
 }
 
 /// Starts the thread of the shard with this index. It ends after [`Control::Stop`].
@@ -161,6 +170,7 @@ pub struct Shard {
     generation: u32,
     channels: Channels,
     homes: Homes,
+    occupancy: Occupancy,
     users: Users,
     /// Those with something in their outbox since the last flush.
     dirty: Vec<Slot>,
@@ -178,7 +188,7 @@ impl Shard {
         connections: Arc<AtomicUsize>,
         this: Weak<RefCell<Shard>>,
     ) -> Self {
-        let homes = Homes::new(&context);
+        let (homes, occupancy) = (Homes::new(&context), Occupancy::new(&context));
         Self {
             index,
             context,
@@ -191,6 +201,7 @@ impl Shard {
             generation: 0,
             channels: Channels::default(),
             homes,
+            occupancy,
             users: Users::default(),
             dirty: Vec::new(),
             relayed: Vec::new(),
@@ -223,6 +234,7 @@ impl Shard {
         self.deliver(deliveries);
         arrived.drain(..).for_each(|handover| self.accept(handover));
         self.flush();
+        self.tell_homes_of_changes();
         self.conns.is_empty()
     }
 
@@ -234,6 +246,7 @@ impl Shard {
             Control::Join { app, channel, member, joiner } => self.join(app, channel, member, joiner),
             Control::List { app, channel, joiner } => self.list(app, &channel, joiner),
             Control::Leave { app, channel, user_id, socket_id } => self.leave(app, channel, &user_id, socket_id),
+            Control::Occupancy { app, channel, more } => self.occupancy_changed(app, channel, more),
             Control::User { app, user_id, from, change } => self.user_changed(app, user_id, from, change),
             Control::UserStatus { app, user_id, is_online } => self.user_status(app, user_id, is_online),
             Control::Query { app, query, reply } => {
@@ -242,6 +255,7 @@ impl Shard {
             }
             Control::Terminate { app, user_id } => self.terminate(app, &user_id),
             Control::Stop => {
+                self.tell_backends_of_the_end();
                 self.stopping = true;
                 let slots: Vec<Slot> = self.conns.iter().map(|(slot, _)| slot as Slot).collect();
                 for slot in slots {
@@ -322,6 +336,7 @@ impl Shard {
         }
         self.read_buffer = buffer;
         self.flush();
+        self.tell_homes_of_changes();
         self.conn(key).is_some()
     }
 
@@ -394,12 +409,14 @@ impl Shard {
                     if self.channels.subscribe(app, &channel, slot) == Change::Edge {
                         self.interest.add(self.context.publisher.hash(app, channel.as_str()));
                     }
+                    self.occupancy.count(app, &channel, 1);
                     tracing::debug!("{socket_id} joined channel: {channel}");
                 }
                 Action::Unsubscribe(channel) => {
                     if self.channels.unsubscribe(app, &channel, slot) == Change::Edge {
                         self.interest.remove(self.context.publisher.hash(app, channel.as_str()));
                     }
+                    self.occupancy.count(app, &channel, -1);
                     tracing::debug!("{socket_id} left channel: {channel}");
                 }
                 Action::Ask { ticket, channel, headers } => {
@@ -432,7 +449,12 @@ impl Shard {
                     self.sign_in(app, user_id, watchlist, key);
                 }
                 Action::SignOut { user_id } => self.sign_out(app, &user_id, key),
-                Action::Whisper { channel, text } => self.relay(app, channel, &text, Some(socket_id)),
+                Action::Whisper { channel, event, data, user_id } => {
+                    let (data, user_id) = (data.as_deref(), user_id.as_deref());
+                    self.tell_backend(app, &channel, Event::ClientEvent { event: &event, data, socket_id, user_id });
+                    let text = pusher::client_event(channel.as_str(), &event, data, user_id);
+                    self.relay(app, channel, &text, Some(socket_id));
+                }
                 Action::Refused { channel, error } => tracing::warn!("{socket_id} may not join {channel:?}: {error}"),
                 Action::SigninRefused { error } => tracing::warn!("{socket_id} may not sign in: {error}"),
                 Action::Close { code, reason } => self.close(slot, code, reason),
@@ -490,6 +512,7 @@ impl Shard {
             }
         }
         self.homes.expire(now);
+        self.tell_late_counts(now);
         self.tell_watchers_of_changes();
         self.flush();
     }

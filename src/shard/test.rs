@@ -13,6 +13,7 @@ use crate::inbox::{AppConnection, AppIndex, Handover, inbox};
 use crate::protocol::SocketId;
 use crate::protocol::session::Rules;
 use crate::publish::Publisher;
+use crate::webhook::Webhooks;
 
 /// Starts so many shards for one app, with the key `key` and the secret `secret`. They end with
 /// the process.
@@ -40,6 +41,8 @@ pub fn start(shards: usize) -> Publisher {
         presence_members_max: [100].into(),
         cache_time: Duration::from_secs(60),
         cache_bytes_max: 100_000,
+        subscription_counts: [false].into(),
+        webhooks: Webhooks::default(),
     };
     for (index, inbox) in inboxes.into_iter().enumerate() {
         spawn(index, inbox, context.clone()).unwrap();

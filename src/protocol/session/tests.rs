@@ -470,15 +470,12 @@ fn client_events_go_to_the_others() {
     let mut client = Client::connect();
     client.subscribes_signed("private-a", None);
     client.joins("presence-a", r#"{"user_id":7}"#);
-    let whisper = |channel: &str, text: &str| [Action::Whisper { channel: name(channel), text: text.into() }];
-    assert_eq!(
-        client.says(&whispers("private-a", r#"{"a": 1.0}"#)),
-        whisper("private-a", r#"{"event":"client-typing","channel":"private-a","data":{"a": 1.0}}"#)
-    );
-    assert_eq!(
-        client.says(&whispers("presence-a", "1")),
-        whisper("presence-a", r#"{"event":"client-typing","channel":"presence-a","data":1,"user_id":"7"}"#)
-    );
+    let whisper = |channel: &str, data: &str, user_id: Option<&str>| {
+        let (event, data) = ("client-typing".to_owned(), Some(data.to_owned()));
+        [Action::Whisper { channel: name(channel), event, data, user_id: user_id.map(Into::into) }]
+    };
+    assert_eq!(client.says(&whispers("private-a", r#"{"a": 1.0}"#)), whisper("private-a", r#"{"a": 1.0}"#, None));
+    assert_eq!(client.says(&whispers("presence-a", "1")), whisper("presence-a", "1", Some("7")));
 }
 
 #[test]
