@@ -14,6 +14,7 @@ pub enum Answer {
     /// This status.
     Status(u16),
     /// A redirect to the same place.
+    #[allow(dead_code)]
     Redirect,
     /// Nothing, for as long as the sender waits.
     Nothing,
