@@ -119,7 +119,7 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
     let limits = Limits::default();
     let limits = file("limits").map_or_else(|| Ok(limits.clone()), |own| read_limits(&own, &limits, &mut warnings))?;
     let clients = file("clients");
-    let apps = match if clients.is_none() { environment.app(&limits)? } else { None } {
+    let apps = match if clients.is_none() { environment.app(&limits, &mut warnings)? } else { None } {
         Some(app) => vec![app],
         None => read_apps(root, clients, &limits, &mut environment, &mut warnings)?,
     };

@@ -161,14 +161,15 @@ impl Webhooks {
     /// Takes an event for those who want to know of it. Never waits: where there is no room, the event
     /// is lost, counted and logged.
     pub fn offer(&self, app: AppIndex, channel: &ChannelName, event: Event<'_>) {
-        let (kind, at) = (event.kind(), Instant::now());
-        let mut text: Option<Arc<str>> = None;
+        let kind = event.kind();
+        let mut made: Option<(Arc<str>, Instant)> = None;
         for queue in self.of(app) {
             if !queue.endpoint().hears(kind) || !queue.endpoint().is_about(channel.as_str()) {
                 continue;
             }
-            let text = text.get_or_insert_with(|| event.to_json(channel.as_str()).into());
-            queue.offer(Waiting::new(kind, channel, event.user_id(), text.clone(), at));
+            let make = || (event.to_json(channel.as_str()).into(), Instant::now());
+            let (text, at) = made.get_or_insert_with(make);
+            queue.offer(Waiting::new(kind, channel, event.user_id(), text.clone(), *at));
         }
     }
 
