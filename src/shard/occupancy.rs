@@ -162,3 +162,95 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+    use std::rc::Rc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::inbox::{Inbox, inbox};
+    use crate::publish::Publisher;
+    use crate::shard::test::context;
+
+    const APP: AppIndex = AppIndex(0);
+
+    /// The only shard, so every channel's home, in nobody's thread.
+    fn alone(is_counted: bool) -> (Rc<RefCell<Shard>>, Inbox) {
+        let (handle, inbox) = inbox();
+        let mut context = context(&Publisher::new(vec![handle]));
+        context.subscription_counts = [is_counted].into();
+        let Inbox { events, interest, connections, .. } = &inbox;
+        let (events, interest, connections) = (events.clone(), interest.clone(), connections.clone());
+        let shard =
+            Rc::new_cyclic(|this| RefCell::new(Shard::new(0, context, events, interest, connections, this.clone())));
+        (shard, inbox)
+    }
+
+    /// Ends a turn and lets the home hear of it; gives how many messages that took.
+    fn turn(shard: &mut Shard, inbox: &mut Inbox) -> usize {
+        shard.tell_homes_of_changes();
+        let said: Vec<Control> = std::iter::from_fn(|| inbox.control.try_recv().ok()).collect();
+        let count = said.iter().filter(|message| matches!(message, Control::Occupancy { .. })).count();
+        said.into_iter().for_each(|message| shard.control(message));
+        count
+    }
+
+    fn channel(name: &str) -> ChannelName {
+        ChannelName::published(name)
+    }
+
+    #[test]
+    fn a_turn_is_one_message_and_nobody_is_no_entry() {
+        let (shard, mut inbox) = alone(true);
+        let shard = &mut *shard.borrow_mut();
+        (0..5).for_each(|_| shard.occupancy.count(APP, &channel("a"), 1));
+        assert_eq!(turn(shard, &mut inbox), 1);
+        assert_eq!(shard.occupancy.occupied[&(APP, channel("a"))].subscribers, 5);
+        shard.occupancy.count(APP, &channel("a"), 1);
+        shard.occupancy.count(APP, &channel("a"), -1);
+        assert_eq!(turn(shard, &mut inbox), 0, "nothing has changed");
+        shard.occupancy.count(APP, &channel("a"), -5);
+        assert_eq!(turn(shard, &mut inbox), 1);
+        assert!(shard.occupancy.occupied.is_empty() && shard.occupancy.late.is_empty());
+    }
+
+    #[test]
+    fn nothing_for_apps_that_do_not_count_nor_for_a_users_own_channel() {
+        let (shard, mut inbox) = alone(false);
+        shard.borrow_mut().occupancy.count(APP, &channel("a"), 1);
+        assert_eq!(turn(&mut shard.borrow_mut(), &mut inbox), 0);
+        let (shard, mut inbox) = alone(true);
+        shard.borrow_mut().occupancy.count(APP, &channel("#server-to-user-7"), 1);
+        assert_eq!(turn(&mut shard.borrow_mut(), &mut inbox), 0);
+    }
+
+    proptest! {
+        /// However changes fall into turns, the home knows what a plain count would.
+        #[test]
+        fn as_a_plain_count(steps in prop::collection::vec((0u8..4, any::<bool>(), any::<bool>()), 0..200)) {
+            let (shard, mut inbox) = alone(true);
+            let shard = &mut *shard.borrow_mut();
+            let mut model: BTreeMap<String, u64> = BTreeMap::new();
+            for (n, enters, ends_turn) in steps {
+                let name = format!("c{n}");
+                let count = model.entry(name.clone()).or_default();
+                if enters || *count > 0 {
+                    let more = if enters { 1 } else { -1 };
+                    *count = count.saturating_add_signed(more);
+                    shard.occupancy.count(APP, &channel(&name), more);
+                }
+                if ends_turn {
+                    turn(shard, &mut inbox);
+                    model.retain(|_, count| *count > 0);
+                    let known = shard.occupancy.occupied.iter();
+                    let known = known.map(|((_, name), occupied)| (name.to_string(), occupied.subscribers));
+                    prop_assert_eq!(&known.collect::<BTreeMap<_, _>>(), &model);
+                }
+            }
+        }
+    }
+}

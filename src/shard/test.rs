@@ -20,6 +20,14 @@ use crate::webhook::Webhooks;
 pub fn start(shards: usize) -> Publisher {
     let (handles, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| inbox()).unzip();
     let publisher = Publisher::new(handles);
+    for (index, inbox) in inboxes.into_iter().enumerate() {
+        spawn(index, inbox, context(&publisher)).unwrap();
+    }
+    publisher
+}
+
+/// What shards of one app know, whose subscribers are not counted.
+pub fn context(publisher: &Publisher) -> Context {
     let rules = Rules {
         app_key: "key".into(),
         secret: "secret".into(),
@@ -32,7 +40,7 @@ pub fn start(shards: usize) -> Publisher {
         pong_timeout: 60_000,
         reauthorize_after: None,
     };
-    let context = Context {
+    Context {
         publisher: publisher.clone(),
         asker: mpsc::unbounded_channel().0,
         rules: [rules].into(),
@@ -43,11 +51,7 @@ pub fn start(shards: usize) -> Publisher {
         cache_bytes_max: 100_000,
         subscription_counts: [false].into(),
         webhooks: Webhooks::default(),
-    };
-    for (index, inbox) in inboxes.into_iter().enumerate() {
-        spawn(index, inbox, context.clone()).unwrap();
     }
-    publisher
 }
 
 /// A connection of the shard it was given to.
