@@ -16,7 +16,7 @@ use crate::inbox::{AppIndex, Delivery};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::{self, BroadcastError};
 use crate::protocol::prefix::{self, News, Prefix};
-use crate::publish::{Publisher, event_frame};
+use crate::publish::{Publisher, event_frame, socketio_event_frame};
 use crate::redis::{Backoff, Failure, Link, Reporter, Status, Subscription};
 
 /// The longest payload that is looked at, in bytes. Laravel's events are small; what is bigger
@@ -94,10 +94,14 @@ impl Ingress {
                 self.ignored.note(Ignorable::OverOutbox(frame.len(), self.frame_bytes_max), name.as_bytes());
                 continue;
             }
+            let socketio = self
+                .publisher
+                .for_socketio(|| socketio_event_frame(name, &broadcast.event, &broadcast.data_for_socketio()));
             let channel = ChannelName::published(name);
             for app in &self.apps {
-                let (channel, frame) = (channel.clone(), frame.clone());
-                self.publisher.publish(Delivery { app: *app, channel, frame, except: broadcast.except }).await;
+                let (channel, frame, socketio) = (channel.clone(), frame.clone(), socketio.clone());
+                let except = broadcast.except;
+                self.publisher.publish(Delivery { app: *app, channel, frame, socketio, except }).await;
             }
         }
     }

@@ -57,15 +57,14 @@ pub(super) fn authorise(
 }
 
 pub(super) fn unsigned(error: String) -> Refusal {
-    Refusal { status: 401, error }
+    Refusal::new(401, error)
 }
 
 pub(super) fn too_big(member: &Member, rules: &Rules) -> Option<Refusal> {
     let (bytes, limit) = (member.user_id.len() + member.user_info.len(), rules.presence_member_bytes_max);
-    (bytes > limit).then(|| Refusal {
-        status: 413,
-        error: format!(
-            "The presence member's data has {bytes} bytes; {limit} are allowed (limits.presenceMemberBytes)"
-        ),
+    (bytes > limit).then(|| {
+        let error =
+            format!("The presence member's data has {bytes} bytes; {limit} are allowed (limits.presenceMemberBytes)");
+        Refusal::new(413, error)
     })
 }

@@ -1,8 +1,7 @@
 //! Laravel's yes may not hold for ever: after `reauthorizeMinutes` it is asked again.
 
 use super::authorise::unsigned;
-use super::{ASKING_MAX, Action, Answer, Millis, Session, Subscription, Ticket, leave};
-use crate::protocol::pusher;
+use super::{ASKING_MAX, Action, Answer, Millis, Session, Subscription, Ticket, leave, subscription_error};
 
 impl Session {
     /// Asks Laravel again about what it allowed long ago, a few at a time.
@@ -40,10 +39,9 @@ impl Session {
             Answer::No(refusal) => refusal.clone(),
         };
         let subscription = self.subscriptions.remove(index);
-        let error =
-            pusher::subscription_error(subscription.channel.as_str(), "AuthError", &refusal.error, refusal.status);
+        let error = subscription_error(subscription.channel.as_str(), "AuthError", refusal);
         leave(subscription, actions);
-        actions.push(Action::Send(error));
+        actions.push(error);
         true
     }
 }
