@@ -229,9 +229,22 @@ impl ShardHandle {
         let _ = self.control.send(message);
     }
 
-    /// Hands the shard an event, waiting for room. The shard is not woken by it.
-    pub async fn deliver(&self, delivery: Delivery) {
-        self.events.push(delivery).await;
+    /// Hands the shard an event; it is not woken by it. False: there is no room, see
+    /// [`ShardHandle::room`].
+    pub fn offer(&self, delivery: &Delivery) -> bool {
+        let taken = self.events.queue.push(delivery.clone()).is_ok();
+        self.events.pushed.store(true, Ordering::SeqCst);
+        taken
+    }
+
+    /// Waits until there may be room for an event.
+    pub async fn room(&self) {
+        self.events.room().await;
+    }
+
+    /// How many events wait.
+    pub fn waiting(&self) -> usize {
+        self.events.queue.len()
     }
 
     /// Wakes the shard if it has been handed events since the last time.
@@ -297,21 +310,15 @@ impl std::fmt::Debug for Events {
 }
 
 impl Events {
-    async fn push(&self, mut delivery: Delivery) {
-        loop {
-            match self.queue.push(delivery) {
-                Ok(()) => return self.pushed.store(true, Ordering::SeqCst),
-                Err(back) => delivery = back,
-            }
-            // Full. Room that is made from here on is heard of; room made before is seen.
-            let room = self.room.notified();
-            // Also counted down when the source gives up waiting.
-            let _waiting = Counted::new(&self.waiting);
-            self.pushed.store(true, Ordering::SeqCst);
-            self.wake();
-            if self.queue.is_full() {
-                room.await;
-            }
+    /// Waits until there may be room.
+    async fn room(&self) {
+        // Room that is made from here on is heard of; room made before is seen.
+        let room = self.room.notified();
+        // Also counted down when the source gives up waiting.
+        let _waiting = Counted::new(&self.waiting);
+        self.ready.notify_one();
+        if self.queue.is_full() {
+            room.await;
         }
     }
 

@@ -5,19 +5,20 @@
 //! and publishes that to every app. Nothing here knows connections or other nodes: Redis tells
 //! every node by itself. Messages of one Redis connection keep their order.
 
+use std::collections::VecDeque;
 use std::fmt::{self, Write};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::config;
 use crate::inbox::{AppIndex, Delivery};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::{self, BroadcastError};
 use crate::protocol::prefix::{self, News, Prefix};
-use crate::publish::{Publisher, event_frame, socketio_event_frame};
-use crate::redis::{Backoff, Failure, Link, Reporter, Status, Subscription};
+                let (channel, frame, socketio) = (channel.clone(), frame.clone(), socketio.clone());
+                let delivery = Delivery { app: *app, channel, frame, socketio, except: broadcast.except };
+                self.backlog.publish(delivery, &self.publisher);
 
 /// The longest payload that is looked at, in bytes. Laravel's events are small; what is bigger
 /// than this is something else's, or a mistake that no browser should have to swallow.
@@ -28,10 +29,10 @@ pub const PAYLOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// 32 MB); an outage that the log tells of, instead of memory without end.
 pub const BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// One message as published.
+/// A message of the demo, which publishes in this process.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Message {
-    /// The Redis channel, prefix included. Redis asks for no encoding.
+    /// The channel, prefix included.
     pub channel: Vec<u8>,
     /// What was published.
     pub payload: Vec<u8>,
@@ -46,6 +47,7 @@ pub struct Ingress {
     publisher: Publisher,
     frame_bytes_max: usize,
     ignored: Ignored,
+    backlog: Backlog,
 }
 
 impl Ingress {
@@ -58,21 +60,24 @@ impl Ingress {
         frame_bytes_max: usize,
     ) -> (Self, watch::Receiver<Option<String>>) {
         let (known_prefix, watcher) = watch::channel(prefix.known().map(str::to_owned));
-        (Self { apps, prefix, known_prefix, publisher, frame_bytes_max, ignored: Ignored::default() }, watcher)
+        let (ignored, backlog) = (Ignored::default(), Backlog::default());
+        (Self { apps, prefix, known_prefix, publisher, frame_bytes_max, ignored, backlog }, watcher)
     }
 
-    /// Delivers one message, waiting while a shard's inbox is full. What is no event of
-    /// Laravel's is ignored: a shared Redis carries all sorts of things.
-    pub async fn take(&mut self, message: Message) {
-        if message.payload.len() > PAYLOAD_BYTES_MAX {
-            return self.ignored.note(Ignorable::TooLong, &message.channel);
-        }
-        let broadcast = match event::parse(&message.payload) {
-            Ok(broadcast) => broadcast,
-            Err(error) => return self.ignored.note(Ignorable::NoEvent(error), &message.channel),
+    /// Delivers one message. What a shard has no room for waits here, and all that comes after it,
+    /// until [`Ingress::catch_up`] has delivered it. What is no event of Laravel's is ignored: a
+    /// shared Redis carries all sorts of things.
+    pub fn take(&mut self, message: Published<'_>) {
+        let payload = match message.payload {
+            Some(payload) if payload.len() <= PAYLOAD_BYTES_MAX => payload,
+            _ => return self.ignored.note(Ignorable::TooLong, message.channel),
         };
-        let Ok(name) = std::str::from_utf8(&message.channel) else {
-            return self.ignored.note(Ignorable::NameNotUtf8, &message.channel);
+        let broadcast = match event::parse(payload) {
+            Ok(broadcast) => broadcast,
+            Err(error) => return self.ignored.note(Ignorable::NoEvent(error), message.channel),
+        };
+        let Ok(name) = std::str::from_utf8(message.channel) else {
+            return self.ignored.note(Ignorable::NameNotUtf8, message.channel);
         };
         let route = self.prefix.route(name, broadcast.from_laravel);
         if let Some(news) = &route.news {
@@ -99,41 +104,69 @@ impl Ingress {
                 .for_socketio(|| socketio_event_frame(name, &broadcast.event, &broadcast.data_for_socketio()));
             let channel = ChannelName::published(name);
             for app in &self.apps {
+<<<<<<< HEAD
                 let (channel, frame, socketio) = (channel.clone(), frame.clone(), socketio.clone());
                 let except = broadcast.except;
                 self.publisher.publish(Delivery { app: *app, channel, frame, socketio, except }).await;
+=======
+                let (channel, frame) = (channel.clone(), frame.clone());
+                let delivery = Delivery { app: *app, channel, frame, except: broadcast.except };
+                self.backlog.publish(delivery, &self.publisher);
+>>>>>>> main
             }
         }
+    }
+
+    /// Waits for room and delivers what waits. Dropped before its end, nothing is lost or doubled.
+    pub async fn catch_up(&mut self) {
+        self.backlog.deliver(&self.publisher).await;
+    }
+}
+
+/// Deliveries that a shard had no room for, in order.
+#[derive(Debug, Default)]
+struct Backlog {
+    deliveries: VecDeque<Delivery>,
+    bytes: usize,
+    /// The shard at which the first one stands.
+    shard: usize,
+}
+
+impl Backlog {
+    fn publish(&mut self, delivery: Delivery, publisher: &Publisher) {
+        if self.deliveries.is_empty() {
+            self.shard = 0;
+            if publisher.offer(&delivery, &mut self.shard) {
+                return;
+            }
+        }
+        self.bytes += Self::bytes(&delivery);
+        self.deliveries.push_back(delivery);
+    }
+
+    async fn deliver(&mut self, publisher: &Publisher) {
+        while let Some(first) = self.deliveries.front() {
+            publisher.publish_from(first, &mut self.shard).await;
+            self.bytes -= Self::bytes(first);
+            self.deliveries.pop_front();
+            self.shard = 0;
+        }
+    }
+
+    /// What a delivery counts: also what it costs beside its frame, since a flood may be of
+    /// empty ones.
+    fn bytes(delivery: &Delivery) -> usize {
+        delivery.frame.len() + 128
     }
 }
 
 /// Listens to Redis for ever: connects, subscribes, hands on, connects again.
 pub async fn from_redis(config: config::Redis, ingress: Ingress, status: watch::Sender<Status>) {
-    from_link(Link::new(config), ingress, status).await;
+    from_link(Link::new(config, PAYLOAD_BYTES_MAX), ingress, status).await;
 }
 
 /// [`from_redis`] with limits of one's own.
 pub async fn from_link(link: Link, mut ingress: Ingress, status: watch::Sender<Status>) {
-    let backlog = Backlog::default();
-    let (queue, mut waiting) = mpsc::unbounded_channel();
-    let hand_on = async {
-        while let Some(message) = waiting.recv().await {
-            let bytes = Backlog::bytes(&message);
-            ingress.take(message).await;
-            backlog.leave(bytes);
-        }
-    };
-    tokio::join!(listen(link, &queue, &backlog, status), hand_on);
-}
-
-/// Takes messages from a queue until its senders are gone.
-pub async fn from_queue(mut queue: mpsc::Receiver<Message>, mut ingress: Ingress) {
-    while let Some(message) = queue.recv().await {
-        ingress.take(message).await;
-    }
-}
-
-async fn listen(link: Link, queue: &mpsc::UnboundedSender<Message>, backlog: &Backlog, status: watch::Sender<Status>) {
     let pattern = prefix::pattern(link.config().key_prefix.as_deref().unwrap_or_default());
     let mut reporter = Reporter::new(&link, status);
     let mut backoff = Backoff::new(link.timing());
@@ -143,10 +176,10 @@ async fn listen(link: Link, queue: &mpsc::UnboundedSender<Message>, backlog: &Ba
             Ok(mut subscription) => {
                 let since = Instant::now();
                 reporter.connected();
-                let failure = drain(&mut subscription, queue, backlog).await;
+                let failure = listen(&mut subscription, &mut ingress).await;
                 drop(subscription);
                 reporter.away(&failure);
-                backlog.emptied().await;
+                ingress.catch_up().await;
                 backoff.connection_lasted(since.elapsed());
             }
         }
@@ -159,20 +192,19 @@ async fn listen(link: Link, queue: &mpsc::UnboundedSender<Message>, backlog: &Ba
 ///
 /// The subscription is read without waiting for shards, so that PING is answered and a dead
 /// connection is noticed however busy they are.
-async fn drain(subscription: &mut Subscription, queue: &mpsc::UnboundedSender<Message>, backlog: &Backlog) -> Failure {
+async fn listen(subscription: &mut Subscription, ingress: &mut Ingress) -> Failure {
     loop {
-        let message = match subscription.next().await {
-            Ok(message) => message,
-            Err(failure) => return failure,
-        };
-        let Ok(channel) = message.get_channel() else { continue };
-        // One byte too many is enough for `take` to see that it is too long.
-        let payload = message.get_payload_bytes();
-        let payload = payload[..payload.len().min(PAYLOAD_BYTES_MAX + 1)].to_vec();
-        let message = Message { channel, payload };
-        let waiting = backlog.enter(Backlog::bytes(&message));
-        let _ = queue.send(message);
-        if waiting > BACKLOG_BYTES_MAX {
+        let is_behind = !ingress.backlog.deliveries.is_empty();
+        tokio::select! {
+            filled = subscription.fill() => if let Err(failure) = filled {
+                return failure;
+            },
+            () = ingress.catch_up(), if is_behind => {}
+        }
+        if let Err(failure) = subscription.each(|message| ingress.take(message)) {
+            return failure;
+        }
+        if ingress.backlog.bytes > BACKLOG_BYTES_MAX {
             return Failure::new(format!(
                 "Redis publishes faster than this server delivers: {} MB of events wait, so the connection was dropped \
                  until they are delivered. What is published until then is lost. Use more cores (\"shards\"), or see \
@@ -180,37 +212,16 @@ async fn drain(subscription: &mut Subscription, queue: &mpsc::UnboundedSender<Me
                 BACKLOG_BYTES_MAX / (1024 * 1024)
             ));
         }
+        // A flood must not keep others from their turn.
+        tokio::task::yield_now().await;
     }
 }
 
-/// How much waits between [`listen`] and the publisher.
-#[derive(Debug, Default)]
-struct Backlog {
-    bytes: AtomicUsize,
-    emptied: Notify,
-}
-
-impl Backlog {
-    /// What a message counts: also what it costs beside its text, since a flood may be of
-    /// empty ones.
-    fn bytes(message: &Message) -> usize {
-        message.channel.len() + message.payload.len() + 128
-    }
-
-    fn enter(&self, bytes: usize) -> usize {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes
-    }
-
-    fn leave(&self, bytes: usize) {
-        if self.bytes.fetch_sub(bytes, Ordering::Relaxed) == bytes {
-            self.emptied.notify_one();
-        }
-    }
-
-    async fn emptied(&self) {
-        while self.bytes.load(Ordering::Relaxed) > 0 {
-            self.emptied.notified().await;
-        }
+/// Takes messages from a queue until its senders are gone.
+pub async fn from_queue(mut queue: mpsc::Receiver<Message>, mut ingress: Ingress) {
+    while let Some(Message { channel, payload }) = queue.recv().await {
+        ingress.take(Published { channel: &channel, payload: Some(&payload) });
+        ingress.catch_up().await;
     }
 }
 
@@ -339,7 +350,7 @@ mod tests {
 
     impl Fixture {
         async fn take(&mut self, channel: &str, payload: &str) -> Vec<Delivery> {
-            self.ingress.take(Message { channel: channel.into(), payload: payload.into() }).await;
+            self.ingress.take(Published { channel: channel.as_bytes(), payload: Some(payload.as_bytes()) });
             let mut deliveries = Vec::new();
             self.inbox.events.take(usize::MAX, &mut deliveries);
             deliveries
@@ -396,9 +407,10 @@ mod tests {
         for payload in ["set", "null", "{", "{}", r#"{"event":{"channel":"presence-k:members"}}"#, &long] {
             assert!(fixture.take("x", payload).await.is_empty());
         }
-        fixture.ingress.take(Message { channel: vec![0xff], payload: BY_HAND.into() }).await;
-        fixture.ingress.take(Message { channel: b"x".into(), payload: b"{\xff}".into() }).await;
-        assert_eq!(fixture.ingress.ignored.0, [1, 1, 2, 1, 1, 1, 1, 0]);
+        fixture.ingress.take(Published { channel: &[0xff], payload: Some(BY_HAND.as_bytes()) });
+        fixture.ingress.take(Published { channel: b"x", payload: Some(b"{\xff}") });
+        fixture.ingress.take(Published { channel: b"x", payload: None });
+        assert_eq!(fixture.ingress.ignored.0, [2, 1, 2, 1, 1, 1, 1, 0]);
         assert_eq!(fixture.take("x", BY_HAND).await.len(), 1);
     }
 

@@ -16,6 +16,9 @@ use crate::ws::frame;
 /// sources go on handing over events.
 const TURNS_MAX: usize = 16;
 
+/// So many events for one shard are worth a turn of its own.
+const ENOUGH: usize = 256;
+
 /// The frame of an application's event, made in one piece; the same bytes for every connection.
 pub fn event_frame(channel: &str, event: &str, data: &str) -> Bytes {
     frame::build_text(pusher::channel_event_bytes(channel, event, data), |text| {
@@ -81,11 +84,28 @@ impl Publisher {
 
     /// For Redis and the HTTP API: waits while a shard's inbox is full.
     pub async fn publish(&self, delivery: Delivery) {
+        self.publish_from(&delivery, &mut 0).await;
+    }
+
+    /// Goes on with a delivery that has been offered to some shards; see [`Publisher::offer`].
+    pub async fn publish_from(&self, delivery: &Delivery, from: &mut usize) {
+        while !self.offer(delivery, from) {
+            self.shards[*from].room().await;
+        }
+    }
+
+    /// Hands a delivery to the shards with subscribers, from the one with this index on. False: a
+    /// shard has no room; `from` is its index.
+    pub fn offer(&self, delivery: &Delivery, from: &mut usize) -> bool {
         let hash = self.hash(delivery.app, delivery.channel.as_str());
-        for shard in self.shards.iter().filter(|shard| shard.is_interested(hash)) {
-            shard.deliver(delivery.clone()).await;
+        while let Some(shard) = self.shards.get(*from) {
+            if shard.is_interested(hash) && !shard.offer(delivery) {
+                return false;
+            }
+            *from += 1;
         }
         self.published.notify_one();
+        true
     }
 
     /// Publishes all of these, even if whoever waits for it is dropped meanwhile.
@@ -111,7 +131,8 @@ impl Publisher {
             // As long as each turn of the sources brings more, there may be more to come.
             for _ in 0..TURNS_MAX {
                 tokio::task::yield_now().await;
-                if self.published.notified().now_or_never().is_none() {
+                let is_enough = self.shards.iter().any(|shard| shard.waiting() >= ENOUGH);
+                if is_enough || self.published.notified().now_or_never().is_none() {
                     break;
                 }
             }

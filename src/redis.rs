@@ -6,25 +6,27 @@
 //! [`ingress`](crate::ingress)'s business, and so is the loop that connects again; what it
 //! needs for that stands beside it: [`Backoff`] and the [`Reporter`] of the [`Status`].
 
-use std::error::Error;
 use std::fmt;
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::redis::aio::{PubSubSink, PubSubStream};
-use ::redis::io::tcp::TcpSettings;
-use ::redis::{Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisConnectionInfo, RedisError};
-use futures_util::StreamExt;
+use rustls::pki_types::ServerName;
+use rustls_platform_verifier::ConfigVerifierExt as _;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time;
+use tokio_rustls::TlsConnector;
 
 use crate::config;
+use resp::{Replies, Reply};
+use subscription::{Connection, Transport};
 
 mod outage;
+mod resp;
+mod subscription;
 
 pub use outage::{Backoff, Reporter, Status};
+pub use subscription::{Published, Subscription};
 
 /// How long things may take. The defaults suit a server in use; tests are less patient.
 #[derive(Clone, Copy, Debug)]
@@ -71,17 +73,19 @@ impl Failure {
 pub struct Link {
     config: config::Redis,
     timing: Timing,
+    text_bytes_max: usize,
 }
 
 impl Link {
-    /// A link with the usual patience. Connects nothing yet.
-    pub fn new(config: config::Redis) -> Self {
-        Self::with_timing(config, Timing::default())
+    /// A link with the usual patience, for payloads of at most so many bytes: longer ones are told
+    /// of, not kept. Connects nothing yet.
+    pub fn new(config: config::Redis, payload_bytes_max: usize) -> Self {
+        Self { config, timing: Timing::default(), text_bytes_max: payload_bytes_max }
     }
 
-    /// A link with other limits.
-    pub fn with_timing(config: config::Redis, timing: Timing) -> Self {
-        Self { config, timing }
+    /// The same with other limits.
+    pub fn with_timing(self, timing: Timing) -> Self {
+        Self { timing, ..self }
     }
 
     /// The configuration.
@@ -111,108 +115,118 @@ impl Link {
     }
 
     async fn try_subscribe(&self, pattern: &str) -> Result<Subscription, Failure> {
-        self.look_up().await?;
-        let client = self.client().map_err(|error| self.explain(&error, pattern))?;
-        let pubsub = client.get_async_pubsub().await.map_err(|error| self.explain(&error, pattern))?;
-        let (mut sink, stream) = pubsub.split();
-        sink.psubscribe(pattern).await.map_err(|error| self.explain(&error, pattern))?;
-        Ok(Subscription {
-            sink,
-            stream,
-            ping: None,
-            heard: time::Instant::now(),
-            timing: self.timing,
-            address: self.to_string(),
+        let stream = self.connect().await?;
+        let mut connection = Connection { stream, replies: Replies::new(self.text_bytes_max) };
+        let mut login = vec!["AUTH"];
+        login.extend(self.config.username.as_deref());
+        login.extend(self.config.password.as_ref().map(config::Secret::expose));
+        if self.config.password.is_some() {
+            self.ask(&mut connection, &login, pattern).await?;
+        }
+        self.ask(&mut connection, &["PSUBSCRIBE", pattern], pattern).await?;
+        Ok(Subscription::new(connection, self.timing, self.to_string()))
+    }
+
+    async fn connect(&self) -> Result<Box<dyn Transport>, Failure> {
+        let config = &self.config;
+        if let Some(path) = &config.path {
+            let stream = UnixStream::connect(path).await.map_err(|error| self.unreachable(&error))?;
+            return Ok(Box::new(stream));
+        }
+        let found = tokio::net::lookup_host((config.host.as_str(), config.port)).await;
+        let addresses: Vec<_> = found
+            .map_err(|error| {
+                Failure(format!("The host {:?} of Redis is unknown ({error}). {CHECK_HOST}", config.host))
+            })?
+            .collect();
+        if addresses.is_empty() {
+            return Err(Failure(format!("The host {:?} of Redis has no address. {CHECK_HOST}", config.host)));
+        }
+        let stream = TcpStream::connect(&addresses[..]).await.map_err(|error| self.unreachable(&error))?;
+        let _ = stream.set_nodelay(true);
+        if !config.tls {
+            return Ok(Box::new(stream));
+        }
+        // rustls panics without a provider. `server` installs one; whoever uses this module alone may not have.
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        let trust = rustls::ClientConfig::with_platform_verifier().map_err(|error| {
+            Failure(format!("TLS with {self} is impossible: this machine's trusted certificates: {error}"))
+        })?;
+        let name = ServerName::try_from(config.host.clone()).map_err(|_| {
+            Failure(format!("TLS with {self} is impossible: no certificate names such a host. {CHECK_HOST}"))
+        })?;
+        let stream = TlsConnector::from(Arc::new(trust)).connect(name, stream).await.map_err(|error| {
+            Failure(format!(
+                "TLS with {self} failed: {error}. Does Redis speak TLS on this port, with a certificate that this machine \
+                 trusts and that names the host?"
+            ))
+        })?;
+        Ok(Box::new(stream))
+    }
+
+    /// Sends a command and waits for the reply; an error is explained.
+    async fn ask(&self, connection: &mut Connection, words: &[&str], pattern: &str) -> Result<(), Failure> {
+        let broken = |error: &io::Error| self.broken(error);
+        connection.send(&resp::command(words)).await.map_err(|error| broken(&error))?;
+        let refused = |reply: Reply<'_>| match reply {
+            Reply::Error(text) => Some(String::from_utf8_lossy(text).into_owned()),
+            _ => None,
+        };
+        match connection.reply(refused).await.map_err(|error| broken(&error))? {
+            None => Ok(()),
+            Some(error) => Err(self.refused(&error, pattern)),
+        }
+    }
+
+    fn unreachable(&self, error: &io::Error) -> Failure {
+        Failure(match error.kind() {
+            io::ErrorKind::ConnectionRefused => format!(
+                "Nothing listens at {self} (connection refused). Start Redis, or correct the address in databaseConfig.redis."
+            ),
+            io::ErrorKind::NotFound => {
+                format!("There is no socket {self}. Start Redis, or correct \"path\" in databaseConfig.redis.")
+            }
+            io::ErrorKind::PermissionDenied => format!(
+                "This user may not open {self} (permission denied). See unixsocketperm in redis.conf, or use host and port."
+            ),
+            _ => format!("Redis at {self} cannot be used: {error}."),
         })
     }
 
-    /// The client below looks the host up again. It is asked for here because only here a
-    /// host that does not exist can be told from other failures.
-    async fn look_up(&self) -> Result<(), Failure> {
-        if self.config.path.is_some() {
-            return Ok(());
-        }
-        let host = &self.config.host;
-        let found = tokio::net::lookup_host((host.as_str(), self.config.port)).await.map(|mut found| found.next());
-        match found {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => Err(Failure(format!("The host {host:?} of Redis has no address. {CHECK_HOST}"))),
-            Err(error) => Err(Failure(format!("The host {host:?} of Redis is unknown ({error}). {CHECK_HOST}"))),
-        }
-    }
-
-    fn client(&self) -> Result<Client, RedisError> {
-        let config = &self.config;
-        let address = match &config.path {
-            Some(path) => ConnectionAddr::Unix(path.into()),
-            None if config.tls => {
-                // The client panics without a provider. `server` installs one; whoever uses
-                // this module alone may not have.
-                if rustls::crypto::CryptoProvider::get_default().is_none() {
-                    let _ = rustls::crypto::ring::default_provider().install_default();
-                }
-                ConnectionAddr::TcpTls {
-                    host: config.host.clone(),
-                    port: config.port,
-                    insecure: false,
-                    tls_params: None,
-                }
-            }
-            None => ConnectionAddr::Tcp(config.host.clone(), config.port),
-        };
-        // Without CLIENT SETINFO: its answer is thrown away, and with it the reason why Redis
-        // turns somebody away (protected mode, too many clients).
-        let mut login = RedisConnectionInfo::default().set_skip_set_lib_name();
-        if let Some(username) = &config.username {
-            login = login.set_username(username);
-        }
-        if let Some(password) = &config.password {
-            login = login.set_password(password.expose());
-        }
-        let info = address.into_connection_info()?;
-        Client::open(info.set_redis_settings(login).set_tcp_settings(TcpSettings::default().set_nodelay(true)))
-    }
-
-    fn explain(&self, error: &RedisError, pattern: &str) -> Failure {
-        let user = self.config.username.as_deref().unwrap_or("default");
-        let tls = self.config.tls && self.config.path.is_none();
-        Failure(match (error.kind(), error.code(), io_kind(error)) {
-            (ErrorKind::AuthenticationFailed, ..) => format!(
-                "Redis at {self} refuses the password of user {user:?} (WRONGPASS). Check \"username\" and \"password\" in \
-                 databaseConfig.redis; if Redis has no password, remove them."
-            ),
-            (_, Some("NOAUTH"), _) => format!(
-                "Redis at {self} wants a password (NOAUTH). Put \"password\", and with ACL users \"username\", into \
-                 databaseConfig.redis."
-            ),
-            (_, Some("NOPERM"), _) => format!(
-                "Redis at {self} does not allow user {user:?} to subscribe to {pattern:?} (NOPERM). Allow it in Redis: \
-                 ACL SETUSER {user} +psubscribe +ping &{pattern}"
-            ),
-            (_, Some("DENIED"), _) => format!(
-                "Redis at {self} is in protected mode and serves only its own machine. Set a password in redis.conf \
-                 (requirepass) and in databaseConfig.redis."
-            ),
-            (.., Some(io::ErrorKind::ConnectionRefused)) => format!(
-                "Nothing listens at {self} (connection refused). Start Redis, or correct the address in databaseConfig.redis."
-            ),
-            (.., Some(io::ErrorKind::NotFound)) => {
-                format!("There is no socket {self}. Start Redis, or correct \"path\" in databaseConfig.redis.")
-            }
-            (.., Some(io::ErrorKind::PermissionDenied)) => format!(
-                "This user may not open {self} (permission denied). See unixsocketperm in redis.conf, or use host and port."
-            ),
-            (.., Some(kind)) if tls && matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
-                format!(
-                    "TLS with {self} failed: {error}. Does Redis speak TLS on this port, with a certificate that this machine \
-                 trusts and that names the host?"
-                )
-            }
-            _ if error.is_connection_dropped() => format!(
+    fn broken(&self, error: &io::Error) -> Failure {
+        let tls = self.config.tls || self.config.path.is_some();
+        Failure(match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => format!(
                 "Redis at {self} closed the connection while it was being made.{} Its log may say why.",
                 if tls { "" } else { " If it expects TLS, put \"tls\": {} into databaseConfig.redis." }
             ),
-            _ => format!("Redis at {self} cannot be used: {}.", self.without_password(&error.to_string())),
+            _ => format!("Redis at {self} cannot be used: {error}."),
+        })
+    }
+
+    /// Explains an error of Redis, which begins with a code in capitals.
+    fn refused(&self, error: &str, pattern: &str) -> Failure {
+        let user = self.config.username.as_deref().unwrap_or("default");
+        Failure(match error.split(' ').next().unwrap_or_default() {
+            "WRONGPASS" => format!(
+                "Redis at {self} refuses the password of user {user:?} (WRONGPASS). Check \"username\" and \"password\" in \
+                 databaseConfig.redis; if Redis has no password, remove them."
+            ),
+            "NOAUTH" => format!(
+                "Redis at {self} wants a password (NOAUTH). Put \"password\", and with ACL users \"username\", into \
+                 databaseConfig.redis."
+            ),
+            "NOPERM" => format!(
+                "Redis at {self} does not allow user {user:?} to subscribe to {pattern:?} (NOPERM). Allow it in Redis: \
+                 ACL SETUSER {user} +psubscribe +ping &{pattern}"
+            ),
+            "DENIED" | "-DENIED" => format!(
+                "Redis at {self} is in protected mode and serves only its own machine. Set a password in redis.conf \
+                 (requirepass) and in databaseConfig.redis."
+            ),
+            _ => format!("Redis at {self} cannot be used: {}.", self.without_password(error)),
         })
     }
 
@@ -238,104 +252,22 @@ impl fmt::Display for Link {
 
 const CHECK_HOST: &str = "Check \"host\" in databaseConfig.redis and the name service of this machine.";
 
-fn io_kind(error: &RedisError) -> Option<io::ErrorKind> {
-    let inner = error.source()?.downcast_ref::<Arc<dyn Error + Send + Sync>>()?;
-    inner.downcast_ref::<io::Error>().map(io::Error::kind)
-}
-
-/// A ping under way.
-struct Ping {
-    sent: time::Instant,
-    /// Ends when Redis has answered anything, be it that this user may not ping.
-    answer: Pin<Box<dyn Future<Output = ()> + Send>>,
-}
-
-/// A confirmed subscription.
-pub struct Subscription {
-    sink: PubSubSink,
-    stream: PubSubStream,
-    ping: Option<Ping>,
-    heard: time::Instant,
-    timing: Timing,
-    address: String,
-}
-
-impl Subscription {
-    /// The next message. After a failure the subscription is of no use any more.
-    ///
-    /// What arrives is kept without bound until it is asked for here, so ask at once.
-    pub async fn next(&mut self) -> Result<::redis::Msg, Failure> {
-        loop {
-            // Counted from the ping and not from the last sign of life alone: a process that was
-            // itself stopped for a while must not take that for Redis' silence.
-            let deadline = match &self.ping {
-                None => self.heard + self.timing.ping_after,
-                Some(ping) => self.heard.max(ping.sent) + self.timing.answer_max,
-            };
-            let answer = async {
-                match &mut self.ping {
-                    Some(ping) => ping.answer.as_mut().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                // Messages first: they are also a sign of life, and the reading of the clock
-                // that follows is their only cost.
-                biased;
-                message = self.stream.next() => {
-                    self.heard = time::Instant::now();
-                    return message.ok_or_else(|| Failure(format!(
-                        "Redis at {} closed the connection. It was stopped or restarted, or it dropped this server as a \
-                         reader that was too slow (client-output-buffer-limit pubsub in redis.conf).",
-                        self.address
-                    )));
-                }
-                () = answer => {
-                    self.ping = None;
-                    self.heard = time::Instant::now();
-                }
-                () = time::sleep_until(deadline) => {
-                    if self.ping.is_some() {
-                        return Err(Failure(format!(
-                            "Redis at {} has been silent and has not answered PING for {:?}. It hangs, or the network \
-                             between is cut.",
-                            self.address, self.timing.answer_max
-                        )));
-                    }
-                    let mut sink = self.sink.clone();
-                    let answer = Box::pin(async move {
-                        let _ = sink.ping::<::redis::Value>().await;
-                    });
-                    self.ping = Some(Ping { sent: time::Instant::now(), answer });
-                }
-            }
-        }
-    }
-}
-
-impl fmt::Debug for Subscription {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Subscription at {}", self.address)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_password_in_an_answer_is_hidden() {
-        let mut link = Link::new(config());
+        let mut link = Link::new(config(), 100);
         link.config.password = Some(config::Secret::new("s3cret"));
-        let error = RedisError::from((ErrorKind::Client, "odd", "unknown command AUTH s3cret".to_owned()));
-        let said = link.explain(&error, "*").to_string();
+        let said = link.refused("ERR unknown command AUTH s3cret", "*").to_string();
         assert!(said.contains("unknown command AUTH (hidden)"), "{said}");
         assert!(!format!("{link:?}").contains("s3cret"));
     }
 
     #[test]
     fn addresses() {
-        let mut link = Link::new(config());
+        let mut link = Link::new(config(), 100);
         assert_eq!(link.to_string(), "127.0.0.1:6379");
         link.config.host = "::1".to_owned();
         assert_eq!(link.to_string(), "[::1]:6379");

@@ -48,7 +48,7 @@ fn every_delivery_is_counted_once() {
 #[test]
 fn members_that_join_and_leave_are_announced_to_all() {
     let server = Server::start(json!({}));
-    let report = report(&bench(&server, "--connections 20 --opening 1 --presence --joins 5 --events 10"));
+    let report = report(&bench(&server, "--connections 20 --presence --joins 5 --events 10"));
     // One at a time, for the order of events decides who is told what: the first joiner is announced to 20, the last to 24; the first to leave to 24, the last to 20.
     for what in ["joins", "leaves"] {
         assert_eq!(report[what]["deliveries"], 20 + 21 + 22 + 23 + 24, "{report}");

@@ -176,7 +176,7 @@ async fn failures_on_the_network() {
     let port = free.local_addr().unwrap().port();
     let fail = |host: &str| {
         let config = config::Redis { path: None, host: host.to_owned(), port, ..unix("") };
-        let link = Link::with_timing(config, TIMING);
+        let link = Link::new(config, ingress::PAYLOAD_BYTES_MAX).with_timing(TIMING);
         async move { link.subscribe("*").await.unwrap_err().to_string() }
     };
 
@@ -255,7 +255,7 @@ impl World {
         let prefix = config.key_prefix.clone().map_or_else(Prefix::recognise, Prefix::configured);
         let (ingress, known_prefix) = Ingress::new(vec![AppIndex(0)], prefix, publisher, BACKLOG_BYTES_MAX);
         let (report, status) = watch::channel(Status::starting());
-        let link = Link::with_timing(config.clone(), TIMING);
+        let link = Link::new(config.clone(), ingress::PAYLOAD_BYTES_MAX).with_timing(TIMING);
         let task = tokio::spawn(ingress::from_link(link, ingress, report));
         Self { task, status, known_prefix, inbox }
     }
