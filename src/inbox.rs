@@ -100,6 +100,13 @@ pub struct Handover {
     pub tls: Option<Box<rustls::ServerConnection>>,
     /// Bytes that the client sent after its handshake.
     pub leftover: Bytes,
+    /// Whose it is.
+    pub client: NewClient,
+}
+
+/// Who has connected.
+#[derive(Debug)]
+pub struct NewClient {
     /// The app that it connected to.
     pub app: AppIndex,
     /// Its id.

@@ -16,9 +16,8 @@ use crate::inbox::{AppIndex, Delivery};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::event::{self, BroadcastError};
 use crate::protocol::prefix::{self, News, Prefix};
-                let (channel, frame, socketio) = (channel.clone(), frame.clone(), socketio.clone());
-                let delivery = Delivery { app: *app, channel, frame, socketio, except: broadcast.except };
-                self.backlog.publish(delivery, &self.publisher);
+use crate::publish::{Publisher, event_frame, socketio_event_frame};
+use crate::redis::{Backoff, Failure, Link, Published, Reporter, Status, Subscription};
 
 /// The longest payload that is looked at, in bytes. Laravel's events are small; what is bigger
 /// than this is something else's, or a mistake that no browser should have to swallow.
@@ -104,15 +103,9 @@ impl Ingress {
                 .for_socketio(|| socketio_event_frame(name, &broadcast.event, &broadcast.data_for_socketio()));
             let channel = ChannelName::published(name);
             for app in &self.apps {
-<<<<<<< HEAD
                 let (channel, frame, socketio) = (channel.clone(), frame.clone(), socketio.clone());
-                let except = broadcast.except;
-                self.publisher.publish(Delivery { app: *app, channel, frame, socketio, except }).await;
-=======
-                let (channel, frame) = (channel.clone(), frame.clone());
-                let delivery = Delivery { app: *app, channel, frame, except: broadcast.except };
+                let delivery = Delivery { app: *app, channel, frame, socketio, except: broadcast.except };
                 self.backlog.publish(delivery, &self.publisher);
->>>>>>> main
             }
         }
     }

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::http::{self, Front};
 use crate::inbox::{self, AppIndex, Control, Inbox};
 use crate::ingress::{self, Ingress};
+use crate::protocol::engineio::Timing;
 use crate::protocol::prefix::Prefix;
 use crate::protocol::session::Rules;
 use crate::publish::Publisher;
@@ -62,6 +63,10 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
             rules: rules(&config),
             message_bytes_max: config.limits.message_bytes,
             outbound_bytes_max: config.limits.outbound_bytes,
+            socketio: Timing {
+                ping_interval: config.socketio.ping_interval.as_millis() as u64,
+                ping_timeout: config.socketio.ping_timeout.as_millis() as u64,
+            },
         };
         let shards = start_shards(inboxes, &context).context("the threads could not be started")?;
         drop(context);

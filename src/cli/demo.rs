@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 
 use self::standin::{Libraries, Site};
 use super::start::set_up_log;
-use crate::config::{App, Auth, Config, Limits, Redis, Secret};
+use crate::config::{App, Auth, Config, Limits, Redis, Secret, SocketIo};
 use crate::server::{self, Source};
 
 mod application;
@@ -112,6 +112,7 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         // Not asked: the events come out of the stand-in's queue.
         redis: Redis::default(),
         dev_mode: false,
+        socketio: SocketIo::default(),
         limits: Limits::default(),
         shards: std::thread::available_parallelism().map_or(1, usize::from),
         warnings: Vec::new(),

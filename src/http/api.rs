@@ -12,7 +12,8 @@ use crate::config::{App, Limits};
 use crate::inbox::{AppIndex, Delivery};
 use crate::protocol::channel::{ChannelName, NAME_BYTES_MAX};
 use crate::protocol::signature;
-use crate::publish::event_frame;
+use crate::protocol::{engineio, socketio};
+use crate::publish::{Publisher, event_frame, socketio_event_frame};
 
 /// How far a request's clock may be off, in seconds.
 const TIMESTAMP_SECS_MAX: u64 = 600;
@@ -93,7 +94,12 @@ struct Event<'a> {
 }
 
 /// `POST /apps/{id}/events`: one event, for each of its channels.
-pub fn deliveries(app: AppIndex, limits: &Limits, body: &[u8]) -> Result<Vec<Delivery>, Refusal> {
+pub fn deliveries(
+    app: AppIndex,
+    limits: &Limits,
+    body: &[u8],
+    publisher: &Publisher,
+) -> Result<Vec<Delivery>, Refusal> {
     let event: Event = match serde_json::from_slice(body) {
         Ok(event) => event,
         Err(error) => return refusal(StatusCode::BAD_REQUEST, format!("the body is no event: {error}")),
@@ -121,11 +127,13 @@ pub fn deliveries(app: AppIndex, limits: &Limits, body: &[u8]) -> Result<Vec<Del
         return refusal(StatusCode::BAD_REQUEST, error);
     }
     // An id that is none of ours excludes nobody, as with the hosted service.
-    let except = event.socket_id.and_then(|id| id.parse().ok());
+    let except = event.socket_id.and_then(|id| engineio::socket_id_of_client(&id));
     let delivery = |name: String| match ChannelName::parse(&name) {
         Ok(channel) => {
             let frame = event_frame(channel.as_str(), &event.name, &data);
-            Ok(Delivery { app, channel, frame, except })
+            let socketio = publisher
+                .for_socketio(|| socketio_event_frame(channel.as_str(), &event.name, &socketio::data_of_text(&data)));
+            Ok(Delivery { app, channel, frame, socketio, except })
         }
         Err(error) => refusal(StatusCode::BAD_REQUEST, error.to_string()),
     };
@@ -196,7 +204,7 @@ mod tests {
     #[test]
     fn an_event_becomes_a_delivery_for_each_channel() {
         let body = br#"{"name":"foo","channels":["a","private-b"],"data":"{\"x\":1}","socket_id":"1.2"}"#;
-        let deliveries = deliveries(AppIndex(0), &Limits::default(), body).unwrap();
+        let deliveries = deliveries(AppIndex(0), &Limits::default(), body, &Publisher::new(Vec::new())).unwrap();
         assert_eq!(deliveries.len(), 2);
         let frame = frame::encode_text(r#"{"event":"foo","channel":"private-b","data":"{\"x\":1}"}"#);
         assert_eq!(deliveries[1].frame, frame);
@@ -220,11 +228,19 @@ mod tests {
             (&many, 400),
             (&large, 413),
         ] {
-            let refusal = deliveries(AppIndex(0), &Limits::default(), body.as_bytes()).unwrap_err();
+            let refusal =
+                deliveries(AppIndex(0), &Limits::default(), body.as_bytes(), &Publisher::new(Vec::new())).unwrap_err();
             assert_eq!(refusal.status.as_u16(), status, "{body:.60}");
         }
         assert_eq!(
-            deliveries(AppIndex(0), &Limits::default(), br#"{"name":"e","data":"","channel":"c"}"#).unwrap().len(),
+            deliveries(
+                AppIndex(0),
+                &Limits::default(),
+                br#"{"name":"e","data":"","channel":"c"}"#,
+                &Publisher::new(Vec::new())
+            )
+            .unwrap()
+            .len(),
             1
         );
     }

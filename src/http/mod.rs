@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -26,7 +26,7 @@ use tokio_rustls::server::TlsStream;
 use crate::auth::callback::Laravel;
 use crate::auth::gateway;
 use crate::config::Config;
-use crate::inbox::{AppIndex, Control, Credentials, Handover};
+use crate::inbox::{AppIndex, Control, Credentials, Handover, NewClient, ShardHandle, SocketIo};
 use crate::protocol::{SocketId, app_tag, pusher};
 use crate::publish::Publisher;
 use crate::tls;
@@ -35,6 +35,7 @@ use proxy::Proxy;
 
 mod api;
 pub mod proxy;
+mod socketio;
 
 pub use proxy::Body;
 
@@ -56,6 +57,8 @@ pub struct Front {
     tls: Option<TlsAcceptor>,
     /// Sockets that are open here, before a handshake or without one.
     open: AtomicUsize,
+    /// Polls of Socket.IO clients so far.
+    polls: AtomicU64,
 }
 
 impl Front {
@@ -66,11 +69,19 @@ impl Front {
             .then(|| Proxy::new(&config.auth, if config.tls.is_some() { "https" } else { "http" }))
             .transpose()?;
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
-        Ok(Self { config, publisher, laravel, proxy, tls, open: AtomicUsize::new(0) })
+        Ok(Self { config, publisher, laravel, proxy, tls, open: AtomicUsize::new(0), polls: AtomicU64::new(0) })
     }
 
     fn connections(&self) -> usize {
         self.publisher.shards().iter().map(|shard| shard.connections().load(Ordering::Relaxed)).sum()
+    }
+
+    /// The shard with the fewest connections, and its index.
+    fn idle_shard(&self) -> (&ShardHandle, usize) {
+        let shards = self.publisher.shards();
+        let connections = |index: &usize| shards[*index].connections().load(Ordering::Relaxed);
+        let index = (0..shards.len()).min_by_key(connections).unwrap_or_default();
+        (&shards[index], index)
     }
 }
 
@@ -175,6 +186,11 @@ async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: S
         let key = key.trim_end_matches('/').to_owned();
         return upgrade::<S>(open, request, &key);
     }
+    if let Some(rest) = path.strip_prefix(front.config.socketio.path.as_str())
+        && (rest.is_empty() || rest.starts_with('/'))
+    {
+        return socketio::respond::<S>(open, request).await;
+    }
     if let Some(id) = path.strip_prefix("/apps/").and_then(|rest| rest.strip_suffix("/events")) {
         let id = id.to_owned();
         return api(front, request, &id).await;
@@ -204,29 +220,43 @@ async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: S
 
 // --- WebSocket -----------------------------------------------------------------------------
 
-fn upgrade<S: Stream>(open: Arc<Open>, mut request: Request<Incoming>, key: &str) -> Response<Body> {
+fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str) -> Response<Body> {
     let accept = match ws::accept_key(request.method(), request.headers()) {
         Ok(accept) => accept,
-        Err(why) => {
-            let status =
-                if why == ws::HandshakeError::Version { StatusCode::UPGRADE_REQUIRED } else { StatusCode::BAD_REQUEST };
-            let mut response = error(status, &why.to_string());
-            response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-            return response;
-        }
+        Err(why) => return no_websocket(why),
     };
     let admission = admit(&open.0, key, request.uri().query());
     let credentials = Arc::new(credentials(request.headers()));
+    switch(request, &accept, async move |stream: S, leftover| match admission {
+        Ok((app, socket_id)) => {
+            let shard = open.0.idle_shard().0;
+            let client = NewClient { app, socket_id, credentials, socketio: None };
+            hand_over(&open.0, shard, stream, leftover, client);
+        }
+        // It is counted until it is gone.
+        Err(refusal) => refuse(stream, refusal).await,
+    })
+}
+
+fn no_websocket(why: ws::HandshakeError) -> Response<Body> {
+    let status =
+        if why == ws::HandshakeError::Version { StatusCode::UPGRADE_REQUIRED } else { StatusCode::BAD_REQUEST };
+    let mut response = error(status, &why.to_string());
+    response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    response
+}
+
+/// Makes the request's connection a WebSocket, which `then` gets with what has been read beyond the request.
+fn switch<S: Stream, F: Future<Output = ()> + Send>(
+    mut request: Request<Incoming>,
+    accept: &str,
+    then: impl FnOnce(S, Bytes) -> F + Send + 'static,
+) -> Response<Body> {
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let Ok(upgraded) = upgraded.await else { return };
         let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else { return };
-        let stream = parts.io.into_inner();
-        match admission {
-            Ok((app, socket_id)) => hand_over(&open.0, stream, parts.read_buf, app, socket_id, credentials),
-            // It is counted until it is gone.
-            Err(refusal) => refuse(stream, refusal).await,
-        }
+        then(parts.io.into_inner(), parts.read_buf).await;
     });
     let mut response = Response::new(full(Bytes::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -290,24 +320,18 @@ fn credentials(headers: &HeaderMap) -> Credentials {
     }
 }
 
-fn hand_over(
-    front: &Front,
-    stream: impl Stream,
-    leftover: Bytes,
-    app: AppIndex,
-    socket_id: SocketId,
-    credentials: Arc<Credentials>,
-) {
+fn hand_over(front: &Front, shard: &ShardHandle, stream: impl Stream, leftover: Bytes, client: NewClient) {
     let (stream, tls) = stream.into_parts();
     let stream = match stream.into_std() {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!("a new connection was dropped: {error}"),
     };
-    let shards = front.publisher.shards();
-    let Some(shard) = shards.iter().min_by_key(|shard| shard.connections().load(Ordering::Relaxed)) else { return };
     // Counted here, so that the next of a storm already sees it.
+    if let Some(SocketIo::New(..)) = client.socketio {
+        front.publisher.socketio().fetch_add(1, Ordering::SeqCst);
+    }
     shard.connections().fetch_add(1, Ordering::Relaxed);
-    shard.tell(Control::Accept(Box::new(Handover { stream, tls, leftover, app, socket_id, credentials })));
+    shard.tell(Control::Accept(Box::new(Handover { stream, tls, leftover, client })));
 }
 
 async fn refuse(mut stream: impl Stream, refusal: Refusal) {
@@ -346,14 +370,15 @@ async fn api(front: Arc<Front>, request: Request<Incoming>, id: &str) -> Respons
     let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
     let app = &front.config.apps[index];
     let verified = api::verify(app, &parts.method, path, query, &body, SystemTime::now());
-    let published = match verified.and_then(|()| api::deliveries(AppIndex(index as u16), limits, &body)) {
-        Ok(deliveries) => {
-            // A backend that hangs up does not publish to half of the channels.
-            front.publisher.publish_all(deliveries).await;
-            Ok(())
-        }
-        Err(refusal) => Err(refusal),
-    };
+    let published =
+        match verified.and_then(|()| api::deliveries(AppIndex(index as u16), limits, &body, &front.publisher)) {
+            Ok(deliveries) => {
+                // A backend that hangs up does not publish to half of the channels.
+                front.publisher.publish_all(deliveries).await;
+                Ok(())
+            }
+            Err(refusal) => Err(refusal),
+        };
     match published {
         Ok(()) => json(StatusCode::OK, "{}".into()),
         Err(refusal) => {

@@ -56,7 +56,11 @@ impl Member {
         if user_id.is_empty() {
             return Err(MemberError::UserId);
         }
-        Ok(Self { user_id: user_id.into(), user_info: data.user_info.map_or("null", RawValue::get).into(), id_is_number })
+        Ok(Self {
+            user_id: user_id.into(),
+            user_info: data.user_info.map_or("null", RawValue::get).into(),
+            id_is_number,
+        })
     }
 
     /// As Laravel wrote it: `{"user_id":1,"user_info":{…}}`.
@@ -246,15 +250,9 @@ mod tests {
         let parse = |data| Member::parse(data).unwrap();
         members.join(socket(1), parse(r#"{"user_id":1,"user_info":{"tab":1}}"#));
         members.join(socket(2), parse(r#"{"user_id":"2","user_info":null}"#));
-        assert_eq!(
-            members.newest_first(),
-            r#"[{"user_id":"2","user_info":null},{"user_id":1,"user_info":{"tab":1}}]"#
-        );
+        assert_eq!(members.newest_first(), r#"[{"user_id":"2","user_info":null},{"user_id":1,"user_info":{"tab":1}}]"#);
         members.join(socket(3), parse(r#"{"user_id":1,"user_info":{"tab":3}}"#));
-        assert_eq!(
-            members.newest_first(),
-            r#"[{"user_id":1,"user_info":{"tab":3}},{"user_id":"2","user_info":null}]"#
-        );
+        assert_eq!(members.newest_first(), r#"[{"user_id":1,"user_info":{"tab":3}},{"user_id":"2","user_info":null}]"#);
     }
 
     proptest! {

@@ -21,21 +21,26 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 use crate::auth::{Asked, Question};
-use crate::inbox::{AppIndex, ConnKey, Control, Delivery, Handover, Inbox, Interest, Joiner};
+use crate::inbox::{
+    self, AppIndex, ConnKey, Control, Credentials, Delivery, Handover, Inbox, Interest, Joiner, NewClient,
+};
 use crate::protocol::channel::ChannelName;
+use crate::protocol::engineio::Timing;
 use crate::protocol::presence::{self, Member, Members};
-use crate::protocol::pusher;
 use crate::protocol::session::{Action, Input, Millis, Rules, Session};
+use crate::protocol::{SocketId, pusher, socketio};
 use crate::publish::Publisher;
 use crate::ws::frame::{self, Message};
 use channels::{Change, Channels, Slot};
 use conn::{CLOSE_WAIT, Closing, Conn};
 use outbox::Outbox;
+use polling::SocketIo;
 
 pub mod channels;
 mod conn;
 mod delivery;
 mod outbox;
+mod polling;
 
 /// Inbox messages that are handled before the outboxes are written.
 const BATCH: usize = 256;
@@ -62,6 +67,8 @@ pub struct Context {
     pub message_bytes_max: usize,
     /// See `limits.outboundBytes`.
     pub outbound_bytes_max: usize,
+    /// See `socketio.pingInterval` and `socketio.pingTimeout`.
+    pub socketio: Timing,
 }
 
 /// Starts the thread of the shard with this index. It ends after [`Control::Stop`].
@@ -143,6 +150,8 @@ pub struct Shard {
     generation: u32,
     channels: Channels,
     homes: HashMap<(AppIndex, ChannelName), Members>,
+    /// Socket.IO sessions that began with polling.
+    polled: HashMap<SocketId, Slot>,
     /// Those with something in their outbox since the last flush.
     dirty: Vec<Slot>,
     relayed: Vec<Delivery>,
@@ -169,6 +178,7 @@ impl Shard {
             generation: 0,
             channels: Channels::default(),
             homes: HashMap::new(),
+            polled: HashMap::new(),
             dirty: Vec::new(),
             relayed: Vec::new(),
             read_buffer: vec![0; READ_BYTES],
@@ -198,6 +208,8 @@ impl Shard {
     fn control(&mut self, message: Control) {
         match message {
             Control::Accept(handover) => self.accept(*handover),
+            Control::Poll(request) => self.poll(*request),
+            Control::PollGone { sid, number } => self.poll_gone(sid, number),
             Control::Deliver(delivery) => self.relayed.push(delivery),
             Control::Answered { conn, ticket, answer } => self.input(conn, Input::Answered(ticket, answer)),
             Control::Joined { conn, ticket, frame } => self.input(conn, Input::Joined(ticket, frame)),
@@ -206,13 +218,15 @@ impl Shard {
             Control::Leave { app, channel, user_id, socket_id } => {
                 let key = (app, channel);
                 let Some(members) = self.homes.get_mut(&key) else { return };
-                let last = members.leave(socket_id, &user_id);
+                let gone = members.leave(socket_id, &user_id);
                 if members.is_empty() {
                     self.homes.remove(&key);
                 }
-                if last {
-                    let text = pusher::member_removed(key.1.as_str(), &user_id);
-                    self.relay(key.0, key.1, &text, None);
+                if let Some(member) = gone {
+                    let (app, channel) = key;
+                    let text = pusher::member_removed(channel.as_str(), &user_id);
+                    let socketio = || socketio::presence_leaving(channel.as_str(), &member);
+                    self.relay(app, &channel, &text, socketio, None);
                 }
             }
             Control::Stop => {
@@ -228,25 +242,55 @@ impl Shard {
     // --- connections -----------------------------------------------------------------------
 
     fn accept(&mut self, handover: Handover) {
-        let Handover { stream, tls, leftover, app, socket_id, credentials } = handover;
+        let Handover { stream, tls, leftover, client } = handover;
+        let NewClient { app, socket_id, credentials, socketio } = client;
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => Rc::new(stream),
             Err(error) => {
                 tracing::warn!("a new connection was dropped: {error}");
                 self.connections.fetch_sub(1, Ordering::Relaxed);
+                if let Some(inbox::SocketIo::New(..)) = socketio {
+                    self.context.publisher.socketio().fetch_sub(1, Ordering::SeqCst);
+                }
                 return;
             }
         };
+        let key = self.open(Some(stream.clone()), tls, app, socket_id, credentials, |shard, actions| {
+            socketio.map(|socketio| Box::new(shard.socketio(socketio, actions)))
+        });
+        if !leftover.is_empty() {
+            self.received(key, &mut leftover.to_vec());
+        }
+        spawn_local(conn::read(self.this.clone(), key, stream));
+    }
+
+    /// Enters a new connection. `socketio` says what it is, and hello if it is a Socket.IO client's.
+    fn open(
+        &mut self,
+        stream: Option<Rc<TcpStream>>,
+        tls: Option<Box<rustls::ServerConnection>>,
+        app: AppIndex,
+        socket_id: SocketId,
+        credentials: Arc<Credentials>,
+        socketio: impl FnOnce(&mut Self, &mut Vec<Action>) -> Option<Box<SocketIo>>,
+    ) -> ConnKey {
         self.generation = self.generation.wrapping_add(1);
         let mut actions = Vec::new();
         let session = Session::open(socket_id, &self.context.rules[usize::from(app.0)], self.now(), &mut actions);
+        let mut hello = Vec::new();
+        let socketio = socketio(self, &mut hello);
+        if socketio.is_some() {
+            actions = hello;
+        }
         let slot = self.conns.insert(Conn {
             generation: self.generation,
             app,
             socket_id,
-            stream: stream.clone(),
+            stream,
             tls,
             session,
+            is_socketio: socketio.is_some(),
+            socketio,
             decoder: frame::Decoder::default(),
             outbox: Outbox::default(),
             credentials,
@@ -254,19 +298,12 @@ impl Shard {
             draining: false,
             closing: None,
         }) as Slot;
-        let key = ConnKey { slot, generation: self.generation };
         tracing::debug!("{socket_id} connected");
         self.act(slot, actions);
         if self.stopping {
             self.close(slot, 1012, "The server is restarting");
         }
-        if !leftover.is_empty() {
-            self.received(key, &mut leftover.to_vec());
-        }
-        // TLS may hold more than the handshake already, which no readiness will tell of.
-        if self.read(key) {
-            spawn_local(conn::read(self.this.clone(), key, stream));
-        }
+        ConnKey { slot, generation: self.generation }
     }
 
     fn conn(&mut self, key: ConnKey) -> Option<&mut Conn> {
@@ -312,6 +349,7 @@ impl Shard {
         if let Some(conn) = self.conn(key) {
             conn.decoder = decoder;
         }
+        self.take_over(key);
         if let Err(violation) = result {
             tracing::debug!("a client broke the WebSocket protocol: {violation}");
             self.close(key.slot, violation.code(), &violation.to_string());
@@ -333,6 +371,7 @@ impl Shard {
                 self.touch(key.slot);
             }
             _ if conn.closing.is_some() => {}
+            Message::Text(text) if conn.is_probe() => self.probe(key, &text),
             Message::Text(text) => self.input(key, Input::Text(&text)),
             Message::Ping(payload) => {
                 conn.outbox.push(frame::encode_pong(payload));
@@ -351,14 +390,14 @@ impl Shard {
             return;
         }
         let mut actions = Vec::new();
-        conn.session.input(input, &self.context.rules[usize::from(conn.app.0)], now, &mut actions);
+        conn.input(input, &self.context.rules[usize::from(conn.app.0)], now, &mut actions);
         self.act(key.slot, actions);
     }
 
     fn act(&mut self, slot: Slot, actions: Vec<Action>) {
         for action in actions {
             let Some(conn) = self.conns.get_mut(slot as usize) else { return };
-            let (app, socket_id) = (conn.app, conn.socket_id);
+            let (app, socket_id, is_socketio) = (conn.app, conn.socket_id, conn.is_socketio);
             let key = ConnKey { slot, generation: conn.generation };
             match action {
                 Action::Send(text) => self.send(slot, frame::encode_text(&text)),
@@ -383,12 +422,12 @@ impl Shard {
                     // From now on, and not only from the answer: what others send to a member that
                     // the home has just announced comes after that answer, and must not pass us by.
                     self.interest.add(self.context.publisher.hash(app, channel.as_str()));
-                    let joiner = Joiner { shard: self.index, conn: key, ticket, socket_id };
+                    let joiner = Joiner { shard: self.index, conn: key, ticket, socket_id, is_socketio };
                     let home = self.context.publisher.home(app, channel.as_str());
                     home.tell(Control::Join { app, channel, member, joiner });
                 }
                 Action::List { ticket, channel } => {
-                    let joiner = Joiner { shard: self.index, conn: key, ticket, socket_id };
+                    let joiner = Joiner { shard: self.index, conn: key, ticket, socket_id, is_socketio };
                     let home = self.context.publisher.home(app, channel.as_str());
                     home.tell(Control::List { app, channel, joiner });
                 }
@@ -397,7 +436,16 @@ impl Shard {
                     let home = self.context.publisher.home(app, channel.as_str());
                     home.tell(Control::Leave { app, channel, user_id, socket_id });
                 }
-                Action::Whisper { channel, text } => self.relay(app, channel, &text, Some(socket_id)),
+                Action::Whisper { channel, event, data, user_id } => {
+                    let (name, data) = (channel.as_str(), data.as_deref());
+                    let text = pusher::client_event(name, &event, data, user_id.as_deref());
+                    let socketio = || socketio::channel_event(name, &event, data.unwrap_or("null"));
+                    self.relay(app, &channel, &text, socketio, Some(socket_id));
+                }
+                Action::SubscriptionError { channel, kind, refusal } => {
+                    let text = pusher::subscription_error(&channel, kind, &refusal.error, refusal.status);
+                    self.send(slot, frame::encode_text(&text));
+                }
                 Action::Refused { channel, error } => tracing::warn!("{socket_id} may not join {channel:?}: {error}"),
                 Action::Close { code, reason } => self.close(slot, code, reason),
             }
@@ -436,8 +484,13 @@ impl Shard {
         self.end_session(slot);
         let Some(conn) = self.conns.try_remove(slot as usize) else { return };
         tracing::debug!("{} disconnected ({reason})", conn.socket_id);
-        let _ = socket2::SockRef::from(&*conn.stream).shutdown(std::net::Shutdown::Both);
+        if let Some(stream) = &conn.stream {
+            let _ = socket2::SockRef::from(&**stream).shutdown(std::net::Shutdown::Both);
+        }
         self.connections.fetch_sub(1, Ordering::Relaxed);
+        if let Some(socketio) = conn.socketio {
+            self.removed(&socketio);
+        }
     }
 
     fn tick(&mut self) {
@@ -447,7 +500,8 @@ impl Shard {
             match conn.closing {
                 Some(closing) if now >= closing.until => self.remove(slot as Slot, "no answer to the close frame"),
                 Some(_) => {}
-                None if conn.session.is_due(&self.context.rules[usize::from(conn.app.0)], now) => {
+                None if conn.is_late_probe(now) => self.close(slot as Slot, 1000, "No upgrade came"),
+                None if conn.is_due(&self.context.rules[usize::from(conn.app.0)], now) => {
                     self.input(ConnKey { slot: slot as Slot, generation: conn.generation }, Input::Tick);
                 }
                 None => {}
@@ -464,19 +518,35 @@ impl Shard {
         self.list(app, &channel, joiner);
         if joined == presence::Joined::First {
             let text = pusher::member_added(channel.as_str(), &member);
-            self.relay(app, channel, &text, Some(joiner.socket_id));
+            let socketio = || socketio::presence_joining(channel.as_str(), &member);
+            self.relay(app, &channel, &text, socketio, Some(joiner.socket_id));
         }
     }
 
     /// Sends the joiner's shard the list of members.
     fn list(&self, app: AppIndex, channel: &ChannelName, joiner: Joiner) {
         let Some(members) = self.homes.get(&(app, channel.clone())) else { return };
-        let frame = frame::encode_text(&pusher::presence_succeeded(channel.as_str(), &members.list()));
+        let text = match joiner.is_socketio {
+            true => socketio::presence_subscribed(channel.as_str(), &members.newest_first()),
+            false => pusher::presence_succeeded(channel.as_str(), &members.list()),
+        };
         let shard = &self.context.publisher.shards()[joiner.shard];
-        shard.tell(Control::Joined { conn: joiner.conn, ticket: joiner.ticket, frame });
+        shard.tell(Control::Joined { conn: joiner.conn, ticket: joiner.ticket, frame: frame::encode_text(&text) });
     }
 
-    fn relay(&self, app: AppIndex, channel: ChannelName, text: &str, except: Option<crate::protocol::SocketId>) {
-        self.context.publisher.relay(&Delivery { app, channel, frame: frame::encode_text(text), except });
+    /// Sends to a channel's other subscribers: to Pusher clients `text`, to Socket.IO clients what
+    /// `socketio` makes.
+    fn relay(
+        &self,
+        app: AppIndex,
+        channel: &ChannelName,
+        text: &str,
+        socketio: impl FnOnce() -> String,
+        except: Option<SocketId>,
+    ) {
+        let publisher = &self.context.publisher;
+        let socketio = publisher.for_socketio(|| frame::encode_text(&socketio()));
+        let frame = frame::encode_text(text);
+        publisher.relay(&Delivery { app, channel: channel.clone(), frame, socketio, except });
     }
 }

@@ -220,8 +220,8 @@ fn laravel_is_asked_again_when_its_leave_is_old() {
     client.now = 120_000;
     let tickets = asked(&client.input(Input::Tick));
     assert_eq!(client.input(Input::Answered(tickets[0], Answer::Yes)), []);
-    let error = pusher::subscription_error("private-b", "AuthError", "no", 403);
-    let ended = [Action::Unsubscribe(name("private-b")), Action::Send(error)];
+    let error = subscription_error("private-b", "AuthError", Refusal::new(403, "no"));
+    let ended = [Action::Unsubscribe(name("private-b")), error];
     assert_eq!(client.input(Input::Answered(tickets[1], no(403))), ended);
     client.now = 180_000;
     assert_eq!(asked(&client.input(Input::Tick)).len(), 1);
@@ -390,7 +390,7 @@ proptest! {
             }
             Step::Unsubscribe(n) => client.unsubscribes(channels[*n as usize]),
             Step::Answer(ticket, true) => {
-                let member = Member { user_id: "1".into(), user_info: "null".into() };
+                let member = Member { user_id: "1".into(), user_info: "null".into(), id_is_number: false };
                 let channel = client.session.subscriptions.iter().find(|s| s.ticket == u32::from(*ticket)).map(|s| s.channel.access());
                 let answer = if channel == Some(Access::Presence) { Answer::Member(member) } else { Answer::Yes };
                 client.input(Input::Answered((*ticket).into(), answer))
