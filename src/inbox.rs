@@ -1,10 +1,11 @@
 //! Everything that can reach a shard, and the handles by which others reach it.
 //!
-//! A shard has two queues. *Events* come from sources that can wait (Redis, the HTTP API):
+//! A shard has three queues. *Events* come from sources that can wait (Redis, the HTTP API):
 //! the queue is bounded and a full one makes the source wait. *Control* is what shards and the
 //! front say to each other; it is never waited for, so no two shards can wait for one another.
 //! Its length is bounded by what connections may have under way (joins, authorisations) and
-//! by the rate limit of client events.
+//! by the rate limit of client events. *Arrivals* are new connections, as many as there may be; a
+//! storm of them must not stand before anything else.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -54,8 +55,6 @@ pub struct ConnKey {
 /// What anybody but an event source says to a shard.
 #[derive(Debug)]
 pub enum Control {
-    /// A socket whose opening handshake is done. `leftover` was read beyond the handshake.
-    Accept(Box<Handover>),
     /// A request of a Socket.IO client that polls.
     Poll(Box<PollRequest>),
     /// The client of the poll with this number has hung up.
@@ -98,7 +97,7 @@ pub struct Handover {
     pub stream: std::net::TcpStream,
     /// Its TLS session, where it has one.
     pub tls: Option<Box<rustls::ServerConnection>>,
-    /// Bytes that the client sent after its handshake.
+    /// Bytes that were read beyond the handshake.
     pub leftover: Bytes,
     /// Whose it is.
     pub client: NewClient,
@@ -194,6 +193,7 @@ impl std::fmt::Debug for Credentials {
 /// How others reach one shard.
 #[derive(Clone, Debug)]
 pub struct ShardHandle {
+    arrivals: mpsc::UnboundedSender<Handover>,
     control: mpsc::UnboundedSender<Control>,
     events: Arc<Events>,
     interest: Arc<Interest>,
@@ -203,6 +203,8 @@ pub struct ShardHandle {
 /// The shard's end of a [`ShardHandle`].
 #[derive(Debug)]
 pub struct Inbox {
+    /// Sockets whose opening handshakes are done.
+    pub arrivals: mpsc::UnboundedReceiver<Handover>,
     /// What others say.
     pub control: mpsc::UnboundedReceiver<Control>,
     /// Events of Redis and the HTTP API.
@@ -215,18 +217,20 @@ pub struct Inbox {
 
 /// Makes the two ends.
 pub fn inbox() -> (ShardHandle, Inbox) {
+    let (arrivals_in, arrivals) = mpsc::unbounded_channel();
     let (control_in, control) = mpsc::unbounded_channel();
     let events = Arc::new(Events::default());
     let interest = Arc::new(Interest::default());
     let connections = Arc::new(AtomicUsize::new(0));
     (
         ShardHandle {
+            arrivals: arrivals_in,
             control: control_in,
             events: events.clone(),
             interest: interest.clone(),
             connections: connections.clone(),
         },
-        Inbox { control, events, interest, connections },
+        Inbox { arrivals, control, events, interest, connections },
     )
 }
 
@@ -234,6 +238,14 @@ impl ShardHandle {
     /// Says something to the shard. After its end nobody listens, which is fine.
     pub fn tell(&self, message: Control) {
         let _ = self.control.send(message);
+    }
+
+    /// Hands the shard a socket, which counts as its connection from now on. After its end the
+    /// socket is closed.
+    pub fn hand_over(&self, handover: Handover) {
+        // Counted here, so that the next of a storm already sees it.
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        let _ = self.arrivals.send(handover);
     }
 
     /// Hands the shard an event; it is not woken by it. False: there is no room, see
@@ -339,6 +351,11 @@ impl Events {
     /// that their source is just handing over.
     pub async fn ready(&self) {
         self.ready.notified().await;
+    }
+
+    /// Whether no events wait.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
     }
 
     /// For the shard: takes up to `most` events, in order. What is left makes it ready again.

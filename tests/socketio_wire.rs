@@ -175,6 +175,115 @@ async fn one_event_reaches_clients_of_both_protocols_but_its_sender() {
     pusher.hears_nothing_else().await;
 }
 
+/// Answers by the channel that is asked about: `private-deny-403` with 403, a presence channel with the
+/// member that the `Authorization` header names, others with `true`. Gives its URL.
+async fn laravel() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = String::new();
+                while !is_whole(&request) {
+                    let mut part = vec![0; 4096];
+                    let read = socket.read(&mut part).await.unwrap();
+                    assert!(read > 0, "the request breaks off: {request}");
+                    request.push_str(std::str::from_utf8(&part[..read]).unwrap());
+                }
+                let channel = request.split("channel_name=").nth(1).unwrap().split('&').next().unwrap();
+                let token = request.lines().find_map(|line| line.strip_prefix("authorization: ")).unwrap_or("none");
+                let status = channel.rsplit('-').next().filter(|_| channel.contains("-deny-")).unwrap_or("200");
+                let body = match channel.starts_with("presence-") {
+                    true => json!({"channel_data": {"user_id": token.parse::<u32>().unwrap(), "user_info": {"name": format!("u{token}")}}}).to_string(),
+                    false => "true".into(),
+                };
+                let head =
+                    format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+                let _ = socket.write_all(format!("{head}{body}").as_bytes()).await;
+            });
+        }
+    });
+    url
+}
+
+/// A request has all of its body.
+fn is_whole(request: &str) -> bool {
+    let Some((head, body)) = request.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
+    body.len() >= length.parse().unwrap()
+}
+
+impl Socket {
+    /// Subscribes as this user; nothing says that it has succeeded.
+    async fn subscribe(&mut self, channel: &str, user: u32) {
+        let auth = json!({"headers": {"Authorization": user.to_string()}});
+        self.emit("subscribe", json!({"channel": channel, "auth": auth})).await;
+    }
+}
+
+/// The old server's acceptance vectors (its specification, 7.5).
+#[tokio::test]
+async fn refusals_carry_laravels_status() {
+    let server = Server::start(json!({"authHost": laravel().await}));
+    let mut client = Socket::connect(&server).await;
+    for status in [403, 419, 500, 302, 201] {
+        let channel = format!("private-deny-{status}");
+        client.subscribe(&channel, 1).await;
+        assert_eq!(client.text().await, format!(r#"42["subscription_error","{channel}",{status}]"#));
+    }
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let server = Server::start(json!({"authHost": format!("http://{closed}")}));
+    let mut client = Socket::connect(&server).await;
+    client.subscribe("private-a", 1).await;
+    assert_eq!(client.text().await, r#"42["subscription_error","private-a",0]"#);
+}
+
+#[tokio::test]
+async fn presence_and_whispers_as_the_old_server_sent_them() {
+    let server = Server::start(json!({"authHost": laravel().await}));
+    let (mut ann, mut bob) = (Socket::connect(&server).await, Socket::connect(&server).await);
+    let (one, two) = (r#"{"user_id":1,"user_info":{"name":"u1"}}"#, r#"{"user_id":2,"user_info":{"name":"u2"}}"#);
+    ann.subscribe("presence-r", 1).await;
+    assert_eq!(ann.text().await, format!(r#"42["presence:subscribed","presence-r",[{one}]]"#));
+    bob.subscribe("presence-r", 2).await;
+    assert_eq!(bob.text().await, format!(r#"42["presence:subscribed","presence-r",[{two},{one}]]"#));
+    assert_eq!(ann.text().await, format!(r#"42["presence:joining","presence-r",{two}]"#));
+    // A second connection of the first user: nobody else hears.
+    let mut again = Socket::connect(&server).await;
+    again.subscribe("presence-r", 1).await;
+    assert_eq!(again.text().await, format!(r#"42["presence:subscribed","presence-r",[{one},{two}]]"#));
+    // A Pusher client is a member like any other, and hears of the same.
+    let mut pusher = server.connect().await;
+    let list = pusher.subscribe_signed("presence-r", Some(r#"{"user_id":"3","user_info":null}"#)).await;
+    let list: Value = serde_json::from_str(list["data"].as_str().unwrap()).unwrap();
+    assert_eq!(list["presence"]["ids"], json!(["1", "2", "3"]));
+    for client in [&mut ann, &mut bob, &mut again] {
+        assert_eq!(client.text().await, r#"42["presence:joining","presence-r",{"user_id":"3","user_info":null}]"#);
+    }
+    // Whispers, from each kind to the other.
+    ann.emit("client event", json!({"channel": "presence-r", "event": "client-typing", "data": {"x": 1}})).await;
+    for client in [&mut bob, &mut again] {
+        assert_eq!(client.text().await, r#"42["client-typing","presence-r",{"x":1}]"#);
+    }
+    let whisper = json!({"event": "client-typing", "channel": "presence-r", "data": {"x": 1}, "user_id": "1"});
+    assert_eq!(pusher.next().await, whisper);
+    pusher.send(json!({"event": "client-typing", "channel": "presence-r"})).await;
+    for client in [&mut ann, &mut bob, &mut again] {
+        assert_eq!(client.text().await, r#"42["client-typing","presence-r",null]"#);
+    }
+    // The user leaves with the last connection.
+    again.emit("unsubscribe", json!({"channel": "presence-r", "auth": {}})).await;
+    again.hears_nothing_else().await;
+    bob.hears_nothing_else().await;
+    ann.send("41").await;
+    assert_eq!(bob.text().await, format!(r#"42["presence:leaving","presence-r",{one}]"#));
+    let left = pusher.next().await;
+    assert_eq!(
+        (&left["event"], &left["data"]),
+        (&json!("pusher_internal:member_removed"), &json!(r#"{"user_id":"1"}"#))
+    );
+}
+
 #[tokio::test]
 async fn refusals_of_the_polling_transport_are_engine_ios() {
     let server = Server::start(json!({}));

@@ -26,14 +26,16 @@ use tokio_rustls::server::TlsStream;
 use crate::auth::callback::Laravel;
 use crate::auth::gateway;
 use crate::config::Config;
-use crate::inbox::{AppIndex, Control, Credentials, Handover, NewClient, ShardHandle, SocketIo};
+use crate::inbox::{AppIndex, Credentials, Handover, NewClient, ShardHandle, SocketIo};
 use crate::protocol::{SocketId, app_tag, pusher};
 use crate::publish::Publisher;
 use crate::tls;
 use crate::ws::{self, frame};
+use pace::Pace;
 use proxy::Proxy;
 
 mod api;
+mod pace;
 pub mod proxy;
 mod socketio;
 
@@ -87,6 +89,8 @@ impl Front {
 
 /// Accepts connections until told to stop.
 pub async fn serve(listener: TcpListener, front: Arc<Front>, mut stop: watch::Receiver<bool>) {
+    let pace = Arc::new(Pace::default());
+    tokio::spawn(pace.clone().run());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -100,7 +104,7 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, mut stop: watch::Re
                     tracing::debug!("dropped a connection from {peer}: too many wait for a handshake");
                     continue;
                 }
-                tokio::spawn(connection(open, stream, peer));
+                tokio::spawn(pace.paced(connection(open, stream, peer)));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: waiting lets some be closed.
@@ -326,12 +330,10 @@ fn hand_over(front: &Front, shard: &ShardHandle, stream: impl Stream, leftover: 
         Ok(stream) => stream,
         Err(error) => return tracing::warn!("a new connection was dropped: {error}"),
     };
-    // Counted here, so that the next of a storm already sees it.
     if let Some(SocketIo::New(..)) = client.socketio {
         front.publisher.socketio().fetch_add(1, Ordering::SeqCst);
     }
-    shard.connections().fetch_add(1, Ordering::Relaxed);
-    shard.tell(Control::Accept(Box::new(Handover { stream, tls, leftover, client })));
+    shard.hand_over(Handover { stream, tls, leftover, client });
 }
 
 async fn refuse(mut stream: impl Stream, refusal: Refusal) {

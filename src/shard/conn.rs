@@ -19,6 +19,10 @@ use crate::ws::frame::Decoder;
 /// How long a client may take to answer a close frame before its socket is dropped.
 pub const CLOSE_WAIT: Millis = 5_000;
 
+/// Turns for which a client that has something to say waits while there are events to deliver. Not longer: a
+/// flood of events must not make the server deaf.
+const DEFERRED_MAX: usize = 8;
+
 /// TLS records that may come to nothing before the others' turn.
 const RECORDS_MAX: usize = 16;
 
@@ -119,12 +123,15 @@ pub struct Closing {
 
 /// Reads for a connection as long as it lives.
 pub async fn read(shard: Weak<RefCell<Shard>>, key: ConnKey, stream: Rc<TcpStream>) {
-    // TLS may hold more than the handshake already, which no readiness will tell of.
-    if !shard.upgrade().is_some_and(|shard| shard.borrow_mut().read(key)) {
-        return;
-    }
     loop {
         let readable = stream.readable().await;
+        // Events go first: in a storm of new clients, each with something to say, they would wait for all of them.
+        for _ in 0..DEFERRED_MAX {
+            if !shard.upgrade().is_some_and(|shard| shard.borrow().has_events()) {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
         let Some(shard) = shard.upgrade() else { return };
         if readable.is_err() || !shard.borrow_mut().read(key) {
             return;
@@ -132,6 +139,14 @@ pub async fn read(shard: Weak<RefCell<Shard>>, key: ConnKey, stream: Rc<TcpStrea
         // A socket that is always readable would never wait, and nobody else would have a turn.
         drop(shard);
         tokio::task::yield_now().await;
+    }
+}
+
+/// The same for a socket that another connection has read from: TLS may hold more than has been
+/// read, which no readiness will tell of.
+pub async fn read_on(shard: Weak<RefCell<Shard>>, key: ConnKey, stream: Rc<TcpStream>) {
+    if shard.upgrade().is_some_and(|shard| shard.borrow_mut().read(key)) {
+        read(shard, key, stream).await;
     }
 }
 

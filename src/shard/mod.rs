@@ -22,7 +22,7 @@ use tokio::task::spawn_local;
 
 use crate::auth::{Asked, Question};
 use crate::inbox::{
-    self, AppIndex, ConnKey, Control, Credentials, Delivery, Handover, Inbox, Interest, Joiner, NewClient,
+    self, AppIndex, ConnKey, Control, Credentials, Delivery, Events, Handover, Inbox, Interest, Joiner, NewClient,
 };
 use crate::protocol::channel::ChannelName;
 use crate::protocol::engineio::Timing;
@@ -44,6 +44,9 @@ mod polling;
 
 /// Inbox messages that are handled before the outboxes are written.
 const BATCH: usize = 256;
+
+/// New connections that are taken in one turn: few, since events wait meanwhile.
+const ARRIVALS: usize = 16;
 
 /// How much is read from a socket at once, in bytes; one buffer serves all connections.
 const READ_BYTES: usize = 16 * 1024;
@@ -83,8 +86,11 @@ pub fn spawn(index: usize, inbox: Inbox, context: Context) -> io::Result<std::th
 /// A shard's loop, for a [`tokio::task::LocalSet`]. It ends after [`Control::Stop`].
 pub async fn run(index: usize, inbox: Inbox, context: Context) {
     let _guard = EndsTheProcess(index);
-    let Inbox { mut control, events, interest, connections } = inbox;
-    let shard = Rc::new_cyclic(|this| RefCell::new(Shard::new(index, context, interest, connections, this.clone())));
+    let Inbox { mut arrivals, mut control, events, interest, connections } = inbox;
+    let shard = Rc::new_cyclic(|this| {
+        RefCell::new(Shard::new(index, context, events.clone(), interest, connections, this.clone()))
+    });
+    let mut arrived = Vec::with_capacity(ARRIVALS);
     let mut said = Vec::with_capacity(BATCH);
     let mut deliveries = Vec::with_capacity(BATCH);
     let mut tick = tokio::time::interval(Duration::from_secs(1));
@@ -94,6 +100,7 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
         tokio::select! {
             _ = control.recv_many(&mut said, BATCH) => {}
             () = events.ready() => {}
+            _ = arrivals.recv_many(&mut arrived, ARRIVALS) => {}
             _ = tick.tick() => shard.borrow_mut().tick(),
             () = until(stop_at) => return,
         }
@@ -109,8 +116,8 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
         if said.iter().any(|message| matches!(message, Control::Stop)) {
             stop_at = Some(tokio::time::Instant::now() + STOP_WAIT);
         }
-        let is_empty = shard.borrow_mut().turn(&mut said, &mut deliveries);
-        if stop_at.is_some() && is_empty {
+        let is_empty = shard.borrow_mut().turn(&mut arrived, &mut said, &mut deliveries);
+        if stop_at.is_some() && is_empty && arrivals.is_empty() {
             return;
         }
         // Connections' tasks have their turn before the next batch.
@@ -142,6 +149,7 @@ async fn until(moment: Option<tokio::time::Instant>) {
 pub struct Shard {
     index: usize,
     context: Context,
+    events: Arc<Events>,
     interest: Arc<Interest>,
     connections: Arc<AtomicUsize>,
     this: Weak<RefCell<Shard>>,
@@ -163,6 +171,7 @@ impl Shard {
     fn new(
         index: usize,
         context: Context,
+        events: Arc<Events>,
         interest: Arc<Interest>,
         connections: Arc<AtomicUsize>,
         this: Weak<RefCell<Shard>>,
@@ -170,6 +179,7 @@ impl Shard {
         Self {
             index,
             context,
+            events,
             interest,
             connections,
             this,
@@ -190,8 +200,13 @@ impl Shard {
         self.started.elapsed().as_millis() as Millis
     }
 
+    /// Whether there are events to deliver.
+    fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// Handles a batch of each queue, then writes what came of it. True when no connection is left.
-    fn turn(&mut self, said: &mut Vec<Control>, deliveries: &mut Vec<Delivery>) -> bool {
+    fn turn(&mut self, arrived: &mut Vec<Handover>, said: &mut Vec<Control>, deliveries: &mut Vec<Delivery>) -> bool {
         for message in said.drain(..) {
             // Deliveries are kept together, so that a burst of client events goes out in one write.
             if !matches!(message, Control::Deliver(_)) {
@@ -201,13 +216,13 @@ impl Shard {
         }
         self.deliver_relayed();
         self.deliver(deliveries);
+        arrived.drain(..).for_each(|handover| self.accept(handover));
         self.flush();
         self.conns.is_empty()
     }
 
     fn control(&mut self, message: Control) {
         match message {
-            Control::Accept(handover) => self.accept(*handover),
             Control::Poll(request) => self.poll(*request),
             Control::PollGone { sid, number } => self.poll_gone(sid, number),
             Control::Deliver(delivery) => self.relayed.push(delivery),
@@ -261,7 +276,10 @@ impl Shard {
         if !leftover.is_empty() {
             self.received(key, &mut leftover.to_vec());
         }
-        spawn_local(conn::read(self.this.clone(), key, stream));
+        // TLS may hold more than the handshake already, which no readiness will tell of.
+        if self.read(key) {
+            spawn_local(conn::read(self.this.clone(), key, stream));
+        }
     }
 
     /// Enters a new connection. `socketio` says what it is, and hello if it is a Socket.IO client's.

@@ -264,7 +264,7 @@ impl Shard {
         conn.tls = socket.tls;
         conn.draining = false;
         if let Some(stream) = &socket.stream {
-            spawn_local(conn::read(this, of, stream.clone()));
+            spawn_local(conn::read_on(this, of, stream.clone()));
         }
         conn.stream = socket.stream;
         tracing::debug!("{} goes on over a WebSocket", conn.socket_id);
