@@ -381,6 +381,22 @@ async fn who_hangs_up_or_closes_has_left() {
     assert_http_error(polling.get().await, 400, 1);
 }
 
+/// A request opens a session, and holds no socket afterwards: who does not come back frees the place soon.
+#[tokio::test]
+async fn a_session_whose_client_never_polls_is_given_up() {
+    let server = Server::start(json!({"limits": {"connections": 1}}));
+    let polling = Polling::connect(&server).await;
+    let answer = polling.http.get(&polling.url).send().await.unwrap();
+    assert_eq!(answer.status(), 503, "one connection is allowed");
+    let freed = async {
+        while polling.http.get(&polling.url).send().await.unwrap().status() == 503 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), freed).await.expect("the session ends in time");
+    assert_http_error(polling.get().await, 400, 1);
+}
+
 #[tokio::test]
 async fn a_post_that_is_no_payload_closes() {
     let server = Server::start(json!({"limits": {"messageBytes": 1000}}));

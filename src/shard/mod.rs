@@ -367,7 +367,6 @@ impl Shard {
         if let Some(conn) = self.conn(key) {
             conn.decoder = decoder;
         }
-        self.take_over(key);
         if let Err(violation) = result {
             tracing::debug!("a client broke the WebSocket protocol: {violation}");
             self.close(key.slot, violation.code(), &violation.to_string());
@@ -375,6 +374,7 @@ impl Shard {
                 closing.deaf = true;
             }
         }
+        self.take_over(key);
     }
 
     fn message(&mut self, key: ConnKey, message: Message<'_>) {
@@ -518,7 +518,7 @@ impl Shard {
             match conn.closing {
                 Some(closing) if now >= closing.until => self.remove(slot as Slot, "no answer to the close frame"),
                 Some(_) => {}
-                None if conn.is_late_probe(now) => self.close(slot as Slot, 1000, "No upgrade came"),
+                None if conn.is_given_up(now) => self.remove(slot as Slot, "the client did not go on"),
                 None if conn.is_due(&self.context.rules[usize::from(conn.app.0)], now) => {
                     self.input(ConnKey { slot: slot as Slot, generation: conn.generation }, Input::Tick);
                 }

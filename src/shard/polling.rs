@@ -24,6 +24,10 @@ use crate::ws::frame::{self, Sent};
 /// How long a WebSocket may take to take a session over.
 const UPGRADE_WAIT: Millis = 10_000;
 
+/// How long a client may take to come back to the session that it has opened. A request opens one, and holds
+/// no socket afterwards: without this, sessions would cost nothing but requests.
+const FIRST_WAIT: Millis = 10_000;
+
 /// A client that is about to upgrade waits for its poll's end; it has that within this time.
 const POLL_CHECK: Duration = Duration::from_millis(100);
 
@@ -46,6 +50,8 @@ pub struct Engine {
     poll: Option<(u64, oneshot::Sender<PollAnswer>)>,
     /// The WebSocket that is to take over.
     probe: Option<ConnKey>,
+    /// Until when the client must come back. `None`: it has.
+    expected: Option<Millis>,
 }
 
 /// See [`SocketIo::Probe`].
@@ -65,9 +71,13 @@ impl Conn {
         matches!(self.socketio.as_deref(), Some(SocketIo::Probe(_)))
     }
 
-    /// Whether it is one that has taken too long.
-    pub fn is_late_probe(&self, now: Millis) -> bool {
-        matches!(self.socketio.as_deref(), Some(SocketIo::Probe(probe)) if now >= probe.until)
+    /// Whether its client was to go on by now, and has not.
+    pub fn is_given_up(&self, now: Millis) -> bool {
+        match self.socketio.as_deref() {
+            None => false,
+            Some(SocketIo::Session(engine)) => engine.expected.is_some_and(|until| now >= until),
+            Some(SocketIo::Probe(probe)) => now >= probe.until,
+        }
     }
 
     fn engine(&mut self) -> Option<&mut Engine> {
@@ -85,7 +95,7 @@ impl Shard {
         match what {
             inbox::SocketIo::New(sid, version) => {
                 let link = Link::open(version, sid, false, self.context.socketio, now, actions);
-                SocketIo::Session(Engine { link, sid, poll: None, probe: None })
+                SocketIo::Session(Engine { link, sid, poll: None, probe: None, expected: None })
             }
             inbox::SocketIo::Upgrade(sid) => {
                 // It is entered next, with this generation; `take_over` finds out whether it may be.
@@ -101,6 +111,7 @@ impl Shard {
                     let probe = ConnKey { slot: self.conns.vacant_key() as Slot, generation: self.generation };
                     if let Some(engine) = self.conn(of).and_then(Conn::engine) {
                         engine.probe = Some(probe);
+                        engine.expected = None;
                     }
                 }
                 SocketIo::Probe(Probe { of, until: now + UPGRADE_WAIT, upgraded: false })
@@ -126,7 +137,8 @@ impl Shard {
                 let now = self.now();
                 let key = self.open(None, None, app, sid.socket_id, credentials, |shard, actions| {
                     let link = Link::open(version, sid, may_upgrade, shard.context.socketio, now, actions);
-                    Some(Box::new(SocketIo::Session(Engine { link, sid, poll: None, probe: None })))
+                    let expected = Some(now + FIRST_WAIT);
+                    Some(Box::new(SocketIo::Session(Engine { link, sid, poll: None, probe: None, expected })))
                 });
                 self.polled.insert(sid.socket_id, key.slot);
                 (0, key)
@@ -149,6 +161,9 @@ impl Shard {
             return;
         }
         let Some(engine) = conn.engine() else { return };
+        if number > 0 {
+            engine.expected = None;
+        }
         match engine.poll.replace((number, answer)) {
             Some((_, first)) if !first.is_closed() => {
                 let _ = first.send(PollAnswer::Twice);
@@ -177,9 +192,9 @@ impl Shard {
         if conn.stream.is_some() {
             return PollAnswer::Bad("the session has a WebSocket");
         }
-        let Some(version) = conn.engine().map(|engine| engine.link.version()) else {
-            return PollAnswer::Bad("the session has ended");
-        };
+        let Some(engine) = conn.engine() else { return PollAnswer::Bad("the session has ended") };
+        engine.expected = None;
+        let version = engine.link.version();
         let packets = match engineio::payload(version, body) {
             Ok(packets) => packets,
             Err(bad) => {
@@ -238,11 +253,13 @@ impl Shard {
 
     /// The session goes on over this WebSocket, if its client has said so.
     pub(super) fn take_over(&mut self, key: ConnKey) {
-        let Some(SocketIo::Probe(probe)) = self.conn(key).and_then(|conn| conn.socketio.as_deref()) else { return };
-        if !probe.upgraded {
-            return;
+        let Some(conn) = self.conn(key) else { return };
+        let Some(SocketIo::Probe(Probe { of, upgraded: true, .. })) = conn.socketio.as_deref() else { return };
+        let (of, is_closing) = (*of, conn.closing.is_some());
+        if is_closing && self.conn(of).is_some() {
+            // It has taken over and ended, all at once.
+            return self.remove(of.slot, "transport close");
         }
-        let of = probe.of;
         if self.conn(of).is_none_or(|conn| conn.closing.is_some()) {
             return self.remove(key.slot, "its session has ended");
         }
