@@ -7,6 +7,7 @@
 //! by the rate limit of client events. *Arrivals* are new connections, as many as there may be; a
 //! storm of them must not stand before anything else.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
@@ -19,7 +20,7 @@ use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::engineio::{Sid, Version};
 use crate::protocol::presence::Member;
-use crate::protocol::session::{Answer, Ticket};
+use crate::protocol::session::{Answer, Refusal, Ticket};
 
 /// How many events may wait for one shard.
 pub const EVENTS_MAX: usize = 8 * 1024;
@@ -61,21 +62,102 @@ pub enum Control {
     PollGone { sid: Sid, number: u64 },
     /// Deliver an event that came from a shard.
     Deliver(Delivery),
+    /// From the home shard of a cache channel: deliver an event that was published.
+    Relayed(Delivery, UnderWay),
     /// Laravel's answer to a question of this connection.
     Answered { conn: ConnKey, ticket: Ticket, answer: Answer },
-    /// To the channel's home shard: add this member.
-    Join { app: AppIndex, channel: ChannelName, member: Member, joiner: Joiner },
-    /// To the channel's home shard: send the list of members once more.
+    /// To the channel's home shard: let this connection in, as a member of a presence channel.
+    Join { app: AppIndex, channel: ChannelName, member: Option<Member>, joiner: Joiner },
+    /// To the channel's home shard: tell the joiner once more what it was told when it came.
     List { app: AppIndex, channel: ChannelName, joiner: Joiner },
-    /// To the channel's home shard: this connection has left.
+    /// To a presence channel's home shard: this connection has left.
     Leave { app: AppIndex, channel: ChannelName, user_id: Arc<str>, socket_id: SocketId },
-    /// From the home shard: the join is done; the frame is the ready `subscription_succeeded`.
-    Joined { conn: ConnKey, ticket: Ticket, frame: Bytes },
+    /// From the home shard: the join is done, and the frame is the ready `subscription_succeeded`
+    /// with what belongs after it; or the channel is full.
+    Joined { conn: ConnKey, ticket: Ticket, outcome: Result<Bytes, Refusal> },
+    /// To the user's home shard: what has changed on the shard `from`.
+    User { app: AppIndex, user_id: Arc<str>, from: usize, change: UserChange },
+    /// From the user's home shard, to those that watch: whether the user is online.
+    UserStatus { app: AppIndex, user_id: Arc<str>, is_online: bool },
+    /// Say what this shard has of the app's channels.
+    Query { app: AppIndex, query: Query, reply: mpsc::UnboundedSender<Found> },
+    /// Close the connections that are signed in as this user.
+    Terminate { app: AppIndex, user_id: Arc<str> },
     /// Close every connection, then end.
     Stop,
 }
 
-/// Who joins a presence channel, and where its shard waits for the answer.
+/// What a shard is asked about an app's channels. Of the members of a presence channel only its
+/// home shard knows; the others have none to tell.
+#[derive(Clone, Debug)]
+pub enum Query {
+    /// All channels whose names begin so, that have subscribers or members.
+    Prefix(Arc<str>),
+    /// These channels.
+    Channels(Arc<[ChannelName]>),
+    /// Who is in this presence channel.
+    Members(ChannelName),
+    /// What this cache channel keeps.
+    Cached(ChannelName),
+}
+
+/// What a shard, or several together, have found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Channels without subscribers and members need not be there.
+    pub channels: HashMap<ChannelName, Counts>,
+    /// Each user once.
+    pub members: Vec<Member>,
+    /// What the cache channel's home keeps.
+    pub cached: Option<Cached>,
+}
+
+/// How many there are in a channel.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counts {
+    /// Connections that are subscribed.
+    pub subscriptions: usize,
+    /// Users that are members.
+    pub users: usize,
+}
+
+impl Found {
+    /// Adds what another shard has found for the same query.
+    pub fn merge(&mut self, other: Self) {
+        for (channel, counts) in other.channels {
+            let sum = self.channels.entry(channel).or_default();
+            sum.subscriptions += counts.subscriptions;
+            sum.users += counts.users;
+        }
+        self.members.extend(other.members);
+        self.cached = self.cached.take().or(other.cached);
+    }
+}
+
+/// What a shard tells the home shard of a user.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum UserChange {
+    /// The first of the shard's connections has signed in as this user.
+    Online,
+    /// The last one has ended.
+    Offline,
+    /// The first of the shard's connections watches this user; [`Control::UserStatus`] comes back,
+    /// now and whenever it changes.
+    Watch,
+    /// Nobody of the shard does any more.
+    Unwatch,
+}
+
+/// The last event of a cache channel, as the HTTP API tells of it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Cached {
+    /// The event's data.
+    pub data: String,
+    /// For how many seconds it is kept yet.
+    pub ttl_secs: u64,
+}
+
+/// Who joins a channel that has a home, and where its shard waits for the answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Joiner {
     /// Index of the shard that owns the connection.
@@ -88,6 +170,52 @@ pub struct Joiner {
     pub socket_id: SocketId,
     /// It speaks Socket.IO.
     pub is_socketio: bool,
+}
+
+/// Events of cache channels on their way from a home shard to the shards with subscribers. Control
+/// messages have no bound of their own, so this is where the sources wait.
+#[derive(Debug, Default)]
+pub struct Relays {
+    under_way: AtomicUsize,
+    arrived: Notify,
+}
+
+impl Relays {
+    /// For sources: whether no more are under way than may be.
+    pub fn has_room(&self) -> bool {
+        self.under_way.load(Ordering::SeqCst) < EVENTS_MAX
+    }
+
+    /// For sources: waits while too many are under way.
+    pub async fn room(&self) {
+        loop {
+            // What arrives from here on is heard of; what arrived before is seen.
+            let arrived = self.arrived.notified();
+            if self.has_room() {
+                return;
+            }
+            arrived.await;
+        }
+    }
+
+    /// For home shards: one more is under way, as long as the answer lives.
+    pub fn one_more(self: &Arc<Self>) -> UnderWay {
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        UnderWay(self.clone())
+    }
+}
+
+/// One event of [`Relays`]; it has arrived when this is dropped.
+#[derive(Debug)]
+pub struct UnderWay(Arc<Relays>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        // Only the step below the limit can make room for anybody.
+        if self.0.under_way.fetch_sub(1, Ordering::SeqCst) == EVENTS_MAX {
+            self.0.arrived.notify_waiters();
+        }
+    }
 }
 
 /// A socket on its way from the front to a shard.
@@ -112,16 +240,45 @@ pub struct NewClient {
     pub socket_id: SocketId,
     /// What the handshake said of who it is.
     pub credentials: Arc<Credentials>,
+    /// Counts it among its app's.
+    pub counted: Option<AppConnection>,
     /// It speaks Socket.IO and not the Pusher protocol.
     pub socketio: Option<SocketIo>,
 }
 
-/// What a WebSocket of a Socket.IO client is for.
+/// A connection, counted among its app's for as long as this lives.
+#[derive(Debug)]
+pub struct AppConnection(Arc<AtomicUsize>);
+
+impl AppConnection {
+    /// One more.
+    pub fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for AppConnection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a Socket.IO client connects for.
 #[derive(Clone, Copy, Debug)]
 pub enum SocketIo {
-    /// A new session.
-    New(Sid, Version),
-    /// To take over a session that polls.
+    /// A new session over a WebSocket.
+    WebSocket(Sid, Version),
+    /// A new session that polls.
+    Polling {
+        /// Its id.
+        sid: Sid,
+        /// The protocol that the client speaks.
+        version: Version,
+        /// A WebSocket may take over later.
+        may_upgrade: bool,
+    },
+    /// A WebSocket that is to take over a session that polls.
     Upgrade(Sid),
 }
 
@@ -140,16 +297,7 @@ pub struct PollRequest {
 #[derive(Debug)]
 pub enum Poll {
     /// A new session. It is a poll as well, with the number 0.
-    Open {
-        /// The protocol that the client speaks.
-        version: Version,
-        /// The app that it connects to.
-        app: AppIndex,
-        /// What the request says of who it is.
-        credentials: Arc<Credentials>,
-        /// A WebSocket may take over later.
-        may_upgrade: bool,
-    },
+    Open(NewClient),
     /// GET: what there is, as soon as there is anything. No two polls have the same number.
     Get(u64),
     /// POST: packets of the client's.

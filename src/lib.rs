@@ -24,6 +24,7 @@ pub mod inbox;
 pub mod ingress;
 pub mod protocol;
 pub mod publish;
+pub mod query;
 pub mod redis;
 pub mod server;
 pub mod shard;

@@ -98,6 +98,8 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
             key: APP_KEY.to_owned(),
             secret: Secret::random().context("the system gives no random numbers for the app's secret")?,
             secret_is_random: true,
+            limits: Limits::default(),
+            key_prefix: None,
         }],
         auth: Auth {
             host: url::Url::parse(&format!("http://{application}")).context("the stand-in's address")?,
@@ -111,10 +113,12 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         proxy: true,
         // Not asked: the events come out of the stand-in's queue.
         redis: Redis::default(),
+        redis_events: false,
         dev_mode: false,
         socketio: SocketIo::default(),
         limits: Limits::default(),
         shards: std::thread::available_parallelism().map_or(1, usize::from),
+        taken: Vec::new(),
         warnings: Vec::new(),
     })
 }

@@ -8,8 +8,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::protocol::channel::NAME_BYTES_MAX;
 use crate::protocol::signature;
 
+mod environment;
 mod error;
 mod file;
 mod json;
@@ -41,6 +43,8 @@ pub struct Config {
     pub proxy: bool,
     /// Where Laravel publishes.
     pub redis: Redis,
+    /// Events come from Redis, and not over HTTP alone.
+    pub redis_events: bool,
     /// Say more in the log.
     pub dev_mode: bool,
     /// How Socket.IO clients are served.
@@ -49,6 +53,8 @@ pub struct Config {
     pub limits: Limits,
     /// Engine threads that own the connections; default: one per core.
     pub shards: usize,
+    /// What was taken from the environment of another server's user, as "port from SOKETI_PORT".
+    pub taken: Vec<String>,
     /// What was odd in the file but no error: unknown keys and the like. Sentences.
     pub warnings: Vec<String>,
 }
@@ -64,6 +70,11 @@ pub struct App {
     pub secret: Secret,
     /// The file had no secret; `secret` was made at random for this run.
     pub secret_is_random: bool,
+    /// `limits` of the file, with this app's own on top.
+    pub limits: Limits,
+    /// `keyPrefix`: the app gets exactly the events of Redis that are published under this
+    /// prefix; `None`: those of all apps.
+    pub key_prefix: Option<String>,
 }
 
 /// The certificate of `"protocol": "https"`. Paths are relative to the working directory.
@@ -131,6 +142,13 @@ pub struct Auth {
 }
 
 impl Auth {
+    /// The path at which users sign in: beside `authEndpoint`, as Laravel's own
+    /// `/broadcasting/user-auth` is beside `/broadcasting/auth`.
+    pub fn user_endpoint(&self) -> String {
+        let parent = self.endpoint.rsplit_once('/').map_or("", |(parent, _)| parent);
+        format!("{parent}/user-auth")
+    }
+
     /// Where Laravel is asked: `authHost` and `authEndpoint`, one after the other, so that an
     /// application in a sub-directory is found.
     pub fn url(&self) -> url::Url {
@@ -206,7 +224,7 @@ pub struct Limits {
     pub outbound_bytes: usize,
     /// `subscriptionsPerConnection`.
     pub subscriptions_per_connection: usize,
-    /// `connections`: in all.
+    /// `connections`: in all; an app's own, of that app.
     pub connections: usize,
     /// `clientEventsPerSecond`: per connection.
     pub client_events_per_second: u32,
@@ -214,8 +232,27 @@ pub struct Limits {
     pub client_event_bytes: usize,
     /// `eventBytes`: the longest `data` of an event of the HTTP API.
     pub event_bytes: usize,
+    /// `eventNameBytes`: the longest name of an event of the HTTP API.
+    pub event_name_bytes: usize,
+    /// `channelNameBytes`: the longest name of a channel that the HTTP API takes.
+    pub channel_name_bytes: usize,
+    /// `channelsPerEvent`: how many channels one event of the HTTP API may name.
+    pub channels_per_event: usize,
+    /// `eventsPerBatch`: how many events one batch of the HTTP API may hold.
+    pub events_per_batch: usize,
+    /// `timestampWindow`: how far the time of an HTTP API request may be from this server's clock.
+    pub timestamp_window: Duration,
     /// `presenceMemberBytes`: the longest `channel_data` of a presence member.
     pub presence_member_bytes: usize,
+    /// `presenceMembers`: users of one presence channel.
+    pub presence_members: usize,
+    /// `cacheSeconds`: how long the last event of a cache channel is kept.
+    pub cache_time: Duration,
+    /// `cacheBytes`: what all of these events may take.
+    pub cache_bytes: usize,
+    /// `userAuthenticationTimeout`: how long a connection may be without saying who it is, by a
+    /// signin or a private or presence channel; `None`: for ever.
+    pub user_authentication_timeout: Option<Duration>,
     /// `activityTimeout`: seconds of silence after which a client is told to ping; after half as many
     /// again it is pinged.
     pub activity_timeout: Duration,
@@ -235,7 +272,16 @@ impl Default for Limits {
             client_events_per_second: 10,
             client_event_bytes: 10 * 1024,
             event_bytes: 10 * 1024,
+            event_name_bytes: NAME_BYTES_MAX,
+            channel_name_bytes: NAME_BYTES_MAX,
+            channels_per_event: 100,
+            events_per_batch: 10,
+            timestamp_window: Duration::from_secs(600),
             presence_member_bytes: 2 * 1024,
+            presence_members: 10_000,
+            cache_time: Duration::from_secs(30 * 60),
+            cache_bytes: 64 * 1024 * 1024,
+            user_authentication_timeout: None,
             activity_timeout: Duration::from_secs(30),
             pong_timeout: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(10),

@@ -11,10 +11,10 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
-use super::{Body, Front, Open, Stream, collect, credentials, error, full, hand_over, json, switch};
+use super::{Body, Front, Open, Stream, collect, credentials, error, full, hand_over, json, new_socket_id, switch};
 use crate::inbox::{AppIndex, Control, NewClient, Poll, PollAnswer, PollRequest, ShardHandle, SocketIo};
 use crate::protocol::engineio::{BODY_BYTES_MAX, Sid, Version};
-use crate::protocol::{SocketId, app_tag, pusher};
+use crate::protocol::pusher;
 use crate::ws;
 
 /// A refusal as Engine.IO words it; its clients know the codes.
@@ -167,15 +167,17 @@ async fn polling(
         (None, Method::GET) => {
             let (app, sid, shard) = admit(front, query)?;
             let settings = &front.config.socketio;
-            let what = Poll::Open {
-                version,
+            let may_upgrade = settings.websocket && settings.allow_upgrades;
+            let client = NewClient {
                 app,
+                socket_id: sid.socket_id,
                 credentials: Arc::new(credentials(request.headers())),
-                may_upgrade: settings.websocket && settings.allow_upgrades,
+                counted: Some(front.count(app)),
+                socketio: Some(SocketIo::Polling { sid, version, may_upgrade }),
             };
             front.publisher.socketio().fetch_add(1, Ordering::SeqCst);
             shard.connections().fetch_add(1, Ordering::Relaxed);
-            wait(shard, sid, 0, what).await
+            wait(shard, sid, 0, Poll::Open(client)).await
         }
         (None, _) => Err(BAD_METHOD),
         (Some((sid, shard)), Method::GET) => {
@@ -184,7 +186,7 @@ async fn polling(
         }
         (Some((sid, shard)), Method::POST) => match collect(request.into_body(), BODY_BYTES_MAX).await {
             Ok(body) => ask(shard, sid, Poll::Post(body)).await,
-            Err(response) => Ok(response),
+            Err((status, sentence)) => Err(Refusal(status, 3, sentence.into())),
         },
         _ => Err(bad_request("Bad request")),
     }
@@ -250,13 +252,14 @@ fn websocket<S: Stream>(
         Some(_) => return Err(bad_request("Bad request: upgrades are switched off (socketio.allowUpgrades)")),
         None => {
             let (app, sid, _) = admit(&front, query)?;
-            (app, sid, SocketIo::New(sid, version))
+            (app, sid, SocketIo::WebSocket(sid, version))
         }
     };
     let credentials = Arc::new(credentials(request.headers()));
     Ok(switch(request, &accept, async move |stream: S, leftover| {
         let shard = &open.0.publisher.shards()[usize::from(sid.shard)];
-        let client = NewClient { app, socket_id: sid.socket_id, credentials, socketio: Some(what) };
+        let counted = matches!(what, SocketIo::WebSocket(..)).then(|| open.0.count(app));
+        let client = NewClient { app, socket_id: sid.socket_id, credentials, counted, socketio: Some(what) };
         hand_over(&open.0, shard, stream, leftover, client);
     }))
 }
@@ -272,19 +275,14 @@ fn admit<'a>(front: &'a Front, query: &Query) -> Result<(AppIndex, Sid, &'a Shar
             .position(|app| app.key == *key)
             .ok_or_else(|| bad_request("no app has this key (clients[].key)"))?,
     };
-    let limit = front.config.limits.connections;
-    if front.connections() >= limit {
-        tracing::warn!("a client was refused: there are {limit} connections already (limits.connections)");
-        return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, 3, "Over capacity".into()));
-    }
-    let (shard, shard_index) = front.idle_shard();
-    let random = |error| {
-        tracing::error!("no random number for a socket id: {error}");
-        Refusal(StatusCode::SERVICE_UNAVAILABLE, 3, "Over capacity".into())
-    };
+    let over_capacity = || Refusal(StatusCode::SERVICE_UNAVAILABLE, 3, "Over capacity".into());
+    let socket_id = new_socket_id(front, index).ok_or_else(over_capacity)?;
     let mut secret = [0; 16];
-    getrandom::fill(&mut secret).map_err(random)?;
-    let socket_id = SocketId::new(getrandom::u64().map_err(random)?, app_tag(&apps[index].key));
+    getrandom::fill(&mut secret).map_err(|error| {
+        tracing::error!("no random number for a session id: {error}");
+        over_capacity()
+    })?;
+    let (shard, shard_index) = front.idle_shard();
     let sid = Sid::new(socket_id, shard_index as u16, u128::from_ne_bytes(secret));
     Ok((AppIndex(index as u16), sid, shard))
 }

@@ -14,6 +14,7 @@ pub mod pusher;
 pub mod session;
 pub mod signature;
 pub mod socketio;
+pub mod user;
 
 /// A connection's id, `digits.digits` on the wire (protocol section 1, handshake).
 ///

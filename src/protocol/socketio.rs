@@ -164,6 +164,8 @@ fn forward(input: Input<'_>, session: &mut Session, rules: &Rules, now: Millis, 
     actions.extend(answers.into_iter().filter_map(|action| match action {
         // A message of the Pusher protocol.
         Action::Send(_) => None,
+        // The answer of a channel's home that has nothing to tell.
+        Action::SendFrame(frame) if frame.is_empty() => None,
         Action::SubscriptionError { channel, refusal, .. } => {
             Some(Action::Send(subscription_error(&channel, refusal.replied.unwrap_or(refusal.status))))
         }
@@ -243,6 +245,21 @@ pub fn data_of_text(data: &str) -> Cow<'_, str> {
     let mut text = String::with_capacity(data.len() + 2);
     push_json_string(&mut text, data);
     Cow::Owned(text)
+}
+
+/// An event of a channel, from its text in the Pusher protocol.
+pub fn from_pusher(text: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Event<'a> {
+        #[serde(borrow)]
+        event: Cow<'a, str>,
+        #[serde(borrow)]
+        channel: Cow<'a, str>,
+        #[serde(borrow)]
+        data: Cow<'a, str>,
+    }
+    let Event { event, channel, data } = serde_json::from_str(text).ok()?;
+    Some(channel_event(&channel, &event, &data_of_text(&data)))
 }
 
 /// The answer to a presence channel's subscriber; `members` is [`super::presence::Members::newest_first`].

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::Shard;
 use super::outbox::{Outbox, Socket};
 use super::polling::SocketIo;
-use crate::inbox::{AppIndex, ConnKey, Credentials};
+use crate::inbox::{AppConnection, AppIndex, ConnKey, Credentials};
 use crate::protocol::SocketId;
 use crate::protocol::session::{Action, Input, Millis, Rules, Session};
 use crate::ws::frame::Decoder;
@@ -62,6 +62,8 @@ pub struct Conn {
     pub decoder: Decoder,
     /// For asking Laravel.
     pub credentials: Arc<Credentials>,
+    /// Counts it among its app's; a WebSocket that is to take over a session is none of its own.
+    pub _counted: Option<AppConnection>,
 }
 
 impl Conn {

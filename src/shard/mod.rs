@@ -2,9 +2,7 @@
 //! is subscribed to what. Delivering takes no lock and wakes no task: a batch of events is put
 //! into the outboxes by reference, then every outbox is written once.
 //!
-//! Each presence channel has a *home* among the shards ([`Publisher::home`]), which alone keeps
-//! its members. A joiner's member list and the `member_added` and `member_removed` after it come
-//! from the home through one queue in order, so they cannot disagree.
+//! What one shard alone must know of a channel or a user, its *home* knows: `home`, `users`.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -21,26 +19,30 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 use crate::auth::{Asked, Question};
-use crate::inbox::{
-    self, AppIndex, ConnKey, Control, Credentials, Delivery, Events, Handover, Inbox, Interest, Joiner, NewClient,
-};
+use crate::inbox::{self, AppIndex, ConnKey, Control, Delivery, Events, Handover, Inbox, Interest, Joiner, NewClient};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::engineio::Timing;
-use crate::protocol::presence::{self, Member, Members};
 use crate::protocol::session::{Action, Input, Millis, Rules, Session};
 use crate::protocol::{SocketId, pusher, socketio};
 use crate::publish::Publisher;
 use crate::ws::frame::{self, Message};
 use channels::{Change, Channels, Slot};
 use conn::{CLOSE_WAIT, Closing, Conn};
+use home::Homes;
 use outbox::Outbox;
-use polling::SocketIo;
+use users::Users;
 
 pub mod channels;
 mod conn;
 mod delivery;
+mod home;
+mod last_events;
 mod outbox;
 mod polling;
+mod query;
+#[cfg(test)]
+pub(crate) mod test;
+mod users;
 
 /// Inbox messages that are handled before the outboxes are written.
 const BATCH: usize = 256;
@@ -72,6 +74,12 @@ pub struct Context {
     pub outbound_bytes_max: usize,
     /// See `socketio.pingInterval` and `socketio.pingTimeout`.
     pub socketio: Timing,
+    /// See `limits.presenceMembers`.
+    pub presence_members_max: Arc<[usize]>,
+    /// See `limits.cacheSeconds`.
+    pub cache_time: Duration,
+    /// A shard's part of `limits.cacheBytes`.
+    pub cache_bytes_max: usize,
 }
 
 /// Starts the thread of the shard with this index. It ends after [`Control::Stop`].
@@ -157,7 +165,8 @@ pub struct Shard {
     conns: Slab<Conn>,
     generation: u32,
     channels: Channels,
-    homes: HashMap<(AppIndex, ChannelName), Members>,
+    homes: Homes,
+    users: Users,
     /// Socket.IO sessions that began with polling.
     polled: HashMap<SocketId, Slot>,
     /// Those with something in their outbox since the last flush.
@@ -176,6 +185,7 @@ impl Shard {
         connections: Arc<AtomicUsize>,
         this: Weak<RefCell<Shard>>,
     ) -> Self {
+        let homes = Homes::new(&context);
         Self {
             index,
             context,
@@ -187,7 +197,8 @@ impl Shard {
             conns: Slab::new(),
             generation: 0,
             channels: Channels::default(),
-            homes: HashMap::new(),
+            homes,
+            users: Users::default(),
             polled: HashMap::new(),
             dirty: Vec::new(),
             relayed: Vec::new(),
@@ -207,9 +218,11 @@ impl Shard {
 
     /// Handles a batch of each queue, then writes what came of it. True when no connection is left.
     fn turn(&mut self, arrived: &mut Vec<Handover>, said: &mut Vec<Control>, deliveries: &mut Vec<Delivery>) -> bool {
+        // Before the joins: what was published before somebody asked to join is the last event then.
+        self.relay_published(deliveries);
         for message in said.drain(..) {
             // Deliveries are kept together, so that a burst of client events goes out in one write.
-            if !matches!(message, Control::Deliver(_)) {
+            if !matches!(message, Control::Deliver(_) | Control::Relayed(..)) {
                 self.deliver_relayed();
             }
             self.control(message);
@@ -225,25 +238,19 @@ impl Shard {
         match message {
             Control::Poll(request) => self.poll(*request),
             Control::PollGone { sid, number } => self.poll_gone(sid, number),
-            Control::Deliver(delivery) => self.relayed.push(delivery),
+            Control::Deliver(delivery) | Control::Relayed(delivery, _) => self.relayed.push(delivery),
             Control::Answered { conn, ticket, answer } => self.input(conn, Input::Answered(ticket, answer)),
-            Control::Joined { conn, ticket, frame } => self.input(conn, Input::Joined(ticket, frame)),
+            Control::Joined { conn, ticket, outcome } => self.input(conn, Input::Joined(ticket, outcome)),
             Control::Join { app, channel, member, joiner } => self.join(app, channel, member, joiner),
             Control::List { app, channel, joiner } => self.list(app, &channel, joiner),
-            Control::Leave { app, channel, user_id, socket_id } => {
-                let key = (app, channel);
-                let Some(members) = self.homes.get_mut(&key) else { return };
-                let gone = members.leave(socket_id, &user_id);
-                if members.is_empty() {
-                    self.homes.remove(&key);
-                }
-                if let Some(member) = gone {
-                    let (app, channel) = key;
-                    let text = pusher::member_removed(channel.as_str(), &user_id);
-                    let socketio = || socketio::presence_leaving(channel.as_str(), &member);
-                    self.relay(app, &channel, &text, socketio, None);
-                }
+            Control::Leave { app, channel, user_id, socket_id } => self.leave(app, channel, &user_id, socket_id),
+            Control::User { app, user_id, from, change } => self.user_changed(app, user_id, from, change),
+            Control::UserStatus { app, user_id, is_online } => self.user_status(app, user_id, is_online),
+            Control::Query { app, query, reply } => {
+                // Whoever asked may have given up.
+                let _ = reply.send(self.found(app, &query));
             }
+            Control::Terminate { app, user_id } => self.terminate(app, &user_id),
             Control::Stop => {
                 self.stopping = true;
                 let slots: Vec<Slot> = self.conns.iter().map(|(slot, _)| slot as Slot).collect();
@@ -258,21 +265,18 @@ impl Shard {
 
     fn accept(&mut self, handover: Handover) {
         let Handover { stream, tls, leftover, client } = handover;
-        let NewClient { app, socket_id, credentials, socketio } = client;
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => Rc::new(stream),
             Err(error) => {
                 tracing::warn!("a new connection was dropped: {error}");
                 self.connections.fetch_sub(1, Ordering::Relaxed);
-                if let Some(inbox::SocketIo::New(..)) = socketio {
+                if let Some(inbox::SocketIo::WebSocket(..)) = client.socketio {
                     self.context.publisher.socketio().fetch_sub(1, Ordering::SeqCst);
                 }
                 return;
             }
         };
-        let key = self.open(Some(stream.clone()), tls, app, socket_id, credentials, |shard, actions| {
-            socketio.map(|socketio| Box::new(shard.socketio(socketio, actions)))
-        });
+        let key = self.open(Some(stream.clone()), tls, client);
         if !leftover.is_empty() {
             self.received(key, &mut leftover.to_vec());
         }
@@ -282,24 +286,21 @@ impl Shard {
         }
     }
 
-    /// Enters a new connection. `socketio` says what it is, and hello if it is a Socket.IO client's.
+    /// Enters a new connection, and says hello.
     fn open(
         &mut self,
         stream: Option<Rc<TcpStream>>,
         tls: Option<Box<rustls::ServerConnection>>,
-        app: AppIndex,
-        socket_id: SocketId,
-        credentials: Arc<Credentials>,
-        socketio: impl FnOnce(&mut Self, &mut Vec<Action>) -> Option<Box<SocketIo>>,
+        client: NewClient,
     ) -> ConnKey {
+        let NewClient { app, socket_id, credentials, counted, socketio } = client;
         self.generation = self.generation.wrapping_add(1);
         let mut actions = Vec::new();
         let session = Session::open(socket_id, &self.context.rules[usize::from(app.0)], self.now(), &mut actions);
-        let mut hello = Vec::new();
-        let socketio = socketio(self, &mut hello);
-        if socketio.is_some() {
-            actions = hello;
-        }
+        let socketio = socketio.map(|what| {
+            actions.clear();
+            Box::new(self.socketio(what, &mut actions))
+        });
         let slot = self.conns.insert(Conn {
             generation: self.generation,
             app,
@@ -315,6 +316,7 @@ impl Shard {
             dirty: false,
             draining: false,
             closing: None,
+            _counted: counted,
         }) as Slot;
         tracing::debug!("{socket_id} connected");
         self.act(slot, actions);
@@ -451,9 +453,17 @@ impl Shard {
                 }
                 Action::Leave { channel, user_id } => {
                     self.interest.remove(self.context.publisher.hash(app, channel.as_str()));
-                    let home = self.context.publisher.home(app, channel.as_str());
-                    home.tell(Control::Leave { app, channel, user_id, socket_id });
+                    // Of a cache channel's subscribers the home keeps no account.
+                    if let Some(user_id) = user_id {
+                        let home = self.context.publisher.home(app, channel.as_str());
+                        home.tell(Control::Leave { app, channel, user_id, socket_id });
+                    }
                 }
+                Action::SignIn { user_id, watchlist } => {
+                    tracing::debug!("{socket_id} signed in as {user_id:?}");
+                    self.sign_in(app, user_id, watchlist, key);
+                }
+                Action::SignOut { user_id } => self.sign_out(app, &user_id, key),
                 Action::Whisper { channel, event, data, user_id } => {
                     let (name, data) = (channel.as_str(), data.as_deref());
                     let text = pusher::client_event(name, &event, data, user_id.as_deref());
@@ -465,6 +475,7 @@ impl Shard {
                     self.send(slot, frame::encode_text(&text));
                 }
                 Action::Refused { channel, error } => tracing::warn!("{socket_id} may not join {channel:?}: {error}"),
+                Action::SigninRefused { error } => tracing::warn!("{socket_id} may not sign in: {error}"),
                 Action::Close { code, reason } => self.close(slot, code, reason),
             }
         }
@@ -525,31 +536,9 @@ impl Shard {
                 None => {}
             }
         }
+        self.homes.expire(now);
+        self.tell_watchers_of_changes();
         self.flush();
-    }
-
-    // --- presence --------------------------------------------------------------------------
-
-    fn join(&mut self, app: AppIndex, channel: ChannelName, member: Member, joiner: Joiner) {
-        let members = self.homes.entry((app, channel.clone())).or_default();
-        let joined = members.join(joiner.socket_id, member.clone());
-        self.list(app, &channel, joiner);
-        if joined == presence::Joined::First {
-            let text = pusher::member_added(channel.as_str(), &member);
-            let socketio = || socketio::presence_joining(channel.as_str(), &member);
-            self.relay(app, &channel, &text, socketio, Some(joiner.socket_id));
-        }
-    }
-
-    /// Sends the joiner's shard the list of members.
-    fn list(&self, app: AppIndex, channel: &ChannelName, joiner: Joiner) {
-        let Some(members) = self.homes.get(&(app, channel.clone())) else { return };
-        let text = match joiner.is_socketio {
-            true => socketio::presence_subscribed(channel.as_str(), &members.newest_first()),
-            false => pusher::presence_succeeded(channel.as_str(), &members.list()),
-        };
-        let shard = &self.context.publisher.shards()[joiner.shard];
-        shard.tell(Control::Joined { conn: joiner.conn, ticket: joiner.ticket, frame: frame::encode_text(&text) });
     }
 
     /// Sends to a channel's other subscribers: to Pusher clients `text`, to Socket.IO clients what

@@ -89,16 +89,20 @@ impl Conn {
 }
 
 impl Shard {
-    /// What a new WebSocket is.
+    /// What a new connection is.
     pub(super) fn socketio(&mut self, what: inbox::SocketIo, actions: &mut Vec<Action>) -> SocketIo {
         let now = self.now();
         match what {
-            inbox::SocketIo::New(sid, version) => {
+            inbox::SocketIo::WebSocket(sid, version) => {
                 let link = Link::open(version, sid, false, self.context.socketio, now, actions);
                 SocketIo::Session(Engine { link, sid, poll: None, probe: None, expected: None })
             }
+            inbox::SocketIo::Polling { sid, version, may_upgrade } => {
+                let link = Link::open(version, sid, may_upgrade, self.context.socketio, now, actions);
+                self.polled.insert(sid.socket_id, self.conns.vacant_key() as Slot);
+                SocketIo::Session(Engine { link, sid, poll: None, probe: None, expected: Some(now + FIRST_WAIT) })
+            }
             inbox::SocketIo::Upgrade(sid) => {
-                // It is entered next, with this generation; `take_over` finds out whether it may be.
                 let session = self.session(sid).filter(|key| {
                     self.conn(*key).is_some_and(|conn| {
                         conn.stream.is_none() && conn.engine().is_some_and(|engine| engine.probe.is_none())
@@ -108,6 +112,7 @@ impl Shard {
                 if session.is_none() {
                     actions.push(Action::Close { code: 4100, reason: "Session ID unknown" });
                 } else {
+                    // It is entered next, and has this generation already.
                     let probe = ConnKey { slot: self.conns.vacant_key() as Slot, generation: self.generation };
                     if let Some(engine) = self.conn(of).and_then(Conn::engine) {
                         engine.probe = Some(probe);
@@ -133,16 +138,7 @@ impl Shard {
 
     pub(super) fn poll(&mut self, PollRequest { sid, what, answer }: PollRequest) {
         let (number, key) = match what {
-            Poll::Open { version, app, credentials, may_upgrade } => {
-                let now = self.now();
-                let key = self.open(None, None, app, sid.socket_id, credentials, |shard, actions| {
-                    let link = Link::open(version, sid, may_upgrade, shard.context.socketio, now, actions);
-                    let expected = Some(now + FIRST_WAIT);
-                    Some(Box::new(SocketIo::Session(Engine { link, sid, poll: None, probe: None, expected })))
-                });
-                self.polled.insert(sid.socket_id, key.slot);
-                (0, key)
-            }
+            Poll::Open(client) => (0, self.open(None, None, client)),
             // Without a session the sender is dropped, and the front says that it is unknown.
             Poll::Get(number) => match self.session(sid) {
                 Some(key) => (number, key),

@@ -1,7 +1,8 @@
 //! Laravel's yes may not hold for ever: after `reauthorizeMinutes` it is asked again.
 
 use super::authorise::unsigned;
-use super::{ASKING_MAX, Action, Answer, Millis, Session, Subscription, Ticket, leave, subscription_error};
+use super::subscribe::{leave, subscription_error};
+use super::{ASKING_MAX, Action, Answer, Millis, Session, Subscription, Ticket};
 
 impl Session {
     /// Asks Laravel again about what it allowed long ago, a few at a time.

@@ -16,6 +16,7 @@ fn rules() -> Rules {
         presence_member_bytes_max: 60,
         activity_timeout: 30_000,
         pong_timeout: 20_000,
+        user_authentication_timeout: None,
         reauthorize_after: None,
     }
 }
@@ -116,7 +117,7 @@ fn presence_is_joined_and_left() {
     let [Action::Join { ticket, .. }] = actions.as_slice() else { panic!("{actions:?}") };
     let list = Bytes::from_static(b"list");
     assert_eq!(
-        client.input(Input::Joined(*ticket, list.clone())),
+        client.input(Input::Joined(*ticket, Ok(list.clone()))),
         [Action::SendFrame(list), Action::Subscribe(name("presence-r"))]
     );
     assert!(matches!(client.says("41").as_slice(), [Action::Unsubscribe(_), Action::Leave { .. }]));
@@ -127,6 +128,17 @@ fn presence_is_joined_and_left() {
     );
     assert_eq!(client.says("40"), [send(r#"40{"sid":"1.2"}"#)]);
     assert!(matches!(client.says(r#"42["subscribe",{"channel":"orders"}]"#).as_slice(), [Action::Subscribe(_)]));
+}
+
+/// The home of a cache channel has nothing to tell: not even an empty message.
+#[test]
+fn a_cache_channel_without_an_event_is_joined_in_silence() {
+    let mut client = Client::connect(Version::V3);
+    let actions = client.says(r#"42["subscribe",{"channel":"cache-a"}]"#);
+    let [Action::Join { ticket, .. }] = actions.as_slice() else { panic!("{actions:?}") };
+    assert_eq!(client.input(Input::Joined(*ticket, Ok(Bytes::new()))), [Action::Subscribe(name("cache-a"))]);
+    let text = pusher::channel_event("cache-a", "e", r#"{"a":1}"#);
+    assert_eq!(from_pusher(&text).as_deref(), Some(r#"42["e","cache-a",{"a":1}]"#));
 }
 
 #[test]
