@@ -14,10 +14,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 use http::HeaderValue;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
+use crate::protocol::engineio::{Sid, Version};
 use crate::protocol::presence::Member;
 use crate::protocol::session::{Answer, Refusal, Ticket};
 
@@ -35,8 +36,10 @@ pub struct Delivery {
     pub app: AppIndex,
     /// The channel.
     pub channel: ChannelName,
-    /// The WebSocket frame, header included; the same bytes go to everybody.
+    /// The WebSocket frame, header included; the same bytes go to every Pusher client.
     pub frame: Bytes,
+    /// The frame for Socket.IO clients. `None`: there were none when the event was taken in.
+    pub socketio: Option<Bytes>,
     /// The connection that shall not get it (`toOthers`, the sender of a client event).
     pub except: Option<SocketId>,
 }
@@ -53,6 +56,10 @@ pub struct ConnKey {
 /// What anybody but an event source says to a shard.
 #[derive(Debug)]
 pub enum Control {
+    /// A request of a Socket.IO client that polls.
+    Poll(Box<PollRequest>),
+    /// The client of the poll with this number has hung up.
+    PollGone { sid: Sid, number: u64 },
     /// Deliver an event that came from a shard.
     Deliver(Delivery),
     /// From the home shard of a cache channel: deliver an event that was published.
@@ -161,6 +168,8 @@ pub struct Joiner {
     pub ticket: Ticket,
     /// The connection's id.
     pub socket_id: SocketId,
+    /// It speaks Socket.IO.
+    pub is_socketio: bool,
 }
 
 /// Events of cache channels on their way from a home shard to the shards with subscribers. Control
@@ -218,6 +227,13 @@ pub struct Handover {
     pub tls: Option<Box<rustls::ServerConnection>>,
     /// Bytes that were read beyond the handshake.
     pub leftover: Bytes,
+    /// Whose it is.
+    pub client: NewClient,
+}
+
+/// Who has connected.
+#[derive(Debug)]
+pub struct NewClient {
     /// The app that it connected to.
     pub app: AppIndex,
     /// Its id.
@@ -225,7 +241,9 @@ pub struct Handover {
     /// What the handshake said of who it is.
     pub credentials: Arc<Credentials>,
     /// Counts it among its app's.
-    pub counted: AppConnection,
+    pub counted: Option<AppConnection>,
+    /// It speaks Socket.IO and not the Pusher protocol.
+    pub socketio: Option<SocketIo>,
 }
 
 /// A connection, counted among its app's for as long as this lives.
@@ -244,6 +262,59 @@ impl Drop for AppConnection {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// What a Socket.IO client connects for.
+#[derive(Clone, Copy, Debug)]
+pub enum SocketIo {
+    /// A new session over a WebSocket.
+    WebSocket(Sid, Version),
+    /// A new session that polls.
+    Polling {
+        /// Its id.
+        sid: Sid,
+        /// The protocol that the client speaks.
+        version: Version,
+        /// A WebSocket may take over later.
+        may_upgrade: bool,
+    },
+    /// A WebSocket that is to take over a session that polls.
+    Upgrade(Sid),
+}
+
+/// An HTTP request of a Socket.IO client, on its way to the shard that owns the session.
+#[derive(Debug)]
+pub struct PollRequest {
+    /// Whose it is.
+    pub sid: Sid,
+    /// What it wants.
+    pub what: Poll,
+    /// The request is answered with this. Dropped, the session is unknown.
+    pub answer: oneshot::Sender<PollAnswer>,
+}
+
+/// What a request of the polling transport wants.
+#[derive(Debug)]
+pub enum Poll {
+    /// A new session. It is a poll as well, with the number 0.
+    Open(NewClient),
+    /// GET: what there is, as soon as there is anything. No two polls have the same number.
+    Get(u64),
+    /// POST: packets of the client's.
+    Post(Bytes),
+}
+
+/// The answer to a [`PollRequest`].
+#[derive(Debug, Eq, PartialEq)]
+pub enum PollAnswer {
+    /// The body of a poll's response.
+    Payload(String),
+    /// The POST is taken.
+    Ok,
+    /// The session has a WebSocket, or the body is no payload.
+    Bad(&'static str),
+    /// There was a poll already; the session has ended.
+    Twice,
 }
 
 /// What a handshake said of who is asking. Never logged.

@@ -16,6 +16,7 @@ use crate::http::{self, Front};
 use crate::inbox::{self, Control, Inbox};
 use crate::ingress::{self, Audiences, Ingress};
 use crate::protocol::app_tag;
+use crate::protocol::engineio::Timing;
 use crate::protocol::session::Rules;
 use crate::publish::Publisher;
 use crate::redis::Status;
@@ -62,6 +63,10 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
             rules: rules(&config),
             message_bytes_max: config.limits.message_bytes,
             outbound_bytes_max: config.limits.outbound_bytes,
+            socketio: Timing {
+                ping_interval: config.socketio.ping_interval.as_millis() as u64,
+                ping_timeout: config.socketio.ping_timeout.as_millis() as u64,
+            },
             presence_members_max: config.apps.iter().map(|app| app.limits.presence_members).collect(),
             cache_time: config.limits.cache_time,
             cache_bytes_max: config.limits.cache_bytes / config.shards,

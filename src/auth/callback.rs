@@ -72,7 +72,7 @@ impl Laravel {
                 Some(left_out) => (403, left_out),
                 None => (401, self.no_credentials()),
             };
-            return Err(No { refusal: Refusal { status, error }, detail: "Laravel was not asked".to_owned() });
+            return Err(No { refusal: Refusal::new(status, error), detail: "Laravel was not asked".to_owned() });
         }
         if let Some(agent) = &handshake.user_agent {
             headers.entry(USER_AGENT).or_insert_with(|| agent.clone());

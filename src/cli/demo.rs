@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 
 use self::standin::{Libraries, Site};
 use super::start::set_up_log;
-use crate::config::{App, Auth, Config, Limits, Redis, Secret};
+use crate::config::{App, Auth, Config, Limits, Redis, Secret, SocketIo};
 use crate::server::{self, Source};
 
 mod application;
@@ -115,6 +115,7 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         redis: Redis::default(),
         redis_events: false,
         dev_mode: false,
+        socketio: SocketIo::default(),
         limits: Limits::default(),
         shards: std::thread::available_parallelism().map_or(1, usize::from),
         taken: Vec::new(),

@@ -17,7 +17,7 @@ use super::environment::Environment;
 use super::error::ConfigError;
 use super::json::{Document, Setting};
 use super::known::warn_of_unknown;
-use super::{App, Auth, Config, Limits, Redis, Secret, Tls, redis};
+use super::{App, Auth, Config, Limits, Redis, Secret, SocketIo, Tls, redis, socketio};
 use crate::protocol::app_tag;
 use crate::protocol::channel::NAME_BYTES_MAX;
 
@@ -164,6 +164,7 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         redis,
         redis_events: true,
         dev_mode: dev_mode.map_or_else(|| environment.dev_mode(), |flag| flag.flag(&mut warnings)),
+        socketio: file("socketio").map_or_else(|| Ok(SocketIo::default()), |it| socketio::read(&it, &mut warnings))?,
         limits,
         shards: number(&file("shards"), cores as u64, 1..=1024, "of threads")? as usize,
         taken: Vec::new(),
@@ -222,9 +223,6 @@ fn refuse_or_warn_of_what_is_not_done(
             let what = "switches the HTTP API off, which is not acted on yet: signed requests are taken";
             warnings.push(subscribers.warning(what));
         }
-    }
-    if let Some(socketio) = member(members, "socketio").filter(Setting::has_members) {
-        warnings.push(socketio.warning("is not acted on yet: Socket.IO clients are not served, Pusher clients are"));
     }
     if let Some(allow) = member(members, "apiOriginAllow").filter(Setting::is_object) {
         let inner = allow.object()?;

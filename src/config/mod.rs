@@ -17,6 +17,7 @@ mod file;
 mod json;
 mod known;
 mod redis;
+mod socketio;
 #[cfg(test)]
 mod tests;
 
@@ -46,6 +47,8 @@ pub struct Config {
     pub redis_events: bool,
     /// Say more in the log.
     pub dev_mode: bool,
+    /// How Socket.IO clients are served.
+    pub socketio: SocketIo,
     /// Bounds on what clients may do.
     pub limits: Limits,
     /// Engine threads that own the connections; default: one per core.
@@ -175,6 +178,40 @@ pub struct Redis {
     pub tls: bool,
     /// `keyPrefix`: exactly what Laravel puts before each channel's name; `None`: find out.
     pub key_prefix: Option<String>,
+}
+
+/// `socketio`, with Socket.IO's names in the file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SocketIo {
+    /// `path`: begins with a slash and does not end with one.
+    pub path: String,
+    /// `pingInterval`.
+    pub ping_interval: Duration,
+    /// `pingTimeout`.
+    pub ping_timeout: Duration,
+    /// `transports` has `polling`.
+    pub polling: bool,
+    /// `transports` has `websocket`.
+    pub websocket: bool,
+    /// `allowUpgrades`: a session may go on over a WebSocket.
+    pub allow_upgrades: bool,
+    /// `origins`: pages that may connect, as `https://example.com:443`, `example.com:*` or `*:*`;
+    /// empty: all.
+    pub origins: Vec<String>,
+}
+
+impl Default for SocketIo {
+    fn default() -> Self {
+        Self {
+            path: "/socket.io".into(),
+            ping_interval: Duration::from_secs(25),
+            ping_timeout: Duration::from_secs(20),
+            polling: true,
+            websocket: true,
+            allow_upgrades: true,
+            origins: Vec::new(),
+        }
+    }
 }
 
 /// Bounds on what clients may do; all from `limits` in the file.

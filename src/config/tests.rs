@@ -451,10 +451,6 @@ fn what_is_not_done_yet_is_said() {
             "subscribers\" switches the HTTP API off, which is not acted on yet: signed requests are taken.",
         ),
         (
-            "\"socketio\": { \"path\": \"/x\" }",
-            "socketio\" is not acted on yet: Socket.IO clients are not served, Pusher clients are.",
-        ),
-        (
             "\"apiOriginAllow\": { \"allowCors\": true }",
             "apiOriginAllow.allowCors\" is not acted on yet; origins that may use this server go to \"allowedOrigins\".",
         ),
@@ -474,6 +470,35 @@ const EVERY_LIMIT: &str = r#"{ "messageBytes": 1, "outboundBytes": 2,
     "eventBytes": 7, "eventNameBytes": 12, "channelNameBytes": 13, "channelsPerEvent": 14, "eventsPerBatch": 15,
     "timestampWindow": 16, "presenceMemberBytes": 8, "activityTimeout": 9, "pongTimeout": 10, "handshakeTimeout": "11",
     "presenceMembers": 17, "cacheSeconds": 18, "cacheBytes": 19, "userAuthenticationTimeout": 20 }"#;
+
+#[test]
+fn socketio_as_the_old_server_took_it() {
+    assert_eq!(quiet("\"socketio\": {}").socketio, SocketIo::default());
+    assert_eq!(quiet("\"socketio\": null").socketio, SocketIo::default());
+    let config = quiet(
+        r#""socketio": { "path": "ws/", "pingInterval": "10000", "pingTimeout": 5000, "transports": ["websocket"],
+        "origins": "example.com:*", "allowUpgrades": false, "perMessageDeflate": false, "wsEngine": "uws", "cookie": "io" }"#,
+    );
+    let expected = SocketIo {
+        path: "/ws".into(),
+        ping_interval: Duration::from_secs(10),
+        ping_timeout: Duration::from_secs(5),
+        polling: false,
+        websocket: true,
+        allow_upgrades: false,
+        origins: vec!["example.com:*".into()],
+    };
+    assert_eq!(config.socketio, expected);
+    for (member, sentence) in [
+        ("\"path\": \"/apps\"", "a path of its own"),
+        ("\"path\": \"/\"", "a path of its own"),
+        ("\"pingInterval\": 25", "milliseconds"),
+        ("\"transports\": [\"flashsocket\"]", "\"websocket\", \"polling\" or both"),
+    ] {
+        let error = error(&format!("\"socketio\": {{ {member} }}"));
+        assert!(error.contains(sentence), "{error}");
+    }
+}
 
 #[test]
 fn new_numbers() {

@@ -16,8 +16,8 @@ use crate::inbox::{AppIndex, Cached, Control, Delivery, Joiner};
 use crate::protocol::SocketId;
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::presence::{Joined, Member, Members};
-use crate::protocol::pusher;
 use crate::protocol::session::{Millis, Refusal};
+use crate::protocol::{pusher, socketio};
 use crate::ws::frame;
 
 /// What a shard knows as home.
@@ -58,33 +58,39 @@ impl Shard {
         let members = self.homes.members.entry((app, channel.clone())).or_default();
         if members.len() >= limit && !members.contains(&member.user_id) {
             let error = format!("The channel has {limit} members; no more are allowed (limits.presenceMembers)");
-            let refusal = Refusal { status: 4100, error };
+            let refusal = Refusal::new(4100, error);
             return self.answer(joiner, Err(refusal));
         }
         let joined = members.join(joiner.socket_id, member.clone());
         self.list(app, &channel, joiner);
         if joined == Joined::First {
             let text = pusher::member_added(channel.as_str(), &member);
-            self.relay(app, channel, &text, Some(joiner.socket_id));
+            let socketio = || socketio::presence_joining(channel.as_str(), &member);
+            self.relay(app, &channel, &text, socketio, Some(joiner.socket_id));
         }
     }
 
     pub(super) fn leave(&mut self, app: AppIndex, channel: ChannelName, user_id: &str, socket_id: SocketId) {
         let key = (app, channel);
         let Some(members) = self.homes.members.get_mut(&key) else { return };
-        let was_last = members.leave(socket_id, user_id);
+        let gone = members.leave(socket_id, user_id);
         if members.is_empty() {
             self.homes.members.remove(&key);
         }
-        if was_last {
-            let text = pusher::member_removed(key.1.as_str(), user_id);
-            self.relay(key.0, key.1, &text, None);
+        if let Some(member) = gone {
+            let (app, channel) = key;
+            let text = pusher::member_removed(channel.as_str(), user_id);
+            let socketio = || socketio::presence_leaving(channel.as_str(), &member);
+            self.relay(app, &channel, &text, socketio, None);
         }
     }
 
     /// Sends the joiner's shard `subscription_succeeded`, with the list of members where there are
     /// members, and on cache channels with the last event after it.
     pub(super) fn list(&mut self, app: AppIndex, channel: &ChannelName, joiner: Joiner) {
+        if joiner.is_socketio {
+            return self.list_for_socketio(app, channel, joiner);
+        }
         let key = (app, channel.clone());
         let succeeded = match self.homes.members.get(&key) {
             Some(members) => pusher::presence_succeeded(channel.as_str(), &members.list()),
@@ -104,6 +110,25 @@ impl Shard {
             answer = both.freeze();
         }
         self.answer(joiner, Ok(answer));
+    }
+
+    /// The same for a Socket.IO client, which is told nothing where there is nothing to tell.
+    fn list_for_socketio(&mut self, app: AppIndex, channel: &ChannelName, joiner: Joiner) {
+        let key = (app, channel.clone());
+        let mut answer = BytesMut::new();
+        match self.homes.members.get(&key) {
+            Some(members) => {
+                let text = socketio::presence_subscribed(channel.as_str(), &members.newest_first());
+                answer.put(frame::encode_text(&text));
+            }
+            None if channel.access() == Access::Presence => return,
+            None => {}
+        }
+        let last = self.homes.last_events.get(&key, self.now());
+        if let Some(text) = last.as_deref().and_then(frame::text).and_then(socketio::from_pusher) {
+            answer.put(frame::encode_text(&text));
+        }
+        self.answer(joiner, Ok(answer.freeze()));
     }
 
     /// As the channel's home: the last event, for whoever asks what there is. On other shards there

@@ -9,8 +9,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::{Context, spawn};
-use crate::inbox::{AppConnection, AppIndex, Handover, inbox};
+use crate::inbox::{AppIndex, Handover, NewClient, inbox};
 use crate::protocol::SocketId;
+use crate::protocol::engineio::Timing;
 use crate::protocol::session::Rules;
 use crate::publish::Publisher;
 
@@ -40,6 +41,7 @@ pub fn start(shards: usize) -> Publisher {
         presence_members_max: [100].into(),
         cache_time: Duration::from_secs(60),
         cache_bytes_max: 100_000,
+        socketio: Timing { ping_interval: 25_000, ping_timeout: 20_000 },
     };
     for (index, inbox) in inboxes.into_iter().enumerate() {
         spawn(index, inbox, context.clone()).unwrap();
@@ -60,13 +62,16 @@ impl Client {
         let (stream, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (stream, socket_id) = (stream.unwrap(), SocketId::new(getrandom::u64().unwrap(), 0));
         let handover = Handover {
-            counted: AppConnection::new(&Arc::default()),
             stream: accepted.unwrap().0.into_std().unwrap(),
             tls: None,
             leftover: Bytes::new(),
-            app: AppIndex(0),
-            socket_id,
-            credentials: Arc::default(),
+            client: NewClient {
+                app: AppIndex(0),
+                socket_id,
+                credentials: Arc::default(),
+                counted: None,
+                socketio: None,
+            },
         };
         publisher.shards()[shard].hand_over(handover);
         let mut client = Self { stream, socket_id };

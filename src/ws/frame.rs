@@ -93,6 +93,36 @@ fn header_of(opcode: u8, payload_bytes: usize) -> ([u8; 10], usize) {
     }
 }
 
+/// A frame of ours, taken apart again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Sent<'a> {
+    /// A text message.
+    Text(&'a str),
+    /// The end.
+    Close,
+    /// A pong.
+    Other,
+}
+
+/// The frames of a piece that was made here, for transports that want the texts alone.
+pub fn sent(mut piece: &[u8]) -> impl Iterator<Item = Sent<'_>> {
+    std::iter::from_fn(move || {
+        let (length_end, length) = match piece.get(1)? {
+            126 => (4, usize::from(u16::from_be_bytes(piece.get(2..4)?.try_into().ok()?))),
+            127 => (10, u64::from_be_bytes(piece.get(2..10)?.try_into().ok()?) as usize),
+            short => (2, usize::from(*short)),
+        };
+        let opcode = piece[0] & 0x0f;
+        let payload = piece.get(length_end..length_end + length)?;
+        piece = &piece[length_end + length..];
+        Some(match opcode {
+            TEXT => std::str::from_utf8(payload).map_or(Sent::Other, Sent::Text),
+            CLOSE => Sent::Close,
+            _ => Sent::Other,
+        })
+    })
+}
+
 /// What a client said.
 #[derive(Debug, Eq, PartialEq)]
 pub enum Message<'a> {
@@ -366,6 +396,20 @@ mod tests {
         let cut = encode_close(1000, &"é".repeat(100));
         assert_eq!(cut.len(), 2 + 2 + 122);
         assert!(std::str::from_utf8(&cut[4..]).is_ok());
+    }
+
+    #[test]
+    fn what_was_sent_comes_apart_again() {
+        let texts = ["", "é", &"x".repeat(126), &"y".repeat(70_000)];
+        let mut piece = Vec::new();
+        for text in texts {
+            piece.extend_from_slice(&encode_text(text));
+            piece.extend_from_slice(&encode_pong(b"p"));
+        }
+        piece.extend_from_slice(&encode_close(1012, "soon"));
+        let expected: Vec<Sent> =
+            texts.iter().flat_map(|text| [Sent::Text(text), Sent::Other]).chain([Sent::Close]).collect();
+        assert_eq!(sent(&piece).collect::<Vec<_>>(), expected);
     }
 
     #[test]

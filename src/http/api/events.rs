@@ -13,7 +13,8 @@ use crate::http::Front;
 use crate::inbox::{AppIndex, Delivery};
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
-use crate::publish::event_frame;
+use crate::protocol::{engineio, socketio};
+use crate::publish::{Publisher, event_frame, socketio_event_frame};
 
 /// What answers a request that asked for no `info`.
 const NOTHING: &str = "{}";
@@ -89,12 +90,12 @@ impl<'a> Event<'a> {
             data,
             channels: names.iter().map(|name| channel_name(name, limits)).collect::<Result<_, _>>()?,
             // An id that is none of ours excludes nobody, as with the hosted service.
-            except: written.socket_id.and_then(|id| id.parse().ok()),
+            except: written.socket_id.and_then(|id| engineio::socket_id_of_client(&id)),
             info: Info::of_several(written.info.as_deref())?,
         })
     }
 
-    fn deliveries(&self, app: AppIndex, limits: &Limits) -> Result<Vec<Delivery>, Refusal> {
+    fn deliveries(&self, app: AppIndex, limits: &Limits, publisher: &Publisher) -> Result<Vec<Delivery>, Refusal> {
         let delivery = |channel: &ChannelName| {
             let frame = event_frame(channel.as_str(), &self.name, &self.data);
             let (bytes, limit) = (frame.len(), limits.outbound_bytes);
@@ -106,7 +107,10 @@ impl<'a> Event<'a> {
                 );
                 return refusal(StatusCode::PAYLOAD_TOO_LARGE, error);
             }
-            Ok(Delivery { app, channel: channel.clone(), frame, except: self.except })
+            let socketio = publisher.for_socketio(|| {
+                socketio_event_frame(channel.as_str(), &self.name, &socketio::data_of_text(&self.data))
+            });
+            Ok(Delivery { app, channel: channel.clone(), frame, socketio, except: self.except })
         };
         self.channels.iter().map(delivery).collect()
     }
@@ -141,7 +145,7 @@ fn batch<'a>(body: &'a [u8], limits: &Limits) -> Result<Vec<Event<'a>>, Refusal>
 /// `POST /apps/{id}/events`: one event, for each of its channels.
 pub(super) async fn publish(front: &Front, app: AppIndex, limits: &Limits, body: &[u8]) -> Result<String, Refusal> {
     let event = one(body, limits)?;
-    front.publisher.publish_all(event.deliveries(app, limits)?).await;
+    front.publisher.publish_all(event.deliveries(app, limits, &front.publisher)?).await;
     if !event.info.is_wanted() {
         return Ok(NOTHING.to_owned());
     }
@@ -163,7 +167,7 @@ pub(super) async fn publish_batch(
     }
     let events = batch(body, limits)?;
     let deliveries: Vec<Vec<Delivery>> =
-        events.iter().map(|event| event.deliveries(app, limits)).collect::<Result<_, _>>()?;
+        events.iter().map(|event| event.deliveries(app, limits, &front.publisher)).collect::<Result<_, _>>()?;
     front.publisher.publish_all(deliveries.into_iter().flatten().collect()).await;
     if !events.iter().any(|event| event.info.is_wanted()) {
         return Ok(NOTHING.to_owned());
@@ -181,7 +185,11 @@ mod tests {
     use crate::ws::frame;
 
     fn deliveries(body: &str) -> Result<Vec<Delivery>, Refusal> {
-        one(body.as_bytes(), &Limits::default())?.deliveries(AppIndex(0), &Limits::default())
+        one(body.as_bytes(), &Limits::default())?.deliveries(
+            AppIndex(0),
+            &Limits::default(),
+            &Publisher::new(Vec::new()),
+        )
     }
 
     #[test]
@@ -234,7 +242,10 @@ mod tests {
         }
         let limits = Limits { outbound_bytes: 10, ..Limits::default() };
         let event = one(br#"{"name":"e","data":"","channel":"c"}"#, &limits).unwrap();
-        assert_eq!(event.deliveries(AppIndex(0), &limits).unwrap_err().status.as_u16(), 413);
+        assert_eq!(
+            event.deliveries(AppIndex(0), &limits, &Publisher::new(Vec::new())).unwrap_err().status.as_u16(),
+            413
+        );
     }
 
     #[test]
