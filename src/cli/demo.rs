@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 
 use self::standin::{Libraries, Site};
 use super::start::set_up_log;
-use crate::config::{App, Auth, Config, Limits, Redis, Secret, SocketIo};
+use crate::config::{App, Auth, Config, KeyAuth, Limits, Redis, Secret, SocketIo};
 use crate::server::{self, Source};
 
 mod application;
@@ -110,6 +110,8 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
             accept_any_200: false,
             reauthorize_after: None,
         },
+        api_cors: None,
+        key_auth: KeyAuth::default(),
         proxy: true,
         // Not asked: the events come out of the stand-in's queue.
         redis: Redis::default(),

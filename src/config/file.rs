@@ -17,7 +17,7 @@ use super::environment::Environment;
 use super::error::ConfigError;
 use super::json::{Document, Setting};
 use super::known::warn_of_unknown;
-use super::{App, Auth, Config, Limits, Redis, Secret, SocketIo, Tls, redis, socketio};
+use super::{App, Auth, Config, KeyAuth, Limits, Redis, Secret, SocketIo, Tls, redis, socketio};
 use crate::protocol::app_tag;
 use crate::protocol::channel::NAME_BYTES_MAX;
 
@@ -160,6 +160,8 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
             },
             accept_any_200: file("authAcceptAny200").is_some_and(|flag| flag.flag(&mut warnings)),
         },
+        api_cors: None,
+        key_auth: file("httpApiKeyAuth").map_or(Ok(KeyAuth::default()), |from| key_auth(&from, &mut warnings))?,
         proxy: file("proxy").is_some_and(|flag| flag.flag(&mut warnings)),
         redis,
         redis_events: true,
@@ -389,6 +391,21 @@ fn auth_path(setting: &Setting<'_>, warnings: &mut Vec<String>) -> Result<String
     }
     warnings.push(setting.odd(format_args!("it should begin with a slash and is taken as \"/{path}\"")));
     Ok(format!("/{path}"))
+}
+
+/// `httpApiKeyAuth`.
+fn key_auth(setting: &Setting<'_>, warnings: &mut Vec<String>) -> Result<KeyAuth, ConfigError> {
+    match setting.text()?.as_str() {
+        "loopback" => Ok(KeyAuth::Loopback),
+        "off" => Ok(KeyAuth::Off),
+        "anywhere" => {
+            let what =
+                "lets everybody who can reach this port publish and list members: the key stands in every browser";
+            warnings.push(setting.warning(what));
+            Ok(KeyAuth::Anywhere)
+        }
+        _ => Err(setting.wrong("must be \"loopback\", \"anywhere\" or \"off\"")),
+    }
 }
 
 /// `allowedOrigins`: a list, or one as a text. In lower case, without a slash at the end.

@@ -28,6 +28,7 @@ const USED: &[&str] = &[
     "databaseConfig.redis.username",
     "devMode",
     "host",
+    "httpApiKeyAuth",
     "limits",
     "limits.activityTimeout",
     "limits.cacheBytes",

@@ -39,6 +39,10 @@ pub struct Config {
     pub apps: Vec<App>,
     /// How Laravel is asked who may join.
     pub auth: Auth,
+    /// `apiOriginAllow`, if it allows anybody: CORS headers for the HTTP API.
+    pub api_cors: Option<ApiCors>,
+    /// `httpApiKeyAuth`: from where an app's key alone will do for the old server's HTTP API.
+    pub key_auth: KeyAuth,
     /// Pass what is not the server's own path on to authHost (development).
     pub proxy: bool,
     /// Where Laravel publishes.
@@ -57,6 +61,31 @@ pub struct Config {
     pub taken: Vec<String>,
     /// What was odd in the file but no error: unknown keys and the like. Sentences.
     pub warnings: Vec<String>,
+}
+
+/// `apiOriginAllow`: the texts of the three `Access-Control-Allow-…` headers, as they stand. None
+/// has a line break or another sign that a header cannot hold.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ApiCors {
+    /// `allowOrigin`.
+    pub origin: String,
+    /// `allowMethods`.
+    pub methods: String,
+    /// `allowHeaders`.
+    pub headers: String,
+}
+
+/// `httpApiKeyAuth`: from where the old server's HTTP API may be used with an app's key, which stands in
+/// every browser and is no secret.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum KeyAuth {
+    /// From this machine, if the request has come straight from there.
+    #[default]
+    Loopback,
+    /// From anywhere, as the old server took it.
+    Anywhere,
+    /// Not at all: requests must be signed.
+    Off,
 }
 
 /// One entry of `clients`.
