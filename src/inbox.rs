@@ -40,8 +40,21 @@ pub struct Delivery {
     pub frame: Bytes,
     /// The frame for Socket.IO clients. `None`: there were none when the event was taken in.
     pub socketio: Option<Bytes>,
+    /// `frame`, compressed, for clients that have agreed to that. `None`: they get `frame`.
+    pub deflated: Option<Bytes>,
     /// The connection that shall not get it (`toOthers`, the sender of a client event).
     pub except: Option<SocketId>,
+}
+
+/// In which form a connection is sent events.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Form {
+    /// As text, in the Pusher protocol.
+    Plain,
+    /// The same, compressed (permessage-deflate).
+    Deflated,
+    /// As Socket.IO clients understand them.
+    SocketIo,
 }
 
 /// A connection of a shard. A key whose connection has gone is never used again.
@@ -240,27 +253,29 @@ pub struct NewClient {
     pub socket_id: SocketId,
     /// What the handshake said of who it is.
     pub credentials: Arc<Credentials>,
-    /// Counts it among its app's.
-    pub counted: Option<AppConnection>,
+    /// Counts it: among its app's, and among those of its form.
+    pub counted: [Option<OneMore>; 2],
+    /// In which form it is sent events.
+    pub form: Form,
     /// It speaks Socket.IO and not the Pusher protocol.
     pub socketio: Option<SocketIo>,
 }
 
-/// A connection, counted among its app's for as long as this lives.
+/// One more of something, for as long as this lives.
 #[derive(Debug)]
-pub struct AppConnection(Arc<AtomicUsize>);
+pub struct OneMore(Arc<AtomicUsize>);
 
-impl AppConnection {
+impl OneMore {
     /// One more.
-    pub fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
+    pub fn of(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
         Self(count.clone())
     }
 }
 
-impl Drop for AppConnection {
+impl Drop for OneMore {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -101,10 +101,17 @@ impl Ingress {
             let socketio = self
                 .publisher
                 .for_socketio(|| socketio_event_frame(name, &broadcast.event, &broadcast.data_for_socketio()));
+            let deflated = self.publisher.deflated(&frame);
             let channel = ChannelName::published(name);
             for app in &audience.apps {
-                let (channel, frame, socketio) = (channel.clone(), frame.clone(), socketio.clone());
-                let delivery = Delivery { app: *app, channel, frame, socketio, except: broadcast.except };
+                let delivery = Delivery {
+                    app: *app,
+                    channel: channel.clone(),
+                    frame: frame.clone(),
+                    socketio: socketio.clone(),
+                    deflated: deflated.clone(),
+                    except: broadcast.except,
+                };
                 self.backlog.publish(delivery, &self.publisher);
             }
         }

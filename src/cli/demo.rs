@@ -117,6 +117,7 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         redis: Redis::default(),
         redis_events: false,
         dev_mode: false,
+        per_message_deflate: false,
         socketio: SocketIo::default(),
         limits: Limits::default(),
         shards: std::thread::available_parallelism().map_or(1, usize::from),

@@ -166,6 +166,7 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         redis,
         redis_events: true,
         dev_mode: dev_mode.map_or_else(|| environment.dev_mode(), |flag| flag.flag(&mut warnings)),
+        per_message_deflate: file("perMessageDeflate").is_some_and(|flag| flag.flag(&mut warnings)),
         socketio: file("socketio").map_or_else(|| Ok(SocketIo::default()), |it| socketio::read(&it, &mut warnings))?,
         limits,
         shards: number(&file("shards"), cores as u64, 1..=1024, "of threads")? as usize,

@@ -50,6 +50,7 @@ const USED: &[&str] = &[
     "limits.subscriptionsPerConnection",
     "limits.timestampWindow",
     "limits.userAuthenticationTimeout",
+    "perMessageDeflate",
     "port",
     "protocol",
     "proxy",

@@ -51,6 +51,8 @@ pub struct Config {
     pub redis_events: bool,
     /// Say more in the log.
     pub dev_mode: bool,
+    /// `perMessageDeflate`: compress for Pusher clients that offer it.
+    pub per_message_deflate: bool,
     /// How Socket.IO clients are served.
     pub socketio: SocketIo,
     /// Bounds on what clients may do.

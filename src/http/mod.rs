@@ -26,12 +26,12 @@ use tokio_rustls::server::TlsStream;
 use crate::auth::callback::Laravel;
 use crate::auth::gateway;
 use crate::config::Config;
-use crate::inbox::{AppConnection, AppIndex, Credentials, Handover, NewClient, ShardHandle, SocketIo};
+use crate::inbox::{AppIndex, Credentials, Form, Handover, NewClient, OneMore, ShardHandle};
 use crate::protocol::{SocketId, app_tag, pusher};
 use crate::publish::Publisher;
 use crate::query::Everybody;
 use crate::tls;
-use crate::ws::{self, frame};
+use crate::ws::{self, deflate, frame};
 use pace::Pace;
 use proxy::Proxy;
 
@@ -101,9 +101,9 @@ impl Front {
         self.publisher.shards().iter().map(|shard| shard.connections().load(Ordering::Relaxed)).sum()
     }
 
-    /// One more connection of this app, until the answer is dropped.
-    fn count(&self, app: AppIndex) -> AppConnection {
-        AppConnection::new(&self.app_connections[usize::from(app.0)])
+    /// Counts a connection among its app's and those of its form, until the answer is dropped.
+    fn count(&self, app: AppIndex, form: Form) -> [Option<OneMore>; 2] {
+        [Some(OneMore::of(&self.app_connections[usize::from(app.0)])), self.publisher.count(form)]
     }
 
     /// The shard with the fewest connections, and its index.
@@ -261,16 +261,23 @@ fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str) ->
     };
     let admission = admit(&open.0, key, request.uri().query());
     let credentials = Arc::new(credentials(request.headers()));
-    switch(request, &accept, async move |stream: S, leftover| match admission {
+    let deflates = open.0.config.per_message_deflate && deflate::is_offered(request.headers());
+    let form = if deflates { Form::Deflated } else { Form::Plain };
+    let mut response = switch(request, &accept, async move |stream: S, leftover| match admission {
         Ok((app, socket_id)) => {
             let shard = open.0.idle_shard().0;
-            let counted = Some(open.0.count(app));
-            let client = NewClient { app, socket_id, credentials, counted, socketio: None };
-            hand_over(&open.0, shard, stream, leftover, client);
+            let counted = open.0.count(app, form);
+            let client = NewClient { app, socket_id, credentials, counted, form, socketio: None };
+            hand_over(shard, stream, leftover, client);
         }
         // It is counted until it is gone.
         Err(refusal) => refuse(stream, refusal).await,
-    })
+    });
+    if deflates {
+        let agreed = HeaderValue::from_static(deflate::AGREED);
+        response.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, agreed);
+    }
+    response
 }
 
 fn no_websocket(why: ws::HandshakeError) -> Response<Body> {
@@ -373,15 +380,12 @@ fn credentials(headers: &HeaderMap) -> Credentials {
     }
 }
 
-fn hand_over(front: &Front, shard: &ShardHandle, stream: impl Stream, leftover: Bytes, client: NewClient) {
+fn hand_over(shard: &ShardHandle, stream: impl Stream, leftover: Bytes, client: NewClient) {
     let (stream, tls) = stream.into_parts();
     let stream = match stream.into_std() {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!("a new connection was dropped: {error}"),
     };
-    if let Some(SocketIo::WebSocket(..)) = client.socketio {
-        front.publisher.socketio().fetch_add(1, Ordering::SeqCst);
-    }
     shard.hand_over(Handover { stream, tls, leftover, client });
 }
 

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
 use super::{Body, Front, Open, Stream, collect, credentials, error, full, hand_over, json, new_socket_id, switch};
-use crate::inbox::{AppIndex, Control, NewClient, Poll, PollAnswer, PollRequest, ShardHandle, SocketIo};
+use crate::inbox::{AppIndex, Control, Form, NewClient, Poll, PollAnswer, PollRequest, ShardHandle, SocketIo};
 use crate::protocol::engineio::{BODY_BYTES_MAX, Sid, Version};
 use crate::protocol::pusher;
 use crate::ws;
@@ -172,10 +172,10 @@ async fn polling(
                 app,
                 socket_id: sid.socket_id,
                 credentials: Arc::new(credentials(request.headers())),
-                counted: Some(front.count(app)),
+                counted: front.count(app, Form::SocketIo),
+                form: Form::SocketIo,
                 socketio: Some(SocketIo::Polling { sid, version, may_upgrade }),
             };
-            front.publisher.socketio().fetch_add(1, Ordering::SeqCst);
             shard.connections().fetch_add(1, Ordering::Relaxed);
             wait(shard, sid, 0, Poll::Open(client)).await
         }
@@ -258,9 +258,19 @@ fn websocket<S: Stream>(
     let credentials = Arc::new(credentials(request.headers()));
     Ok(switch(request, &accept, async move |stream: S, leftover| {
         let shard = &open.0.publisher.shards()[usize::from(sid.shard)];
-        let counted = matches!(what, SocketIo::WebSocket(..)).then(|| open.0.count(app));
-        let client = NewClient { app, socket_id: sid.socket_id, credentials, counted, socketio: Some(what) };
-        hand_over(&open.0, shard, stream, leftover, client);
+        let counted = match what {
+            SocketIo::Upgrade(_) => [None, None],
+            _ => open.0.count(app, Form::SocketIo),
+        };
+        let client = NewClient {
+            app,
+            socket_id: sid.socket_id,
+            credentials,
+            counted,
+            form: Form::SocketIo,
+            socketio: Some(what),
+        };
+        hand_over(shard, stream, leftover, client);
     }))
 }
 

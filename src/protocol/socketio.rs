@@ -70,7 +70,8 @@ impl Link {
             Input::Text(text) => {
                 self.heard_at = now;
                 match engineio::packet(text) {
-                    Some((Kind::Ping, payload)) => actions.push(Action::Send(format!("3{payload}"))),
+                    // Without what the ping carried, as the old server: a probe is no session's.
+                    Some((Kind::Ping, _)) => actions.push(Action::Send("3".into())),
                     Some((Kind::Message, text)) => self.packet(text, session, rules, now, actions),
                     Some((Kind::Close, _)) => actions.push(Action::Close { code: 1000, reason: "" }),
                     Some((Kind::Pong | Kind::Noop | Kind::Upgrade | Kind::Open, _)) => {}

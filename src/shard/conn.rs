@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::Shard;
 use super::outbox::{Outbox, Socket};
 use super::polling::SocketIo;
-use crate::inbox::{AppConnection, AppIndex, ConnKey, Credentials};
+use crate::inbox::{AppIndex, ConnKey, Credentials, Form, OneMore};
 use crate::protocol::SocketId;
 use crate::protocol::session::{Action, Input, Millis, Rules, Session};
 use crate::ws::frame::Decoder;
@@ -46,8 +46,8 @@ pub struct Conn {
     pub dirty: bool,
     /// The kernel took no more; [`drain`] waits until it does.
     pub draining: bool,
-    /// `socketio` is there.
-    pub is_socketio: bool,
+    /// In which form it is sent events.
+    pub form: Form,
     /// Bytes out.
     pub outbox: Outbox,
     /// See [`ConnKey::generation`].
@@ -62,8 +62,8 @@ pub struct Conn {
     pub decoder: Decoder,
     /// For asking Laravel.
     pub credentials: Arc<Credentials>,
-    /// Counts it among its app's; a WebSocket that is to take over a session is none of its own.
-    pub _counted: Option<AppConnection>,
+    /// See [`NewClient::counted`](crate::inbox::NewClient).
+    pub _counted: [Option<OneMore>; 2],
 }
 
 impl Conn {

@@ -6,7 +6,7 @@ use tokio::task::spawn_local;
 
 use super::channels::Slot;
 use super::{Shard, conn};
-use crate::inbox::{ConnKey, Delivery};
+use crate::inbox::{ConnKey, Delivery, Form};
 
 /// How long events of one channel may become when they are joined, in bytes: what a write takes
 /// well, and little enough to be the piece that a slow reader is never denied.
@@ -49,6 +49,9 @@ impl Shard {
             let run = rest.iter().take_while(same).take_while(fits).count().max(1);
             let piece = joined(rest[..run].iter().map(|delivery| &delivery.frame));
             let socketio = joined(rest[..run].iter().filter_map(|delivery| delivery.socketio.as_ref()));
+            let deflated = rest[..run].iter().any(|delivery| delivery.deflated.is_some()).then(|| {
+                joined(rest[..run].iter().map(|delivery| delivery.deflated.as_ref().unwrap_or(&delivery.frame)))
+            });
             // All that there is for anybody in this turn is written here and now, while the
             // connection is at hand; else each outbox is written once, at the turn's end.
             let is_all = run == batch.len() && self.dirty.is_empty();
@@ -57,7 +60,11 @@ impl Shard {
                 if first.except == Some(conn.socket_id) {
                     continue;
                 }
-                let piece = if conn.is_socketio { &socketio } else { &piece };
+                let piece = match conn.form {
+                    Form::Plain => &piece,
+                    Form::Deflated => deflated.as_ref().unwrap_or(&piece),
+                    Form::SocketIo => &socketio,
+                };
                 if piece.is_empty() {
                     // Taken in before there was any Socket.IO client.
                     continue;

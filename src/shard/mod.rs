@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 use crate::auth::{Asked, Question};
-use crate::inbox::{self, AppIndex, ConnKey, Control, Delivery, Events, Handover, Inbox, Interest, Joiner, NewClient};
+use crate::inbox::{AppIndex, ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::engineio::Timing;
 use crate::protocol::session::{Action, Input, Millis, Rules, Session};
@@ -270,9 +270,6 @@ impl Shard {
             Err(error) => {
                 tracing::warn!("a new connection was dropped: {error}");
                 self.connections.fetch_sub(1, Ordering::Relaxed);
-                if let Some(inbox::SocketIo::WebSocket(..)) = client.socketio {
-                    self.context.publisher.socketio().fetch_sub(1, Ordering::SeqCst);
-                }
                 return;
             }
         };
@@ -293,7 +290,7 @@ impl Shard {
         tls: Option<Box<rustls::ServerConnection>>,
         client: NewClient,
     ) -> ConnKey {
-        let NewClient { app, socket_id, credentials, counted, socketio } = client;
+        let NewClient { app, socket_id, credentials, counted, form, socketio } = client;
         self.generation = self.generation.wrapping_add(1);
         let mut actions = Vec::new();
         let session = Session::open(socket_id, &self.context.rules[usize::from(app.0)], self.now(), &mut actions);
@@ -308,9 +305,9 @@ impl Shard {
             stream,
             tls,
             session,
-            is_socketio: socketio.is_some(),
+            form,
             socketio,
-            decoder: frame::Decoder::default(),
+            decoder: frame::Decoder::new(form == Form::Deflated),
             outbox: Outbox::default(),
             credentials,
             dirty: false,
@@ -417,7 +414,7 @@ impl Shard {
     fn act(&mut self, slot: Slot, actions: Vec<Action>) {
         for action in actions {
             let Some(conn) = self.conns.get_mut(slot as usize) else { return };
-            let (app, socket_id, is_socketio) = (conn.app, conn.socket_id, conn.is_socketio);
+            let (app, socket_id, is_socketio) = (conn.app, conn.socket_id, conn.form == Form::SocketIo);
             let key = ConnKey { slot, generation: conn.generation };
             match action {
                 Action::Send(text) => self.send(slot, frame::encode_text(&text)),
@@ -554,6 +551,7 @@ impl Shard {
         let publisher = &self.context.publisher;
         let socketio = publisher.for_socketio(|| frame::encode_text(&socketio()));
         let frame = frame::encode_text(text);
-        publisher.relay(&Delivery { app, channel: channel.clone(), frame, socketio, except });
+        let deflated = publisher.deflated(&frame);
+        publisher.relay(&Delivery { app, channel: channel.clone(), frame, socketio, deflated, except });
     }
 }

@@ -306,7 +306,6 @@ impl Shard {
         match socketio {
             SocketIo::Session(engine) => {
                 self.polled.remove(&engine.sid.socket_id);
-                self.context.publisher.socketio().fetch_sub(1, Ordering::SeqCst);
                 if let Some(probe) = engine.probe {
                     self.close(probe.slot, 1000, "The session has ended");
                 }

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::{Context, spawn};
-use crate::inbox::{AppIndex, Handover, NewClient, inbox};
+use crate::inbox::{AppIndex, Form, Handover, NewClient, inbox};
 use crate::protocol::SocketId;
 use crate::protocol::engineio::Timing;
 use crate::protocol::session::Rules;
@@ -69,7 +69,8 @@ impl Client {
                 app: AppIndex(0),
                 socket_id,
                 credentials: Arc::default(),
-                counted: None,
+                counted: [None, None],
+                form: Form::Plain,
                 socketio: None,
             },
         };

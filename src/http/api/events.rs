@@ -115,7 +115,8 @@ impl<'a> Event<'a> {
         }
         let socketio = publisher
             .for_socketio(|| socketio_event_frame(channel.as_str(), &self.name, &socketio::data_of_text(&self.data)));
-        Ok(Delivery { app, channel: channel.clone(), frame, socketio, except: self.except })
+        let deflated = publisher.deflated(&frame);
+        Ok(Delivery { app, channel: channel.clone(), frame, socketio, deflated, except: self.except })
     }
 
     fn deliveries(&self, app: AppIndex, limits: &Limits, publisher: &Publisher) -> Result<Vec<Delivery>, Refusal> {

@@ -12,4 +12,7 @@ export const DIFFERENCES = {
   'signatures': 'a signature that is there is verified, if the app has a secret; the old server ignored it',
   'memory of the process': 'there is no JavaScript heap: heapTotal and heapUsed are what memory the process has beside its files, external and arrayBuffers are 0',
   'order of users': 'users are listed by id, not in the order of joining: so each list of the same users is the same text',
+  'socket in data': 'Laravel puts the sender\'s socket id into the event\'s data as well; it is taken out, since whose it is concerns no page',
+  'events without a name': 'what has no event name is no event: it is not delivered, where the old server sent null for the name',
+  'socketId of members': 'members are told without their socket ids: Echo reads them nowhere, and with the old server whoever had one could listen in on that socket',
 };
