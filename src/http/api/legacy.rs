@@ -161,7 +161,7 @@ impl Channel {
     }
 }
 
-async fn channels(front: &Front, app: AppIndex, parameters: &Parameters) -> Result<String, Denied> {
+async fn channels(front: &Front, app: AppIndex, parameters: &Parameters<'_>) -> Result<String, Denied> {
     #[derive(Serialize)]
     struct Channels<'a> {
         channels: BTreeMap<&'a str, Channel>,
