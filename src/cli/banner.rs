@@ -29,7 +29,11 @@ fn write_banner(text: &mut String, config: &Config, address: SocketAddr) -> fmt:
     writeln!(text, "✔  Running at {host} on port {}", address.port())?;
     writeln!(text, "   Settings  {}", config.path.display())?;
     for app in config.apps.iter().take(APPS_MAX) {
-        writeln!(text, "   App       {}, key {}; {}", app.id, app.key, secret(app))?;
+        if app.id.is_empty() {
+            writeln!(text, "   App       none (\"clients\" is empty): only Socket.IO clients can connect")?;
+        } else {
+            writeln!(text, "   App       {}, key {}; {}", app.id, app.key, secret(app))?;
+        }
     }
     if config.apps.len() > APPS_MAX {
         writeln!(text, "   App       and {} more", config.apps.len() - APPS_MAX)?;
@@ -61,11 +65,7 @@ fn secret(app: &App) -> &'static str {
 }
 
 fn redis(redis: &Redis) -> String {
-    let place = match &redis.path {
-        Some(path) => path.clone(),
-        None if redis.host.contains(':') => format!("[{}]:{}", redis.host, redis.port),
-        None => format!("{}:{}", redis.host, redis.port),
-    };
+    let place = redis.to_string();
     let user = redis.username.as_ref().map(|name| format!(", user {name}")).unwrap_or_default();
     let password = if redis.password.is_some() { ", with a password" } else { "" };
     let tls = if redis.tls { ", TLS" } else { "" };

@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 
 use self::standin::{Libraries, Site};
 use super::start::set_up_log;
-use crate::config::{App, Auth, Config, Limits, Redis, Secret};
+use crate::config::{App, Auth, Config, Limits, Redis, Secret, Subscribers};
 use crate::server::{self, Source};
 
 mod application;
@@ -110,6 +110,9 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         },
         proxy: true,
         // Not asked: the events come out of the stand-in's queue.
+        subscribers: Subscribers { http: true, redis: true },
+        api_cors: None,
+        presence_store: None,
         redis: Redis::default(),
         dev_mode: false,
         limits: Limits::default(),

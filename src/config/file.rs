@@ -10,13 +10,13 @@ use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::error::ConfigError;
 use super::json::{Document, Setting};
 use super::known::warn_of_unknown;
-use super::{App, Auth, Config, Limits, Redis, Secret, Tls, redis};
+use super::{App, Auth, Config, Limits, Secret, old, redis};
 use crate::protocol::app_tag;
 
 /// The file's name where `--config` gives none.
@@ -75,22 +75,38 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
     let variable = |name: &'static str, key: &str| {
         variables(name).filter(|value| !value.is_empty()).map(|value| Setting::variable(name, value, key))
     };
-    refuse_or_warn_of_what_is_not_done(&members, &mut warnings)?;
+    old::warn_of_what_is_not_done(&members, &mut warnings)?;
 
     let auth_host = variable("LARAVEL_ECHO_SERVER_AUTH_HOST", "authHost").or(file("authHost"));
     let host = variable("LARAVEL_ECHO_SERVER_HOST", "host").or(file("host"));
     let port = variable("LARAVEL_ECHO_SERVER_PORT", "port").or(file("port"));
     let dev_mode = variable("LARAVEL_ECHO_SERVER_DEBUG", "devMode").or(file("devMode"));
+    let tls = old::TlsKeys {
+        protocol: variable("LARAVEL_ECHO_SERVER_PROTO", "protocol").or(file("protocol")),
+        certificate: variable("LARAVEL_ECHO_SERVER_SSL_CERT", "sslCertPath").or(file("sslCertPath")),
+        key: variable("LARAVEL_ECHO_SERVER_SSL_KEY", "sslKeyPath").or(file("sslKeyPath")),
+        chain: variable("LARAVEL_ECHO_SERVER_SSL_CHAIN", "sslCertChainPath").or(file("sslCertChainPath")),
+        passphrase: variable("LARAVEL_ECHO_SERVER_SSL_PASS", "sslPassphrase").or(file("sslPassphrase")),
+    };
 
-    let mut redis = read_database(file("databaseConfig"), &mut warnings)?;
+    let (mut redis, presence_store) = old::read_database(file("database"), file("databaseConfig"), &mut warnings)?;
     if let Some(host) = variable("LARAVEL_ECHO_SERVER_REDIS_HOST", "databaseConfig.redis.host") {
         redis.host = redis::host(&host)?;
     }
     if let Some(port) = variable("LARAVEL_ECHO_SERVER_REDIS_PORT", "databaseConfig.redis.port") {
         redis.port = redis::port(&port)?;
     }
+    if let Some(user) = variable("LARAVEL_ECHO_SERVER_REDIS_USERNAME", "databaseConfig.redis.username") {
+        redis.username = redis::user(&user)?;
+    }
     if let Some(password) = variable("LARAVEL_ECHO_SERVER_REDIS_PASSWORD", "databaseConfig.redis.password") {
         redis.password = redis::password(&password)?;
+    }
+    if let Some(db) = variable("LARAVEL_ECHO_SERVER_REDIS_DB", "databaseConfig.redis.db") {
+        redis.db = redis::db(&db)?;
+    }
+    if let Some(prefix) = variable("LARAVEL_ECHO_SERVER_REDIS_PREFIX", "databaseConfig.redis.keyPrefix") {
+        redis.key_prefix = Some(prefix.text()?);
     }
 
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -98,7 +114,7 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         path: path.to_owned(),
         host: host.map(|host| listen_host(&host)).transpose()?.flatten(),
         port: port.map_or(Ok(6001), |port| listen_port(&port))?,
-        tls: read_tls(&members, &mut warnings)?,
+        tls: tls.read(&mut warnings)?,
         apps: read_apps(root, file("clients"), &mut warnings)?,
         auth: Auth {
             host: auth_base(auth_host, &mut warnings)?,
@@ -115,6 +131,9 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         },
         proxy: file("proxy").is_some_and(|flag| flag.flag(&mut warnings)),
         redis,
+        subscribers: old::read_subscribers(file("subscribers"), &mut warnings)?,
+        api_cors: old::read_api_cors(file("apiOriginAllow"), &mut warnings)?,
+        presence_store,
         dev_mode: dev_mode.is_some_and(|flag| flag.flag(&mut warnings)),
         limits: file("limits").map_or_else(|| Ok(Limits::default()), |limits| read_limits(&limits, &mut warnings))?,
         shards: number(&file("shards"), cores as u64, 1..=1024, "of threads")? as usize,
@@ -122,80 +141,8 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
     })
 }
 
-fn member<'a>(members: &[(String, Setting<'a>)], name: &str) -> Option<Setting<'a>> {
+pub(super) fn member<'a>(members: &[(String, Setting<'a>)], name: &str) -> Option<Setting<'a>> {
     members.iter().find(|(member, _)| member == name).map(|(_, setting)| setting.clone())
-}
-
-fn read_tls(members: &[(String, Setting<'_>)], warnings: &mut Vec<String>) -> Result<Option<Tls>, ConfigError> {
-    let Some(protocol) = member(members, "protocol") else { return Ok(None) };
-    match protocol.text()?.as_str() {
-        "http" | "" => return Ok(None),
-        "https" => {}
-        _ => {
-            warnings.push(protocol.odd("this server speaks http and https, and takes it for http"));
-            return Ok(None);
-        }
-    }
-    let path = |name: &str| match member(members, name) {
-        Some(setting) => Ok(Some(setting.text()?).filter(|text| !text.is_empty()).map(PathBuf::from)),
-        None => Ok(None),
-    };
-    let needed = |name: &str| {
-        path(name)?.ok_or_else(|| {
-            let what = format!("is \"https\", which needs a PEM file, as \"{name}\": \"/etc/ssl/echo.pem\"");
-            protocol.error(what)
-        })
-    };
-    if let Some(passphrase) = member(members, "sslPassphrase").filter(|setting| setting.is_truthy()) {
-        let what =
-            "is set, but keys with a passphrase are not read yet; remove it from the key with: openssl pkey -in KEY";
-        return Err(passphrase.error(what));
-    }
-    Ok(Some(Tls { certificate: needed("sslCertPath")?, key: needed("sslKeyPath")?, chain: path("sslCertChainPath")? }))
-}
-
-/// Keys of the old server that ask for what this version does not do.
-fn refuse_or_warn_of_what_is_not_done(
-    members: &[(String, Setting<'_>)],
-    warnings: &mut Vec<String>,
-) -> Result<(), ConfigError> {
-    if let Some(subscribers) = member(members, "subscribers").filter(Setting::is_object) {
-        let inner = subscribers.object()?;
-        warn_of_unknown(&inner, warnings);
-        // What is absent was off: the old server did not fill in single members.
-        if !member(&inner, "redis").is_some_and(|redis| redis.is_truthy()) {
-            warnings.push(subscribers.warning("switches Redis off, which is not acted on yet: Redis is listened to"));
-        }
-        if !member(&inner, "http").is_some_and(|http| http.is_truthy()) {
-            let what = "switches the HTTP API off, which is not acted on yet: signed requests are taken";
-            warnings.push(subscribers.warning(what));
-        }
-    }
-    if let Some(socketio) = member(members, "socketio").filter(Setting::has_members) {
-        warnings.push(socketio.warning("is not acted on yet: Socket.IO clients are not served, Pusher clients are"));
-    }
-    if let Some(allow) = member(members, "apiOriginAllow").filter(Setting::is_object) {
-        let inner = allow.object()?;
-        warn_of_unknown(&inner, warnings);
-        if let Some(cors) = member(&inner, "allowCors").filter(Setting::is_truthy) {
-            let what = "is not acted on yet; origins that may use this server go to \"allowedOrigins\"";
-            warnings.push(cors.warning(what));
-        }
-    }
-    if let Some(headers) = member(members, "headers").filter(Setting::has_members) {
-        warnings.push(headers.warning("is not acted on yet: the headers are not sent"));
-    }
-    Ok(())
-}
-
-fn read_database(setting: Option<Setting<'_>>, warnings: &mut Vec<String>) -> Result<Redis, ConfigError> {
-    let Some(setting) = setting else { return Ok(Redis::default()) };
-    let members = setting.object()?;
-    warn_of_unknown(&members, warnings);
-    if let Some(publish) = member(&members, "publishPresence").filter(|publish| publish.flag(&mut Vec::new())) {
-        warnings.push(publish.warning("is not acted on yet: presence lists are not published"));
-    }
-    member(&members, "redis").map_or_else(|| Ok(Redis::default()), |redis| redis::read(&redis, warnings))
 }
 
 /// The address to listen on; an empty one is all interfaces.
@@ -228,15 +175,18 @@ fn read_apps(
     clients: Option<Setting<'_>>,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<App>, ConfigError> {
-    const ADD: &str = "there must be an app for browsers to connect to; add for example\n\n  \
-                       \"clients\": [ { \"appId\": \"my-app\", \"key\": \"my-app-key\" } ],\n\n\
+    const ADD: &str = "so only Socket.IO clients can connect; for pusher-js add for example \
+                       \"clients\": [ { \"appId\": \"my-app\", \"key\": \"my-app-key\" } ], \
                        with the key that Laravel Echo is given as \"key\"";
+    // As the old wizard left it: Socket.IO clients name no app, so one without a name is theirs.
     let Some(clients) = clients else {
-        return Err(root.error(format_args!("\"clients\" is missing; {ADD}")));
+        warnings.push(root.warning(format_args!("\"clients\" is missing, {ADD}")));
+        return nameless_app();
     };
     let clients_list = clients.list()?;
     if clients_list.is_empty() {
-        return Err(clients.error(format_args!("is empty; {ADD}")));
+        warnings.push(clients.warning(format_args!("is empty, {ADD}")));
+        return nameless_app();
     }
     let mut apps = Vec::with_capacity(clients_list.len());
     let mut keys = HashMap::new();
@@ -274,6 +224,12 @@ fn read_apps(
         apps.push(App { id, key, secret, secret_is_random });
     }
     Ok(apps)
+}
+
+fn nameless_app() -> Result<Vec<App>, ConfigError> {
+    let random = || Secret::random().map_err(ConfigError::NoRandomNumbers);
+    let key = random()?.expose().to_owned();
+    Ok(vec![App { id: String::new(), key, secret: random()?, secret_is_random: true }])
 }
 
 /// An app's id or key. Both are a segment of URLs, and the key stands before the colon of a signature.

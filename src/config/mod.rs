@@ -10,14 +10,17 @@ use std::time::Duration;
 
 use crate::protocol::signature;
 
+mod environment;
 mod error;
 mod file;
 mod json;
 mod known;
+mod old;
 mod redis;
 #[cfg(test)]
 mod tests;
 
+pub use environment::Environment;
 pub use error::ConfigError;
 pub use file::{FILE_NAME, Variables};
 
@@ -40,6 +43,12 @@ pub struct Config {
     pub proxy: bool,
     /// Where Laravel publishes.
     pub redis: Redis,
+    /// `subscribers`: what may bring events.
+    pub subscribers: Subscribers,
+    /// `apiOriginAllow`, if it allows anybody: CORS headers for the HTTP API.
+    pub api_cors: Option<ApiCors>,
+    /// Keep presence lists in Redis, as the old server did.
+    pub presence_store: Option<PresenceStore>,
     /// Say more in the log.
     pub dev_mode: bool,
     /// Bounds on what clients may do.
@@ -50,10 +59,39 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
+/// `subscribers`: what may bring events.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Subscribers {
+    /// `subscribers.http`: events posted to the HTTP API. Its other routes are always there.
+    pub http: bool,
+    /// `subscribers.redis`: what is published to Redis.
+    pub redis: bool,
+}
+
+/// `apiOriginAllow`: the texts of the three `Access-Control-Allow-…` headers, as they stand. None
+/// has a line break or another sign that a header cannot hold.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ApiCors {
+    /// `allowOrigin`.
+    pub origin: String,
+    /// `allowMethods`.
+    pub methods: String,
+    /// `allowHeaders`.
+    pub headers: String,
+}
+
+/// Presence lists in Redis: `"database": "redis"`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PresenceStore {
+    /// `databaseConfig.publishPresence`: also publish each list that has changed.
+    pub publish: bool,
+}
+
 /// One entry of `clients`.
 #[derive(Clone, Debug)]
 pub struct App {
-    /// `appId`: names the app in the HTTP API.
+    /// `appId`: names the app in the HTTP API. Empty if the file has no app: then this one is there for
+    /// Socket.IO clients, which name none, and nobody knows its key.
     pub id: String,
     /// `key`: names the app in browsers. Public.
     pub key: String,
@@ -68,8 +106,10 @@ pub struct App {
 pub struct Tls {
     /// `sslCertPath`: PEM, the server's certificate first.
     pub certificate: PathBuf,
-    /// `sslKeyPath`: PEM, without a passphrase.
+    /// `sslKeyPath`: PEM.
     pub key: PathBuf,
+    /// `sslPassphrase`: what the key is encrypted with.
+    pub passphrase: Option<Secret>,
     /// `sslCertChainPath`: PEM, the certificates between the server's and a known authority's.
     pub chain: Option<PathBuf>,
 }
@@ -155,8 +195,62 @@ pub struct Redis {
     pub password: Option<Secret>,
     /// Connect with TLS.
     pub tls: bool,
+    /// `tls` as an object.
+    pub tls_options: RedisTls,
+    /// `family`: only addresses of this kind.
+    pub family: Option<Family>,
+    /// `connectTimeout`: how long connecting may take, if the file says so.
+    pub connect_timeout: Option<Duration>,
+    /// `sentinels`: who says where the master is; then host, port and path do not count.
+    pub sentinel: Option<Sentinel>,
+    /// `cluster`: the nodes of a Redis Cluster, if it is one; then host, port and path do not count.
+    pub cluster: Vec<Node>,
     /// `keyPrefix`: exactly what Laravel puts before each channel's name; `None`: find out.
     pub key_prefix: Option<String>,
+}
+
+/// Options of TLS with Redis, by Node's names in the file.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct RedisTls {
+    /// `rejectUnauthorized` is false: take any certificate.
+    pub any_certificate: bool,
+    /// `ca`: PEM text, or the path of a file with it, of authorities to trust in place of the machine's.
+    pub authorities: Option<String>,
+    /// `servername`: the name that the certificate must have, if not the host's.
+    pub server_name: Option<String>,
+}
+
+/// `family`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// One of several Redis servers or sentinels.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Node {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// Redis Sentinel, by ioredis' names in the file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Sentinel {
+    /// `sentinels`, never empty.
+    pub nodes: Vec<Node>,
+    /// `name`: what the sentinels call the master.
+    pub name: String,
+    /// `sentinelUsername`.
+    pub username: Option<String>,
+    /// `sentinelPassword`.
+    pub password: Option<Secret>,
+    /// `sentinelTLS` or `enableTLSForSentinelMode`: speak TLS with the sentinels themselves.
+    pub tls: bool,
 }
 
 /// Bounds on what clients may do; all from `limits` in the file.
