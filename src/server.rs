@@ -92,6 +92,11 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
 
         let signal = signals.next().await;
         tracing::info!("{signal}: closing all connections; clients will reconnect");
+        tokio::spawn(async move {
+            let again = signals.next().await;
+            tracing::warn!("{again} again: ending at once");
+            std::process::exit(1);
+        });
         let _ = stop.send(true);
         let _ = serving.await;
         for shard in publisher.shards() {

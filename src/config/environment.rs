@@ -160,7 +160,10 @@ mod tests {
     fn the_first_file_wins() {
         let file = |text: &str| parse(text);
         let environment = Environment {
-            files: vec![file("LARAVEL_ECHO_SERVER_TEST_X=${OTHER_TEST_X}\n"), file("LARAVEL_ECHO_SERVER_TEST_X=b\nOTHER_TEST_X=c${d}\n")],
+            files: vec![
+                file("LARAVEL_ECHO_SERVER_TEST_X=${OTHER_TEST_X}\n"),
+                file("LARAVEL_ECHO_SERVER_TEST_X=b\nOTHER_TEST_X=c${d}\n"),
+            ],
             warnings: Vec::new(),
         };
         assert_eq!(environment.get("LARAVEL_ECHO_SERVER_TEST_X").as_deref(), Some("c${d}"));

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::protocol::signature;
 
+pub mod edit;
 mod environment;
 mod error;
 mod file;

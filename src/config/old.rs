@@ -73,9 +73,10 @@ pub(super) fn read_database(
                 false
             }
             _ => {
-                warnings.push(setting.odd(
-                    "it is ignored: presence members are kept in memory, and with \"redis\" in Redis as well",
-                ));
+                warnings
+                    .push(setting.odd(
+                        "it is ignored: presence members are kept in memory, and with \"redis\" in Redis as well",
+                    ));
                 false
             }
         },

@@ -75,7 +75,8 @@ fn from_object(object: &Setting<'_>, warnings: &mut Vec<String>) -> Result<Redis
             }
             "options" => misnested(setting, warnings),
             "role" if setting.text()? != "master" => {
-                warnings.push(setting.warning("is ignored; the master is asked for, since a replica cannot be written to"));
+                warnings
+                    .push(setting.warning("is ignored; the master is asked for, since a replica cannot be written to"));
             }
             _ => match name.strip_prefix("options.") {
                 Some(inner) => warnings.push(misplaced(setting, inner)),
@@ -252,7 +253,9 @@ fn tls(setting: &Setting<'_>, warnings: &mut Vec<String>) -> Result<(bool, Redis
             "rejectUnauthorized" => options.any_certificate = !setting.is_truthy(),
             "ca" => options.authorities = Some(setting.text()?),
             "servername" => options.server_name = Some(setting.text()?).filter(|name| !name.is_empty()),
-            _ => warnings.push(setting.warning("is not acted on; of Redis' TLS options these are: ca, rejectUnauthorized, servername")),
+            _ => warnings.push(
+                setting.warning("is not acted on; of Redis' TLS options these are: ca, rejectUnauthorized, servername"),
+            ),
         }
     }
     Ok((true, options))
@@ -274,7 +277,9 @@ impl fmt::Display for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let node = Node { host: self.host.clone(), port: self.port };
         match (&self.sentinel, &self.path) {
-            (Some(sentinel), _) => write!(f, "master {:?} of the sentinels at {}", sentinel.name, list(&sentinel.nodes)),
+            (Some(sentinel), _) => {
+                write!(f, "master {:?} of the sentinels at {}", sentinel.name, list(&sentinel.nodes))
+            }
             _ if !self.cluster.is_empty() => write!(f, "the cluster at {}", list(&self.cluster)),
             (None, Some(path)) => f.write_str(path),
             (None, None) => node.fmt(f),

@@ -372,7 +372,9 @@ fn redis_as_ioredis_took_it() {
     assert_eq!((url.host.as_str(), url.port, url.db, url.tls), ("r.test", 7000, 5, true));
     assert_eq!(redis("\"url\": \"\"").host, "127.0.0.1");
 
-    for (family, expected) in [("4", Some(Family::V4)), ("\"IPv6\"", Some(Family::V6)), ("6", Some(Family::V6)), ("0", None)] {
+    for (family, expected) in
+        [("4", Some(Family::V4)), ("\"IPv6\"", Some(Family::V6)), ("6", Some(Family::V6)), ("0", None)]
+    {
         assert_eq!(redis(&format!("\"family\": {family}")).family, expected);
     }
     assert_eq!(redis("\"connectTimeout\": 1500").connect_timeout, Some(Duration::from_millis(1500)));
@@ -385,8 +387,10 @@ fn redis_as_ioredis_took_it() {
         server_name: Some("r.test".to_owned()),
     };
     assert_eq!((tls.tls, tls.tls_options), (true, options));
-    assert!(error(r#""databaseConfig": { "redis": { "name": "m", "sentinels": [ {} ], "cluster": [ {} ] } }"#)
-        .ends_with("has both \"sentinels\" and \"cluster\"; Redis is either, so leave one of them."));
+    assert!(
+        error(r#""databaseConfig": { "redis": { "name": "m", "sentinels": [ {} ], "cluster": [ {} ] } }"#)
+            .ends_with("has both \"sentinels\" and \"cluster\"; Redis is either, so leave one of them.")
+    );
 }
 
 #[test]
@@ -505,10 +509,7 @@ fn misnested_redis_keys_are_named() {
         ),
         ("\"prefix\": \"x\"", "prefix\" is ignored; the key is \"databaseConfig.redis.keyPrefix\"."),
         ("\"scheme\": \"tls\"", "scheme\" is ignored; for TLS the key is \"databaseConfig.redis.tls\": true."),
-        (
-            "\"role\": \"slave\"",
-            "role\" is ignored; the master is asked for, since a replica cannot be written to.",
-        ),
+        ("\"role\": \"slave\"", "role\" is ignored; the master is asked for, since a replica cannot be written to."),
         (
             "\"pasword\": \"hush\"",
             "pasword\" is not a known key and is ignored; did you mean \"databaseConfig.redis.password\"?",
