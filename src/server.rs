@@ -76,6 +76,9 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
         let laravel = Laravel::new(&config.auth, known_prefix)?;
         tokio::spawn(answer(asked, laravel.clone(), publisher.clone()));
         match source {
+            Source::Redis if !config.subscribers.redis => {
+                tracing::info!("Redis is not listened to: \"subscribers.redis\" is off");
+            }
             Source::Redis => {
                 let (status, _) = watch::channel(Status::starting());
                 tokio::spawn(ingress::from_redis(config.redis.clone(), ingress, status));

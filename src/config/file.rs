@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::error::ConfigError;
 use super::json::{Document, Setting};
-use super::known::warn_of_unknown;
+use super::known::{warn_of_placeholders, warn_of_unknown};
 use super::{App, Auth, Config, Limits, Secret, old, redis};
 use crate::protocol::app_tag;
 
@@ -71,6 +71,7 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
     let mut warnings = Vec::new();
     let members = root.object()?;
     warn_of_unknown(&members, &mut warnings);
+    warn_of_placeholders(&members, &mut warnings);
     let file = |name: &str| member(&members, name);
     let variable = |name: &'static str, key: &str| {
         variables(name).filter(|value| !value.is_empty()).map(|value| Setting::variable(name, value, key))

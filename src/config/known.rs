@@ -122,6 +122,21 @@ pub(super) fn warn_of_unknown(members: &[(String, Setting<'_>)], warnings: &mut 
     }
 }
 
+/// A warning for each value that looks as if a variable's should stand there. Files of containers have
+/// such, to be filled in by another program before the server starts.
+pub(super) fn warn_of_placeholders(members: &[(String, Setting<'_>)], warnings: &mut Vec<String>) {
+    for (_, setting) in members {
+        let text = setting.text().unwrap_or_default();
+        let is_placeholder = text.starts_with("${") && text.ends_with('}');
+        if is_placeholder {
+            warnings.push(setting.odd(
+                "in this file that is taken as it stands. Variables count where a LARAVEL_ECHO_SERVER_… is set, in the \
+                 environment or in .env",
+            ));
+        }
+    }
+}
+
 pub(super) fn is_known(path: &str) -> bool {
     USED.contains(&path) || OLD.contains(&path)
 }

@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 
 use super::error::ConfigError;
 use super::json::Setting;
-use super::known::{is_known, warn_of_unknown};
+use super::known::{is_known, warn_of_placeholders, warn_of_unknown};
 use super::{Family, Node, Redis, RedisTls, Secret, Sentinel};
 
 /// ioredis' own default ports.
@@ -85,6 +85,7 @@ fn from_object(object: &Setting<'_>, warnings: &mut Vec<String>) -> Result<Redis
         }
     }
     warn_of_unknown(&others, warnings);
+    warn_of_placeholders(&members, warnings);
     if redis.sentinel.is_some() && !redis.cluster.is_empty() {
         return Err(object.error("has both \"sentinels\" and \"cluster\"; Redis is either, so leave one of them"));
     }
