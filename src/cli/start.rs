@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 use super::StartOptions;
 use super::banner::banner;
 use super::lock::{self, Holder, Lock};
-use crate::config::{Config, Environment};
+use crate::config::{Config, DotEnv};
 use crate::server;
 
 /// Runs the server until it is told to stop.
@@ -19,12 +19,12 @@ pub fn run(options: &StartOptions) -> anyhow::Result<()> {
     let file = &options.file;
     let path = file.path();
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let environment = Environment::read(folder);
-    let variables = |name: &str| environment.get(name);
+    let dotenv = DotEnv::read(folder);
+    let variables = |name: &str| dotenv.get(name);
     let mut config = Config::load(file.dir.as_deref(), file.config.as_deref(), &variables)?;
     config.dev_mode |= options.dev;
     set_up_log(config.dev_mode);
-    for warning in environment.warnings.iter().chain(&config.warnings) {
+    for warning in dotenv.warnings.iter().chain(&config.warnings) {
         tracing::warn!("{warning}");
     }
     let _lock = take_lock(lock::path_for(&path), options.force)?;

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::protocol::signature;
 
+mod dotenv;
 pub mod edit;
-mod environment;
 mod error;
 mod file;
 mod json;
@@ -21,7 +21,7 @@ mod redis;
 #[cfg(test)]
 mod tests;
 
-pub use environment::Environment;
+pub use dotenv::DotEnv;
 pub use error::ConfigError;
 pub use file::{FILE_NAME, Variables};
 

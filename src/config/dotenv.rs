@@ -18,24 +18,24 @@ const OWN_PREFIX: &str = "LARAVEL_ECHO_SERVER_";
 
 /// Where variables are looked up.
 #[derive(Debug, Default)]
-pub struct Environment {
+pub struct DotEnv {
     /// The content of `.env` files; earlier ones win.
     files: Vec<HashMap<String, String>>,
     /// What was odd. Sentences.
     pub warnings: Vec<String>,
 }
 
-impl Environment {
+impl DotEnv {
     /// Reads `.env` in the working directory and in `directory`, as far as there is one.
     pub fn read(directory: &Path) -> Self {
-        let mut environment = Self::default();
+        let mut dotenv = Self::default();
         let same = |one: &Path, other: &Path| one.canonicalize().ok() == other.canonicalize().ok();
         let here = Path::new(".");
-        environment.add(&here.join(".env"));
+        dotenv.add(&here.join(".env"));
         if !same(here, directory) {
-            environment.add(&directory.join(".env"));
+            dotenv.add(&directory.join(".env"));
         }
-        environment
+        dotenv
     }
 
     fn add(&mut self, path: &Path) {
@@ -159,16 +159,16 @@ mod tests {
     #[test]
     fn the_first_file_wins() {
         let file = |text: &str| parse(text);
-        let environment = Environment {
+        let dotenv = DotEnv {
             files: vec![
                 file("LARAVEL_ECHO_SERVER_TEST_X=${OTHER_TEST_X}\n"),
                 file("LARAVEL_ECHO_SERVER_TEST_X=b\nOTHER_TEST_X=c${d}\n"),
             ],
             warnings: Vec::new(),
         };
-        assert_eq!(environment.get("LARAVEL_ECHO_SERVER_TEST_X").as_deref(), Some("c${d}"));
+        assert_eq!(dotenv.get("LARAVEL_ECHO_SERVER_TEST_X").as_deref(), Some("c${d}"));
         // Other variables stay as they are.
-        assert_eq!(environment.get("OTHER_TEST_X").as_deref(), Some("c${d}"));
-        assert_eq!(environment.get("LARAVEL_ECHO_SERVER_TEST_Y"), None);
+        assert_eq!(dotenv.get("OTHER_TEST_X").as_deref(), Some("c${d}"));
+        assert_eq!(dotenv.get("LARAVEL_ECHO_SERVER_TEST_Y"), None);
     }
 }
