@@ -1,10 +1,11 @@
 //! Everything that can reach a shard, and the handles by which others reach it.
 //!
-//! A shard has two queues. *Events* come from sources that can wait (Redis, the HTTP API):
+//! A shard has three queues. *Events* come from sources that can wait (Redis, the HTTP API):
 //! the queue is bounded and a full one makes the source wait. *Control* is what shards and the
 //! front say to each other; it is never waited for, so no two shards can wait for one another.
 //! Its length is bounded by what connections may have under way (joins, authorisations) and
-//! by the rate limit of client events.
+//! by the rate limit of client events. *Arrivals* are new connections, as many as there may be; a
+//! storm of them must not stand before anything else.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -17,7 +18,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::presence::Member;
-use crate::protocol::session::{Answer, Ticket};
+use crate::protocol::session::{Answer, Refusal, Ticket};
 
 /// How many events may wait for one shard.
 pub const EVENTS_MAX: usize = 8 * 1024;
@@ -51,25 +52,55 @@ pub struct ConnKey {
 /// What anybody but an event source says to a shard.
 #[derive(Debug)]
 pub enum Control {
-    /// A socket whose opening handshake is done. `leftover` was read beyond the handshake.
-    Accept(Box<Handover>),
     /// Deliver an event that came from a shard.
     Deliver(Delivery),
+    /// From the home shard of a cache channel: deliver an event that was published.
+    Relayed(Delivery, UnderWay),
     /// Laravel's answer to a question of this connection.
     Answered { conn: ConnKey, ticket: Ticket, answer: Answer },
-    /// To the channel's home shard: add this member.
-    Join { app: AppIndex, channel: ChannelName, member: Member, joiner: Joiner },
-    /// To the channel's home shard: send the list of members once more.
+    /// To the channel's home shard: let this connection in, as a member of a presence channel.
+    Join { app: AppIndex, channel: ChannelName, member: Option<Member>, joiner: Joiner },
+    /// To the channel's home shard: tell the joiner once more what it was told when it came.
     List { app: AppIndex, channel: ChannelName, joiner: Joiner },
-    /// To the channel's home shard: this connection has left.
+    /// To a presence channel's home shard: this connection has left.
     Leave { app: AppIndex, channel: ChannelName, user_id: Arc<str>, socket_id: SocketId },
-    /// From the home shard: the join is done; the frame is the ready `subscription_succeeded`.
-    Joined { conn: ConnKey, ticket: Ticket, frame: Bytes },
+    /// From the home shard: the join is done, and the frame is the ready `subscription_succeeded`
+    /// with what belongs after it; or the channel is full.
+    Joined { conn: ConnKey, ticket: Ticket, outcome: Result<Bytes, Refusal> },
+    /// To the user's home shard: what has changed on the shard `from`.
+    User { app: AppIndex, user_id: Arc<str>, from: usize, change: UserChange },
+    /// From the user's home shard, to those that watch: whether the user is online.
+    UserStatus { app: AppIndex, user_id: Arc<str>, is_online: bool },
+    /// Close the connections that are signed in as this user.
+    Terminate { app: AppIndex, user_id: Arc<str> },
     /// Close every connection, then end.
     Stop,
 }
 
-/// Who joins a presence channel, and where its shard waits for the answer.
+/// What a shard tells the home shard of a user.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum UserChange {
+    /// The first of the shard's connections has signed in as this user.
+    Online,
+    /// The last one has ended.
+    Offline,
+    /// The first of the shard's connections watches this user; [`Control::UserStatus`] comes back,
+    /// now and whenever it changes.
+    Watch,
+    /// Nobody of the shard does any more.
+    Unwatch,
+}
+
+/// The last event of a cache channel, as the HTTP API tells of it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Cached {
+    /// The event's data.
+    pub data: String,
+    /// For how many seconds it is kept yet.
+    pub ttl_secs: u64,
+}
+
+/// Who joins a channel that has a home, and where its shard waits for the answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Joiner {
     /// Index of the shard that owns the connection.
@@ -82,6 +113,52 @@ pub struct Joiner {
     pub socket_id: SocketId,
 }
 
+/// Events of cache channels on their way from a home shard to the shards with subscribers. Control
+/// messages have no bound of their own, so this is where the sources wait.
+#[derive(Debug, Default)]
+pub struct Relays {
+    under_way: AtomicUsize,
+    arrived: Notify,
+}
+
+impl Relays {
+    /// For sources: whether no more are under way than may be.
+    pub fn has_room(&self) -> bool {
+        self.under_way.load(Ordering::SeqCst) < EVENTS_MAX
+    }
+
+    /// For sources: waits while too many are under way.
+    pub async fn room(&self) {
+        loop {
+            // What arrives from here on is heard of; what arrived before is seen.
+            let arrived = self.arrived.notified();
+            if self.has_room() {
+                return;
+            }
+            arrived.await;
+        }
+    }
+
+    /// For home shards: one more is under way, as long as the answer lives.
+    pub fn one_more(self: &Arc<Self>) -> UnderWay {
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        UnderWay(self.clone())
+    }
+}
+
+/// One event of [`Relays`]; it has arrived when this is dropped.
+#[derive(Debug)]
+pub struct UnderWay(Arc<Relays>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        // Only the step below the limit can make room for anybody.
+        if self.0.under_way.fetch_sub(1, Ordering::SeqCst) == EVENTS_MAX {
+            self.0.arrived.notify_waiters();
+        }
+    }
+}
+
 /// A socket on its way from the front to a shard.
 #[derive(Debug)]
 pub struct Handover {
@@ -89,7 +166,7 @@ pub struct Handover {
     pub stream: std::net::TcpStream,
     /// Its TLS session, where it has one.
     pub tls: Option<Box<rustls::ServerConnection>>,
-    /// Bytes that the client sent after its handshake.
+    /// Bytes that were read beyond the handshake.
     pub leftover: Bytes,
     /// The app that it connected to.
     pub app: AppIndex,
@@ -123,6 +200,7 @@ impl std::fmt::Debug for Credentials {
 /// How others reach one shard.
 #[derive(Clone, Debug)]
 pub struct ShardHandle {
+    arrivals: mpsc::UnboundedSender<Handover>,
     control: mpsc::UnboundedSender<Control>,
     events: Arc<Events>,
     interest: Arc<Interest>,
@@ -132,6 +210,8 @@ pub struct ShardHandle {
 /// The shard's end of a [`ShardHandle`].
 #[derive(Debug)]
 pub struct Inbox {
+    /// Sockets whose opening handshakes are done.
+    pub arrivals: mpsc::UnboundedReceiver<Handover>,
     /// What others say.
     pub control: mpsc::UnboundedReceiver<Control>,
     /// Events of Redis and the HTTP API.
@@ -144,18 +224,20 @@ pub struct Inbox {
 
 /// Makes the two ends.
 pub fn inbox() -> (ShardHandle, Inbox) {
+    let (arrivals_in, arrivals) = mpsc::unbounded_channel();
     let (control_in, control) = mpsc::unbounded_channel();
     let events = Arc::new(Events::default());
     let interest = Arc::new(Interest::default());
     let connections = Arc::new(AtomicUsize::new(0));
     (
         ShardHandle {
+            arrivals: arrivals_in,
             control: control_in,
             events: events.clone(),
             interest: interest.clone(),
             connections: connections.clone(),
         },
-        Inbox { control, events, interest, connections },
+        Inbox { arrivals, control, events, interest, connections },
     )
 }
 
@@ -163,6 +245,14 @@ impl ShardHandle {
     /// Says something to the shard. After its end nobody listens, which is fine.
     pub fn tell(&self, message: Control) {
         let _ = self.control.send(message);
+    }
+
+    /// Hands the shard a socket, which counts as its connection from now on. After its end the
+    /// socket is closed.
+    pub fn hand_over(&self, handover: Handover) {
+        // Counted here, so that the next of a storm already sees it.
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        let _ = self.arrivals.send(handover);
     }
 
     /// Hands the shard an event; it is not woken by it. False: there is no room, see
@@ -268,6 +358,11 @@ impl Events {
     /// that their source is just handing over.
     pub async fn ready(&self) {
         self.ready.notified().await;
+    }
+
+    /// Whether no events wait.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
     }
 
     /// For the shard: takes up to `most` events, in order. What is left makes it ready again.

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config;
 use crate::inbox::{AppIndex, Delivery};
-use crate::protocol::channel::ChannelName;
+use crate::protocol::channel::{self, ChannelName};
 use crate::protocol::event::{self, BroadcastError};
 use crate::protocol::prefix::{self, News, Prefix};
 use crate::publish::{Publisher, event_frame};
@@ -78,6 +78,9 @@ impl Ingress {
         let Ok(name) = std::str::from_utf8(message.channel) else {
             return self.ignored.note(Ignorable::NameNotUtf8, message.channel);
         };
+        if name.contains(channel::USER_PREFIX) {
+            return self.ignored.note(Ignorable::UserChannel, message.channel);
+        }
         let route = self.prefix.route(name, broadcast.from_laravel);
         if let Some(news) = &route.news {
             tell(news);
@@ -249,6 +252,8 @@ enum Ignorable {
     TooLong,
     #[error("it takes {0} bytes on the wire, and a connection may have {1} waiting (limits.outboundBytes)")]
     OverOutbox(usize, usize),
+    #[error("events for a user are published over the HTTP API only, so that no other program on Redis can send them")]
+    UserChannel,
     #[error("the channel's name is not UTF-8")]
     NameNotUtf8,
     #[error(transparent)]
@@ -268,13 +273,14 @@ impl Ignorable {
             Self::NoEvent(BroadcastError::NoEvent) => (5, false),
             Self::NoEvent(BroadcastError::EventNotAString) => (6, false),
             Self::OverOutbox(..) => (7, true),
+            Self::UserChannel => (8, true),
         }
     }
 }
 
 /// Counts what was ignored, by reason; the 1st, 10th, 100th … of each is logged.
 #[derive(Debug, Default)]
-struct Ignored([u64; 8]);
+struct Ignored([u64; 9]);
 
 impl Ignored {
     fn note(&mut self, reason: Ignorable, channel: &[u8]) {
@@ -391,6 +397,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn events_for_a_user_do_not_come_over_redis() {
+        let names = ["#server-to-user-7", "a_database_#server-to-user-7"];
+        let mut fixture = fixture(Prefix::recognise(), 1, &names);
+        for name in names {
+            assert!(fixture.take(name, LARAVEL).await.is_empty(), "{name}");
+        }
+        assert_eq!(fixture.ingress.ignored.0[8], 2);
+    }
+
+    /// Its last event is kept for those who come.
+    #[tokio::test]
+    async fn a_cache_channel_needs_no_subscribers() {
+        let mut fixture = fixture(Prefix::recognise(), 2, &[]);
+        let deliveries = fixture.take("a_database_private-cache-x", LARAVEL).await;
+        let names: Vec<&str> = deliveries.iter().map(|delivery| delivery.channel.as_str()).collect();
+        assert_eq!(names, ["private-cache-x"; 2], "for each app, and only under the bare name");
+    }
+
+    #[tokio::test]
     async fn what_is_no_event_is_ignored_and_counted() {
         let mut fixture = fixture(Prefix::recognise(), 1, &["x"]);
         let long = format!("{{\"event\":\"e\",\"data\":\"{}\"}}", "x".repeat(PAYLOAD_BYTES_MAX));
@@ -400,7 +425,7 @@ mod tests {
         fixture.ingress.take(Published { channel: &[0xff], payload: Some(BY_HAND.as_bytes()) });
         fixture.ingress.take(Published { channel: b"x", payload: Some(b"{\xff}") });
         fixture.ingress.take(Published { channel: b"x", payload: None });
-        assert_eq!(fixture.ingress.ignored.0, [2, 1, 2, 1, 1, 1, 1, 0]);
+        assert_eq!(fixture.ingress.ignored.0, [2, 1, 2, 1, 1, 1, 1, 0, 0]);
         assert_eq!(fixture.take("x", BY_HAND).await.len(), 1);
     }
 

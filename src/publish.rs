@@ -7,7 +7,8 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 
-use crate::inbox::{AppIndex, Control, Delivery, ShardHandle};
+use crate::inbox::{AppIndex, Control, Delivery, Relays, ShardHandle};
+use crate::protocol::channel;
 use crate::protocol::pusher;
 use crate::ws::frame;
 
@@ -31,12 +32,13 @@ pub struct Publisher {
     shards: Arc<[ShardHandle]>,
     hasher: RandomState,
     published: Arc<Notify>,
+    relays: Arc<Relays>,
 }
 
 impl Publisher {
     /// A publisher to these shards.
     pub fn new(shards: Vec<ShardHandle>) -> Self {
-        Self { shards: shards.into(), hasher: RandomState::new(), published: Arc::default() }
+        Self { shards: shards.into(), hasher: RandomState::new(), published: Arc::default(), relays: Arc::default() }
     }
 
     /// All shards, in the order of their index.
@@ -49,15 +51,38 @@ impl Publisher {
         self.hasher.hash_one((app, channel))
     }
 
-    /// The shard that keeps the channel's presence members.
+    /// The shard that keeps what there is to know of a channel (a presence channel's members, a
+    /// cache channel's last event).
     pub fn home(&self, app: AppIndex, channel: &str) -> &ShardHandle {
+        &self.shards[self.home_index(app, channel)]
+    }
+
+    fn home_index(&self, app: AppIndex, channel: &str) -> usize {
         // The low bits choose the slot of `Interest`; take others.
-        let hash = self.hash(app, channel) >> 32;
+        (self.hash(app, channel) >> 32) as usize % self.shards.len()
+    }
+
+    /// The shard that knows where this user is online and who watches.
+    pub fn user_home(&self, app: AppIndex, user_id: &str) -> &ShardHandle {
+        let hash = self.hasher.hash_one((app, "user", user_id)) >> 32;
         &self.shards[hash as usize % self.shards.len()]
     }
 
+    /// Closes every connection that is signed in as this user, on all shards, with a code after
+    /// which clients do not come back by themselves.
+    pub fn terminate(&self, app: AppIndex, user_id: &str) {
+        let user_id: Arc<str> = user_id.into();
+        for shard in self.shards.iter() {
+            shard.tell(Control::Terminate { app, user_id: user_id.clone() });
+        }
+    }
+
     /// Whether any shard may have subscribers of the channel: encoding for nobody is saved by asking.
+    /// A cache channel counts as having some, since its last event is kept for those who come.
     pub fn has_subscribers(&self, app: AppIndex, channel: &str) -> bool {
+        if channel::is_cache(channel) {
+            return true;
+        }
         let hash = self.hash(app, channel);
         self.shards.iter().any(|shard| shard.is_interested(hash))
     }
@@ -70,13 +95,26 @@ impl Publisher {
     /// Goes on with a delivery that has been offered to some shards; see [`Publisher::offer`].
     pub async fn publish_from(&self, delivery: &Delivery, from: &mut usize) {
         while !self.offer(delivery, from) {
+            if delivery.channel.is_cache() {
+                self.relays.room().await;
+            }
             self.shards[*from].room().await;
         }
     }
 
     /// Hands a delivery to the shards with subscribers, from the one with this index on. False: a
     /// shard has no room; `from` is its index.
+    ///
+    /// An event of a cache channel goes to the channel's home alone, which keeps it and passes it
+    /// on ([`Publisher::relay_published`]): a joiner, who is answered by the home through the same
+    /// queue, then gets each event either as the kept one or live, and none twice.
     pub fn offer(&self, delivery: &Delivery, from: &mut usize) -> bool {
+        if delivery.channel.is_cache() {
+            *from = self.home_index(delivery.app, delivery.channel.as_str());
+            let taken = self.relays.has_room() && self.shards[*from].offer(delivery);
+            self.published.notify_one();
+            return taken;
+        }
         let hash = self.hash(delivery.app, delivery.channel.as_str());
         while let Some(shard) = self.shards.get(*from) {
             if shard.is_interested(hash) && !shard.offer(delivery) {
@@ -128,5 +166,44 @@ impl Publisher {
         for shard in self.shards.iter().filter(|shard| shard.is_interested(hash)) {
             shard.tell(Control::Deliver(delivery.clone()));
         }
+    }
+
+    /// For the home of a cache channel: never waits; [`Publisher::publish`] does, for it.
+    pub fn relay_published(&self, delivery: &Delivery) {
+        let hash = self.hash(delivery.app, delivery.channel.as_str());
+        for shard in self.shards.iter().filter(|shard| shard.is_interested(hash)) {
+            shard.tell(Control::Relayed(delivery.clone(), self.relays.one_more()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inbox::{EVENTS_MAX, inbox};
+    use crate::protocol::channel::ChannelName;
+
+    const APP: AppIndex = AppIndex(0);
+
+    /// A shard that is slow to take what a home passes on makes the sources wait.
+    #[tokio::test]
+    async fn sources_wait_for_what_home_shards_pass_on() {
+        let (shard, mut inbox) = inbox();
+        let publisher = Publisher::new(vec![shard]);
+        inbox.interest.add(publisher.hash(APP, "cache-x"));
+        let channel = ChannelName::published("cache-x");
+        let delivery = Delivery { app: APP, channel, frame: event_frame("cache-x", "e", "1"), except: None };
+        publisher.publish(delivery.clone()).await;
+        (0..EVENTS_MAX).for_each(|_| publisher.relay_published(&delivery));
+        let mut publishing = Box::pin(publisher.publish(delivery));
+        assert!(futures_util::poll!(publishing.as_mut()).is_pending());
+        let relayed = inbox.control.recv().await;
+        assert!(matches!(relayed, Some(Control::Relayed(..))), "{relayed:?}");
+        assert!(futures_util::poll!(publishing.as_mut()).is_pending(), "it has not arrived yet");
+        drop(relayed);
+        publishing.await;
+        let mut events = Vec::new();
+        inbox.events.take(EVENTS_MAX, &mut events);
+        assert_eq!(events.len(), 2);
     }
 }

@@ -62,6 +62,9 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
             rules: rules(&config),
             message_bytes_max: config.limits.message_bytes,
             outbound_bytes_max: config.limits.outbound_bytes,
+            presence_members_max: config.limits.presence_members,
+            cache_time: config.limits.cache_time,
+            cache_bytes_max: config.limits.cache_bytes / config.shards,
         };
         let shards = start_shards(inboxes, &context).context("the threads could not be started")?;
         drop(context);
@@ -209,6 +212,7 @@ fn rules(config: &Config) -> Arc<[Rules]> {
         client_events_per_second: limits.client_events_per_second,
         client_event_bytes_max: limits.client_event_bytes,
         presence_member_bytes_max: limits.presence_member_bytes,
+        user_authentication_timeout: limits.user_authentication_timeout.map(|timeout| timeout.as_millis() as u64),
         activity_timeout: limits.activity_timeout.as_millis() as u64,
         pong_timeout: limits.pong_timeout.as_millis() as u64,
         reauthorize_after: config.auth.reauthorize_after.map(|after| after.as_millis() as u64),

@@ -84,6 +84,7 @@ fn no_more_questions_under_way_than_allowed() {
         presence_member_bytes_max: 1000,
         activity_timeout: 30_000,
         pong_timeout: 30_000,
+        user_authentication_timeout: None,
         reauthorize_after: None,
     };
     let mut actions = Vec::new();

@@ -6,7 +6,7 @@
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE, USER_AGENT};
 
-use super::laravel::Inquiry;
+use super::laravel::{About, Inquiry};
 pub use super::laravel::{CannotAsk, Laravel};
 use super::origin::{self, OriginVerdict};
 use super::reply::{self, No};
@@ -21,7 +21,7 @@ impl Laravel {
         match self.try_ask(question).await {
             Ok(answer) => answer,
             Err(no) => {
-                log_refusal(self, &question.channel, question.socket_id, &no);
+                log_refusal(self, About::Channel(&question.channel), question.socket_id, &no);
                 Answer::No(no.refusal)
             }
         }
@@ -31,7 +31,7 @@ impl Laravel {
         let (headers, left_out) = self.credentials(&question.credentials, &question.headers)?;
         let outcome = self
             .exchange(Inquiry {
-                channel: &question.channel,
+                about: About::Channel(&question.channel),
                 socket_id: question.socket_id,
                 fields: &[],
                 query: &[],
@@ -114,20 +114,19 @@ pub(super) fn not_allowed(origin: &str) -> String {
 }
 
 /// One line for the log per refusal; never cookies, tokens or bodies.
-pub(super) fn log_refusal(
-    laravel: &Laravel,
-    channel: &crate::protocol::channel::ChannelName,
-    socket_id: crate::protocol::SocketId,
-    no: &No,
-) {
+pub(super) fn log_refusal(laravel: &Laravel, about: About<'_>, socket_id: crate::protocol::SocketId, no: &No) {
+    let (channel, what) = match about {
+        About::Channel(channel) => (Some(channel.as_str()), "subscription"),
+        About::User => (None, "signin"),
+    };
     tracing::warn!(
-        %channel,
+        channel,
         %socket_id,
         status = no.refusal.status,
         // authEndpoint may carry a token in its query.
-        url = &laravel.url()[..url::Position::AfterPath],
+        url = &laravel.url(about)[..url::Position::AfterPath],
         detail = no.detail,
-        "subscription refused: {}",
+        "{what} refused: {}",
         no.refusal.error
     );
 }

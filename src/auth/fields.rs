@@ -16,7 +16,8 @@ const FIELDS_MAX: usize = 100;
 /// What an auth request says.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) struct Fields {
-    pub channel_name: String,
+    /// Not in a request that is about a user.
+    pub channel_name: Option<String>,
     pub socket_id: String,
     /// All others (`auth.params`), in their order.
     pub others: Vec<(String, String)>,
@@ -75,11 +76,12 @@ impl Fields {
                 return Err(FieldsError::Ambiguous(known));
             }
         }
-        Ok(Self {
-            channel_name: channel_name.ok_or(FieldsError::Missing(CHANNEL_NAME))?,
-            socket_id: socket_id.ok_or(FieldsError::Missing(SOCKET_ID))?,
-            others,
-        })
+        Ok(Self { channel_name, socket_id: socket_id.ok_or(FieldsError::Missing(SOCKET_ID))?, others })
+    }
+
+    /// The channel, which a request about a channel must name.
+    pub fn channel_name(&self) -> Result<&str, FieldsError> {
+        self.channel_name.as_deref().ok_or(FieldsError::Missing(CHANNEL_NAME))
     }
 }
 
@@ -157,7 +159,7 @@ mod tests {
     #[test]
     fn a_form_as_pusher_js_sends_it() {
         let fields = form("socket_id=123.456&channel_name=private-a%2Fb&team=7&x=%C3%A4").unwrap();
-        assert_eq!((fields.socket_id.as_str(), fields.channel_name.as_str()), ("123.456", "private-a/b"));
+        assert_eq!((fields.socket_id.as_str(), fields.channel_name()), ("123.456", Ok("private-a/b")));
         assert_eq!(fields.others, [("team".to_owned(), "7".to_owned()), ("x".to_owned(), "\u{e4}".to_owned())]);
     }
 
@@ -165,7 +167,7 @@ mod tests {
     fn json_as_an_authorizer_with_axios_sends_it() {
         let fields =
             json(r#"{"socket_id":"123.456","channel_name":"private-a","n":7,"t":true,"f":false,"z":null}"#).unwrap();
-        assert_eq!((fields.socket_id.as_str(), fields.channel_name.as_str()), ("123.456", "private-a"));
+        assert_eq!((fields.socket_id.as_str(), fields.channel_name()), ("123.456", Ok("private-a")));
         let others: Vec<_> = fields.others.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         assert_eq!(others, [("n", "7"), ("t", "1"), ("f", "0"), ("z", "")]);
         for wrong in [r#"{"a":[1]}"#, r#"{"channel_name":["private-a"]}"#, "[]", "true", "", "{", "{} x"] {
@@ -175,7 +177,7 @@ mod tests {
 
     #[test]
     fn each_field_stands_there_exactly_once() {
-        assert_eq!(form("socket_id=1.2"), Err(FieldsError::Missing(CHANNEL_NAME)));
+        assert_eq!(form("socket_id=1.2").unwrap().channel_name(), Err(FieldsError::Missing(CHANNEL_NAME)));
         assert_eq!(form("channel_name=private-a"), Err(FieldsError::Missing(SOCKET_ID)));
         for look_alike in [
             "channel_name",
@@ -231,7 +233,7 @@ mod tests {
         fn nothing_beside_them_can_stand_in_for_them(name in "[ ._\\[\\]\0a-z]{0,4}(channel|socket)[ ._\\[\\]\0]{0,2}(name|id)?[ ._\\[\\]\0a-z]{0,3}") {
             let extra: String = form_urlencoded::byte_serialize(name.as_bytes()).collect();
             if let Ok(fields) = form(&format!("channel_name=private-a&socket_id=1.2&{extra}=private-b")) {
-                prop_assert_eq!(fields.channel_name, "private-a");
+                prop_assert_eq!(fields.channel_name(), Ok("private-a"));
                 for (name, _) in fields.others {
                     let php = php_name(name.as_bytes());
                     prop_assert!(php != b"channel_name" && php != b"socket_id", "{:?}", name);

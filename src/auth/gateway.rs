@@ -1,4 +1,5 @@
-//! The auth endpoint on this server's own port: Laravel's yes becomes a Pusher signature.
+//! The auth endpoints on this server's own port: Laravel's yes becomes a Pusher signature, for a
+//! channel at `authEndpoint`, for a user who signs in at the `user-auth` beside it.
 //!
 //! pusher-js asks at an HTTP endpoint for leave and takes the signature it gets to the socket.
 //! Laravel's redis broadcaster says yes without signing. So the browser's request comes here,
@@ -14,9 +15,9 @@ use serde_json::json;
 use super::callback::{Laravel, log_refusal, not_allowed};
 use super::fields::{self, Fields};
 use super::headers;
-use super::laravel::{Body, Inquiry, Reply};
+use super::laravel::{About, Body, Failure, Inquiry, Reply};
 use super::origin::{OriginVerdict, allowed};
-use super::reply::{self, Yes};
+use super::reply::{self, No, Yes};
 use crate::config::{App, Auth};
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::{SocketId, app_tag, signature};
@@ -24,7 +25,7 @@ use crate::protocol::{SocketId, app_tag, signature};
 /// The longest body that is taken, in bytes; the caller need not read more.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// Answers `POST <authEndpoint>`.
+/// Answers `POST <authEndpoint>` and [`Auth::user_endpoint`].
 pub async fn gateway(laravel: &Laravel, apps: &[App], parts: &Parts, body: Bytes) -> Response<Bytes> {
     let page = Page::of(parts, laravel.auth());
     let mut response = match page.refusal(parts) {
@@ -78,48 +79,57 @@ async fn answer(
 ) -> Result<Response<Bytes>, NoQuestion> {
     let bad = |sentence: String| NoQuestion(StatusCode::BAD_REQUEST, sentence);
     let fields = read_fields(&parts.headers, body)?;
-    let channel = ChannelName::parse(&fields.channel_name).map_err(|why| bad(format!("channel_name: {why}.")))?;
+    let channel = match parts.uri.path() == laravel.auth().user_endpoint() {
+        true => None,
+        false => Some(guarded_channel(fields.channel_name().map_err(|why| bad(why.to_string()))?)?),
+    };
+    let about = channel.as_ref().map_or(About::User, About::Channel);
     let socket_id: SocketId = fields.socket_id.parse().map_err(|why| bad(format!("socket_id: {why}.")))?;
-    if channel.access() == Access::Public {
-        return Err(bad(format!(
-            "The channel {channel} is public: anybody may join, and there is nothing to authorise. A channel for some only begins with private- or presence-."
-        )));
-    }
     let Some(app) = apps.iter().find(|app| app_tag(&app.key) == socket_id.app_tag()) else {
         return Err(bad("This socket id was not issued by this server for one of its apps: the page's WebSocket seems to go to another server, or with another app key, than its authEndpoint.".to_owned()));
     };
     let outcome = laravel
         .exchange(Inquiry {
-            channel: &channel,
+            about,
             socket_id,
             fields: &fields.others,
             query: &fields::query(parts.uri.query().unwrap_or_default()),
             headers: page.headers_for_laravel(&parts.headers),
         })
         .await;
-    let mut response = match reply::judge(laravel, &channel, &outcome) {
-        Ok(yes) if channel.is_encrypted() && yes.shared_secret.is_none() => {
-            tracing::warn!(%channel, "refused: Laravel's yes to an encrypted channel came without shared_secret");
-            message(
-                StatusCode::FORBIDDEN,
-                "Laravel said yes, but without the key of the encrypted channel: only Laravel's pusher driver makes one.",
-            )
-        }
-        Ok(yes) => signed(app, socket_id, &channel, &yes),
-        Err(no) => {
-            log_refusal(laravel, &channel, socket_id, &no);
-            match &outcome {
-                Ok(reply) => passed_on(reply, &no.refusal),
-                Err(_) => refusal(&no.refusal),
-            }
-        }
+    let signed = match about {
+        About::Channel(channel) => signed_channel(laravel, app, socket_id, channel, &outcome),
+        About::User => reply::judge_user(laravel, &outcome).map(|user_data| signed_user(app, socket_id, &user_data)),
     };
+    let mut response = signed.unwrap_or_else(|no| {
+        log_refusal(laravel, about, socket_id, &no);
+        match &outcome {
+            // Laravel's own body says nothing of what is missing there.
+            Ok(_) if matches!((about, no.refusal.status), (About::User, 403 | 404)) => refusal(&no.refusal),
+            Ok(reply) => passed_on(reply, &no.refusal),
+            Err(_) => refusal(&no.refusal),
+        }
+    });
     if let (Ok(reply), true) = (&outcome, page.may_have_cookies()) {
         for cookie in reply.headers.get_all(header::SET_COOKIE) {
             response.headers_mut().append(header::SET_COOKIE, cookie.clone());
         }
     }
     Ok(response)
+}
+
+fn guarded_channel(name: &str) -> Result<ChannelName, NoQuestion> {
+    let bad = |sentence: String| NoQuestion(StatusCode::BAD_REQUEST, sentence);
+    let channel = ChannelName::parse(name).map_err(|why| bad(format!("channel_name: {why}.")))?;
+    match channel.access() {
+        Access::Private | Access::Presence => Ok(channel),
+        Access::Public => Err(bad(format!(
+            "The channel {channel} is public: anybody may join, and there is nothing to authorise. A channel for some only begins with private- or presence-."
+        ))),
+        Access::User => Err(bad(format!(
+            "The channel {channel} is for connections that are signed in as this user; there is nothing to authorise."
+        ))),
+    }
 }
 
 fn read_fields(headers: &HeaderMap, body: &[u8]) -> Result<Fields, NoQuestion> {
@@ -142,6 +152,29 @@ fn read_fields(headers: &HeaderMap, body: &[u8]) -> Result<Fields, NoQuestion> {
         }
     };
     fields.map_err(|why| NoQuestion(StatusCode::BAD_REQUEST, why.to_string()))
+}
+
+fn signed_channel(
+    laravel: &Laravel,
+    app: &App,
+    socket_id: SocketId,
+    channel: &ChannelName,
+    outcome: &Result<Reply, Failure>,
+) -> Result<Response<Bytes>, No> {
+    let yes = reply::judge(laravel, channel, outcome)?;
+    if channel.is_encrypted() && yes.shared_secret.is_none() {
+        tracing::warn!(%channel, "refused: Laravel's yes to an encrypted channel came without shared_secret");
+        return Ok(message(
+            StatusCode::FORBIDDEN,
+            "Laravel said yes, but without the key of the encrypted channel: only Laravel's pusher driver makes one.",
+        ));
+    }
+    Ok(signed(app, socket_id, channel, &yes))
+}
+
+fn signed_user(app: &App, socket_id: SocketId, user_data: &str) -> Response<Bytes> {
+    let signature = signature::sign(app.secret.expose(), &signature::user_text(socket_id, user_data));
+    json_response(StatusCode::OK, &json!({ "auth": format!("{}:{signature}", app.key), "user_data": user_data }))
 }
 
 /// Laravel's yes as pusher-js wants it. If Laravel's pusher driver has signed, our signature

@@ -41,6 +41,7 @@ pub struct Laravel(Arc<Inner>);
 struct Inner {
     client: reqwest::Client,
     url: Url,
+    user_url: Url,
     auth: Auth,
     turns: Semaphore,
     known_prefix: watch::Receiver<Option<String>>,
@@ -80,11 +81,14 @@ impl Laravel {
         let _ = host.set_username("");
         let _ = host.set_password(None);
         let host = host.as_str().trim_end_matches('/').to_owned();
-        let url = Url::parse(&format!("{host}{}", auth.endpoint)).map_err(|why| CannotAsk::Url {
-            host,
-            endpoint: auth.endpoint.clone(),
-            why,
-        })?;
+        let url = |endpoint: &str| {
+            Url::parse(&format!("{host}{endpoint}")).map_err(|why| CannotAsk::Url {
+                host: host.clone(),
+                endpoint: endpoint.to_owned(),
+                why,
+            })
+        };
+        let (url, user_url) = (url(&auth.endpoint)?, url(&auth.user_endpoint())?);
         let client = reqwest::Client::builder()
             // A 302 to /login would end in a 200 and let everybody in.
             .redirect(redirect::Policy::none())
@@ -95,7 +99,7 @@ impl Laravel {
             .build()
             .map_err(CannotAsk::Client)?;
         let turns = Semaphore::new(auth.concurrency.clamp(1, Semaphore::MAX_PERMITS));
-        Ok(Self(Arc::new(Inner { client, url, auth: auth.clone(), turns, known_prefix })))
+        Ok(Self(Arc::new(Inner { client, url, user_url, auth: auth.clone(), turns, known_prefix })))
     }
 
     /// The settings it was made with.
@@ -103,9 +107,12 @@ impl Laravel {
         &self.0.auth
     }
 
-    /// The URL that is asked. It names no user; its query is not for logs.
-    pub(super) fn url(&self) -> &Url {
-        &self.0.url
+    /// The URL that is asked. It holds no name and password; its query is not for logs.
+    pub(super) fn url(&self, about: About<'_>) -> &Url {
+        match about {
+            About::Channel(_) => &self.0.url,
+            About::User => &self.0.user_url,
+        }
     }
 
     /// Asks, within all bounds.
@@ -119,18 +126,18 @@ impl Laravel {
 
     /// The one place where a request to Laravel is put together.
     fn request(&self, inquiry: Inquiry<'_>) -> reqwest::Request {
-        let mut url = self.0.url.clone();
+        let mut url = self.url(inquiry.about).clone();
         if !inquiry.query.is_empty() {
             url.query_pairs_mut().extend_pairs(inquiry.query);
         }
-        let prefix = self.0.known_prefix.borrow().clone();
-        let name = without_prefix(inquiry.channel.as_str(), prefix.as_deref());
         // PHP takes the last of two fields with one name, so ours come last.
-        let body = form_urlencoded::Serializer::new(String::new())
-            .extend_pairs(inquiry.fields)
-            .append_pair("socket_id", &inquiry.socket_id.to_string())
-            .append_pair("channel_name", name)
-            .finish();
+        let mut body = form_urlencoded::Serializer::new(String::new());
+        body.extend_pairs(inquiry.fields).append_pair("socket_id", &inquiry.socket_id.to_string());
+        if let About::Channel(channel) = inquiry.about {
+            let prefix = self.0.known_prefix.borrow().clone();
+            body.append_pair("channel_name", without_prefix(channel.as_str(), prefix.as_deref()));
+        }
+        let body = body.finish();
         let mut request = reqwest::Request::new(Method::POST, url);
         let headers = request.headers_mut();
         *headers = inquiry.headers;
@@ -165,10 +172,18 @@ impl fmt::Debug for Laravel {
     }
 }
 
+/// What Laravel is asked about.
+#[derive(Clone, Copy)]
+pub(super) enum About<'a> {
+    /// Whether this channel may be joined, named as the client named it, prefix included.
+    Channel(&'a ChannelName),
+    /// Who the user is.
+    User,
+}
+
 /// What one request to Laravel says.
 pub(super) struct Inquiry<'a> {
-    /// The channel as the client named it, prefix included.
-    pub channel: &'a ChannelName,
+    pub about: About<'a>,
     pub socket_id: SocketId,
     /// Further fields of the body (`auth.params`).
     pub fields: &'a [(String, String)],

@@ -10,9 +10,10 @@ use serde_json::value::RawValue;
 use url::{Position, Url};
 
 use super::Refusal;
-use super::laravel::{ANSWER_BYTES_MAX, Body, Failure, Laravel, Reply};
+use super::laravel::{ANSWER_BYTES_MAX, About, Body, Failure, Laravel, Reply};
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::presence::Member;
+use crate::protocol::user::UserData;
 
 /// Laravel's leave to join.
 #[derive(Debug, Default)]
@@ -48,7 +49,7 @@ pub(super) fn judge(laravel: &Laravel, channel: &ChannelName, outcome: &Result<R
         Err(failure) => return Err(no_answer(failure)),
     };
     if reply.status != StatusCode::OK {
-        return Err(refused(laravel.url(), reply.status, &reply.headers));
+        return Err(refused(laravel.url(About::Channel(channel)), reply.status, &reply.headers));
     }
     let is_presence = channel.access() == Access::Presence;
     if laravel.auth().accept_any_200 && !is_presence {
@@ -60,15 +61,54 @@ pub(super) fn judge(laravel: &Laravel, channel: &ChannelName, outcome: &Result<R
     match &reply.body {
         Body::Whole(body) if is_presence => presence(body),
         Body::Whole(body) => private(body).ok_or_else(|| no_yes(body)),
-        Body::TooLarge => Err(No::new(
-            502,
-            format!(
-                "Laravel's answer has more than {} KiB, which no yes has: authEndpoint seems to lead to a page and not to Laravel's broadcasting route. Check authHost and authEndpoint.",
-                ANSWER_BYTES_MAX / 1024
-            ),
-            "answer cut",
-        )),
+        Body::TooLarge => Err(too_large()),
         Body::Broken(why) => Err(broken(why)),
+    }
+}
+
+/// Who the user is, as the text to be signed. Laravel's pusher driver answers with that text, its
+/// redis driver with what the application's callback returned. Only a 200 that names a user counts.
+pub(super) fn judge_user(laravel: &Laravel, outcome: &Result<Reply, Failure>) -> Result<String, No> {
+    let reply = match outcome {
+        Ok(reply) => reply,
+        Err(failure) => return Err(no_answer(failure)),
+    };
+    match (reply.status, &reply.body) {
+        (StatusCode::OK, Body::Whole(body)) => user(body),
+        (StatusCode::OK, Body::TooLarge) => Err(too_large()),
+        (StatusCode::OK, Body::Broken(why)) => Err(broken(why)),
+        (StatusCode::NOT_FOUND, _) => Err(No::new(
+            404,
+            "Laravel has no route at which users sign in (404): register it with Broadcast::userRoutes(), which Laravel has from version 9 on, and say with Broadcast::resolveAuthenticatedUserUsing() who the user is.",
+            "",
+        )),
+        (StatusCode::FORBIDDEN, _) => Err(No::new(
+            403,
+            "Laravel says that nobody is signed in, or does not say who: register a callback with Broadcast::resolveAuthenticatedUserUsing() that returns an array with the user's id.",
+            "",
+        )),
+        (status, _) => Err(refused(laravel.url(About::User), status, &reply.headers)),
+    }
+}
+
+fn user(body: &[u8]) -> Result<String, No> {
+    /// The pusher driver's answer.
+    #[derive(Deserialize)]
+    struct Signed {
+        user_data: String,
+    }
+    let text = match serde_json::from_slice(body) {
+        Ok(Signed { user_data }) => user_data,
+        Err(_) => std::str::from_utf8(body.trim_ascii()).map_err(|_| no_yes(body))?.to_owned(),
+    };
+    match UserData::parse(&text) {
+        Ok(_) => Ok(text),
+        Err(_) if !text.starts_with('{') => Err(no_yes(body)),
+        Err(error) => Err(No::new(
+            403,
+            "Laravel's answer names no user: the callback of Broadcast::resolveAuthenticatedUserUsing() must return an array with the user's id, as ['id' => $user->id, 'user_info' => ['name' => $user->name]].",
+            error.to_string(),
+        )),
     }
 }
 
@@ -169,6 +209,17 @@ fn no_answer(failure: &Failure) -> No {
         ),
         Failure::Broken(why) => broken(why),
     }
+}
+
+fn too_large() -> No {
+    No::new(
+        502,
+        format!(
+            "Laravel's answer has more than {} KiB, which no yes has: authEndpoint seems to lead to a page and not to Laravel's broadcasting route. Check authHost and authEndpoint.",
+            ANSWER_BYTES_MAX / 1024
+        ),
+        "answer cut",
+    )
 }
 
 fn broken(why: &str) -> No {

@@ -329,6 +329,8 @@ fn read_limits(setting: &Setting<'_>, warnings: &mut Vec<String>) -> Result<Limi
     };
     let per_second = member(&members, "clientEventsPerSecond");
     let per_second = number(&per_second, default.client_events_per_second.into(), 0..=1_000_000, "of client events")?;
+    let timeout = member(&members, "userAuthenticationTimeout");
+    let user_authentication_timeout = number(&timeout, 0, 0..=86_400, "of seconds")?;
     Ok(Limits {
         message_bytes: bytes("messageBytes", default.message_bytes)?,
         outbound_bytes: bytes("outboundBytes", default.outbound_bytes)?,
@@ -338,6 +340,12 @@ fn read_limits(setting: &Setting<'_>, warnings: &mut Vec<String>) -> Result<Limi
         client_event_bytes: bytes("clientEventBytes", default.client_event_bytes)?,
         event_bytes: bytes("eventBytes", default.event_bytes)?,
         presence_member_bytes: bytes("presenceMemberBytes", default.presence_member_bytes)?,
+        presence_members: count("presenceMembers", default.presence_members)?,
+        cache_time: seconds("cacheSeconds", default.cache_time)?,
+        cache_bytes: bytes("cacheBytes", default.cache_bytes)?,
+        user_authentication_timeout: Some(user_authentication_timeout)
+            .filter(|seconds| *seconds > 0)
+            .map(Duration::from_secs),
         activity_timeout: seconds("activityTimeout", default.activity_timeout)?,
         pong_timeout: seconds("pongTimeout", default.pong_timeout)?,
         handshake_timeout: seconds("handshakeTimeout", default.handshake_timeout)?,

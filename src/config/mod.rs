@@ -169,6 +169,13 @@ pub struct Auth {
 }
 
 impl Auth {
+    /// The path at which users sign in: beside `authEndpoint`, as Laravel's own
+    /// `/broadcasting/user-auth` is beside `/broadcasting/auth`.
+    pub fn user_endpoint(&self) -> String {
+        let parent = self.endpoint.rsplit_once('/').map_or("", |(parent, _)| parent);
+        format!("{parent}/user-auth")
+    }
+
     /// Where Laravel is asked: `authHost` and `authEndpoint`, one after the other, so that an
     /// application in a sub-directory is found.
     pub fn url(&self) -> url::Url {
@@ -274,6 +281,15 @@ pub struct Limits {
     pub event_bytes: usize,
     /// `presenceMemberBytes`: the longest `channel_data` of a presence member.
     pub presence_member_bytes: usize,
+    /// `presenceMembers`: users of one presence channel.
+    pub presence_members: usize,
+    /// `cacheSeconds`: how long the last event of a cache channel is kept.
+    pub cache_time: Duration,
+    /// `cacheBytes`: what all of these events may take.
+    pub cache_bytes: usize,
+    /// `userAuthenticationTimeout`: how long a connection may be without saying who it is, by a
+    /// signin or a private or presence channel; `None`: for ever.
+    pub user_authentication_timeout: Option<Duration>,
     /// `activityTimeout`: seconds of silence after which a client is told to ping; after half as many
     /// again it is pinged.
     pub activity_timeout: Duration,
@@ -294,6 +310,10 @@ impl Default for Limits {
             client_event_bytes: 10 * 1024,
             event_bytes: 10 * 1024,
             presence_member_bytes: 2 * 1024,
+            presence_members: 10_000,
+            cache_time: Duration::from_secs(30 * 60),
+            cache_bytes: 64 * 1024 * 1024,
+            user_authentication_timeout: None,
             activity_timeout: Duration::from_secs(30),
             pong_timeout: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(10),

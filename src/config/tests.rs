@@ -594,7 +594,8 @@ fn new_numbers() {
     let config = quiet(
         r#""authTimeoutMs": "500", "authConcurrency": 3, "shards": 2, "limits": { "messageBytes": 1, "outboundBytes": 2,
         "subscriptionsPerConnection": 3, "connections": 4, "clientEventsPerSecond": 0, "clientEventBytes": 6,
-        "eventBytes": 7, "presenceMemberBytes": 8, "activityTimeout": 9, "pongTimeout": 10, "handshakeTimeout": "11" }"#,
+        "eventBytes": 7, "presenceMemberBytes": 8, "activityTimeout": 9, "pongTimeout": 10, "handshakeTimeout": "11",
+        "presenceMembers": 12, "cacheSeconds": 13, "cacheBytes": 14, "userAuthenticationTimeout": 15 }"#,
     );
     assert_eq!((config.auth.timeout, config.auth.concurrency, config.shards), (Duration::from_millis(500), 3, 2));
     let expected = Limits {
@@ -606,6 +607,10 @@ fn new_numbers() {
         client_event_bytes: 6,
         event_bytes: 7,
         presence_member_bytes: 8,
+        presence_members: 12,
+        cache_time: Duration::from_secs(13),
+        cache_bytes: 14,
+        user_authentication_timeout: Some(Duration::from_secs(15)),
         activity_timeout: Duration::from_secs(9),
         pong_timeout: Duration::from_secs(10),
         handshake_timeout: Duration::from_secs(11),

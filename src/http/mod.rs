@@ -26,14 +26,16 @@ use tokio_rustls::server::TlsStream;
 use crate::auth::callback::Laravel;
 use crate::auth::gateway;
 use crate::config::Config;
-use crate::inbox::{AppIndex, Control, Credentials, Handover};
+use crate::inbox::{AppIndex, Credentials, Handover};
 use crate::protocol::{SocketId, app_tag, pusher};
 use crate::publish::Publisher;
 use crate::tls;
 use crate::ws::{self, frame};
+use pace::Pace;
 use proxy::Proxy;
 
 mod api;
+mod pace;
 pub mod proxy;
 
 pub use proxy::Body;
@@ -52,6 +54,7 @@ pub struct Front {
     config: Arc<Config>,
     publisher: Publisher,
     laravel: Laravel,
+    user_endpoint: String,
     proxy: Option<Proxy>,
     tls: Option<TlsAcceptor>,
     /// Sockets that are open here, before a handshake or without one.
@@ -66,7 +69,8 @@ impl Front {
             .then(|| Proxy::new(&config.auth, if config.tls.is_some() { "https" } else { "http" }))
             .transpose()?;
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
-        Ok(Self { config, publisher, laravel, proxy, tls, open: AtomicUsize::new(0) })
+        let user_endpoint = config.auth.user_endpoint();
+        Ok(Self { config, publisher, laravel, user_endpoint, proxy, tls, open: AtomicUsize::new(0) })
     }
 
     fn connections(&self) -> usize {
@@ -76,6 +80,8 @@ impl Front {
 
 /// Accepts connections until told to stop.
 pub async fn serve(listener: TcpListener, front: Arc<Front>, mut stop: watch::Receiver<bool>) {
+    let pace = Arc::new(Pace::default());
+    tokio::spawn(pace.clone().run());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -89,7 +95,7 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, mut stop: watch::Re
                     tracing::debug!("dropped a connection from {peer}: too many wait for a handshake");
                     continue;
                 }
-                tokio::spawn(connection(open, stream, peer));
+                tokio::spawn(pace.paced(connection(open, stream, peer)));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: waiting lets some be closed.
@@ -182,7 +188,7 @@ async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: S
     if path.starts_with("/apps/") {
         return error(StatusCode::NOT_FOUND, "this part of the HTTP API does not exist here");
     }
-    if path == front.config.auth.endpoint {
+    if path == front.config.auth.endpoint || path == front.user_endpoint {
         match *method {
             Method::POST => return authorise(front, request).await,
             Method::OPTIONS => {
@@ -305,9 +311,7 @@ fn hand_over(
     };
     let shards = front.publisher.shards();
     let Some(shard) = shards.iter().min_by_key(|shard| shard.connections().load(Ordering::Relaxed)) else { return };
-    // Counted here, so that the next of a storm already sees it.
-    shard.connections().fetch_add(1, Ordering::Relaxed);
-    shard.tell(Control::Accept(Box::new(Handover { stream, tls, leftover, app, socket_id, credentials })));
+    shard.hand_over(Handover { stream, tls, leftover, app, socket_id, credentials });
 }
 
 async fn refuse(mut stream: impl Stream, refusal: Refusal) {

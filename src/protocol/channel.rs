@@ -6,6 +6,10 @@ use std::sync::Arc;
 /// The longest channel name that a client may subscribe to, in bytes (protocol section 3).
 pub const NAME_BYTES_MAX: usize = 200;
 
+/// What begins the name of a user's own channel, which only the connections may join that are
+/// signed in as that user. The rest is the user id.
+pub const USER_PREFIX: &str = "#server-to-user-";
+
 /// A channel's name. One that exists is valid; a clone shares the text.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct ChannelName(Arc<str>);
@@ -24,8 +28,9 @@ pub enum NameError {
         "the channel name contains {0:?}; letters, digits and punctuation without spaces, quotes and backslashes are allowed"
     )]
     Character(char),
-    /// `#` begins the server's own channels, `#server-to-user-` alone is known.
-    #[error("channel names that begin with # are reserved")]
+    /// `#` begins the server's own channels, [`USER_PREFIX`] alone is known. Elsewhere in a name that
+    /// prefix is refused, too: behind a Redis prefix a user's channel must not become a public one.
+    #[error("channel names that begin with # are reserved; a user's own channel is {USER_PREFIX} and the user id")]
     Reserved,
 }
 
@@ -38,6 +43,8 @@ pub enum Access {
     Private,
     /// Whom Laravel lets in, as a member with a user id.
     Presence,
+    /// Connections that are signed in as the user whose channel it is.
+    User,
 }
 
 impl ChannelName {
@@ -57,7 +64,8 @@ impl ChannelName {
         if let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic() || matches!(c, '"' | '\\')) {
             return Err(NameError::Character(bad));
         }
-        if text.starts_with('#') {
+        let is_users = text.strip_prefix(USER_PREFIX).is_some_and(|id| !id.is_empty());
+        if text.starts_with('#') != is_users || text.rfind(USER_PREFIX).is_some_and(|at| at > 0) {
             return Err(NameError::Reserved);
         }
         Ok(Self(text.into()))
@@ -83,6 +91,17 @@ impl ChannelName {
     pub fn is_encrypted(&self) -> bool {
         self.0.contains("private-encrypted-")
     }
+
+    /// A cache channel: whoever subscribes is sent the channel's last event. Only how the name
+    /// begins counts, so an event under a name with a Redis prefix is not kept a second time.
+    pub fn is_cache(&self) -> bool {
+        is_cache(&self.0)
+    }
+
+    /// Whose own channel this is, for [`Access::User`].
+    pub fn user_id(&self) -> Option<&str> {
+        self.0.strip_prefix(USER_PREFIX)
+    }
 }
 
 impl fmt::Display for ChannelName {
@@ -104,6 +123,9 @@ impl std::borrow::Borrow<str> for ChannelName {
 /// arrives as `some_prefix_private-user.2`, and that must never be public by accident. The
 /// leftmost of the two decides which it is.
 pub fn access(name: &str) -> Access {
+    if name.starts_with(USER_PREFIX) {
+        return Access::User;
+    }
     match (name.find("private-"), name.find("presence-")) {
         (None, None) => Access::Public,
         (Some(_), None) => Access::Private,
@@ -111,6 +133,15 @@ pub fn access(name: &str) -> Access {
         (Some(private), Some(presence)) if private < presence => Access::Private,
         (Some(_), Some(_)) => Access::Presence,
     }
+}
+
+/// See [`ChannelName::is_cache`] (protocol section 3, prefixes).
+pub fn is_cache(name: &str) -> bool {
+    let rest = match name.strip_prefix("private-") {
+        Some(rest) => rest.strip_prefix("encrypted-").unwrap_or(rest),
+        None => name.strip_prefix("presence-").unwrap_or(name),
+    };
+    rest.starts_with("cache-")
 }
 
 #[cfg(test)]
@@ -132,7 +163,12 @@ mod tests {
         assert_eq!(ChannelName::parse(""), Err(NameError::Empty));
         assert_eq!(ChannelName::parse(&"x".repeat(201)), Err(NameError::TooLong(201)));
         assert!(ChannelName::parse(&"x".repeat(200)).is_ok());
-        assert_eq!(ChannelName::parse("#x"), Err(NameError::Reserved));
+        for reserved in
+            ["#x", "#", "#server-to-user-", "a_database_#server-to-user-7", "#server-to-user-#server-to-user-7"]
+        {
+            assert_eq!(ChannelName::parse(reserved), Err(NameError::Reserved), "{reserved}");
+        }
+        assert_eq!(ChannelName::parse("#server-to-user-7").unwrap().user_id(), Some("7"));
         for (bad, character) in [
             ("private-user.1 ", ' '),
             (" a", ' '),
@@ -160,8 +196,26 @@ mod tests {
             ("any:private-x", Access::Private),
             ("private-presence-x", Access::Private),
             ("presence-private-x", Access::Presence),
+            ("#server-to-user-private-7", Access::User),
         ] {
             assert_eq!(access(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn cache_channels_by_how_they_begin() {
+        for name in ["cache-x", "private-cache-x", "presence-cache-x", "private-encrypted-cache-x"] {
+            assert!(is_cache(name), "{name}");
+        }
+        for name in [
+            "cachex",
+            "my-cache-x",
+            "a_database_cache-x",
+            "presence-encrypted-cache-x",
+            "encrypted-cache-x",
+            "private-x",
+        ] {
+            assert!(!is_cache(name), "{name}");
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod presence;
 pub mod pusher;
 pub mod session;
 pub mod signature;
+pub mod user;
 
 /// A connection's id, `digits.digits` on the wire (protocol section 1, handshake).
 ///

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::SocketId;
+use super::channel::{NAME_BYTES_MAX, USER_PREFIX};
 use super::pusher::push_json_string;
 
 /// Who a subscriber of a presence channel is.
@@ -28,6 +29,24 @@ pub enum MemberError {
     /// `user_id` is neither a text nor a whole number.
     #[error("the user_id in channel_data must be a non-empty text or a whole number")]
     UserId,
+    /// More than [`USER_ID_BYTES_MAX`] bytes.
+    #[error("the user_id in channel_data has {0} bytes; {USER_ID_BYTES_MAX} are allowed")]
+    UserIdTooLong(usize),
+}
+
+/// The longest user id, in bytes: with one as long, the user's own channel still has a name that is
+/// allowed. (The hosted service takes 128 characters, protocol section 3.)
+pub const USER_ID_BYTES_MAX: usize = NAME_BYTES_MAX - USER_PREFIX.len();
+
+/// Reads a user's id out of JSON: a text that is not empty, or a whole number, which is its decimal
+/// text from here on, so that both spellings are one user.
+pub(super) fn user_id(id: &RawValue) -> Option<Arc<str>> {
+    let id = id.get();
+    if id.starts_with('"') {
+        return serde_json::from_str::<String>(id).ok().filter(|id| !id.is_empty()).map(Arc::from);
+    }
+    // As it is written: an id may have more digits than a machine's integer.
+    id.strip_prefix('-').unwrap_or(id).bytes().all(|byte| byte.is_ascii_digit()).then(|| id.into())
 }
 
 impl Member {
@@ -41,19 +60,11 @@ impl Member {
             user_info: Option<&'a RawValue>,
         }
         let data: ChannelData = serde_json::from_str(channel_data).map_err(|_| MemberError::NoUserId)?;
-        let id = data.user_id.get();
-        let user_id = if id.starts_with('"') {
-            serde_json::from_str::<String>(id).map_err(|_| MemberError::UserId)?
-        } else if id.strip_prefix('-').unwrap_or(id).bytes().all(|byte| byte.is_ascii_digit()) {
-            // As it is written: an id may have more digits than a machine's integer.
-            id.to_owned()
-        } else {
-            return Err(MemberError::UserId);
-        };
-        if user_id.is_empty() {
-            return Err(MemberError::UserId);
+        let user_id = user_id(data.user_id).ok_or(MemberError::UserId)?;
+        if user_id.len() > USER_ID_BYTES_MAX {
+            return Err(MemberError::UserIdTooLong(user_id.len()));
         }
-        Ok(Self { user_id: user_id.into(), user_info: data.user_info.map_or("null", RawValue::get).into() })
+        Ok(Self { user_id, user_info: data.user_info.map_or("null", RawValue::get).into() })
     }
 }
 
@@ -95,6 +106,16 @@ impl Members {
         }
         self.users.remove(user_id);
         true
+    }
+
+    /// Whether this user is there.
+    pub fn contains(&self, user_id: &str) -> bool {
+        self.users.contains_key(user_id)
+    }
+
+    /// How many users are there.
+    pub fn len(&self) -> usize {
+        self.users.len()
     }
 
     /// Nobody is there.
@@ -168,6 +189,9 @@ mod tests {
         ] {
             assert_eq!(Member::parse(data), Err(MemberError::UserId), "{data}");
         }
+        let with = |bytes| Member::parse(&format!(r#"{{"user_id":"{}"}}"#, "x".repeat(bytes)));
+        assert!(with(USER_ID_BYTES_MAX).is_ok());
+        assert_eq!(with(USER_ID_BYTES_MAX + 1), Err(MemberError::UserIdTooLong(USER_ID_BYTES_MAX + 1)));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub enum ClientMessage<'a> {
     Subscribe(Subscribe<'a>),
     /// `pusher:unsubscribe`, with the channel's name.
     Unsubscribe(Cow<'a, str>),
+    /// `pusher:signin`: who the connection's user is.
+    Signin(Signin<'a>),
     /// `client-…`: for the others on the channel.
     ClientEvent {
         /// The event's name.
@@ -45,6 +47,15 @@ pub struct Subscribe<'a> {
     pub channel_data: Option<Cow<'a, str>>,
     /// `auth.headers` of a client that lets the server ask Laravel, as those of the old server do.
     pub headers: Vec<(String, String)>,
+}
+
+/// The data of `pusher:signin`.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Signin<'a> {
+    /// `key:signature`.
+    pub auth: Cow<'a, str>,
+    /// The text that the signature covers.
+    pub user_data: Cow<'a, str>,
 }
 
 /// How many of `auth.headers` are kept; they may wait until Laravel is asked.
@@ -77,6 +88,7 @@ impl<'a> ClientMessage<'a> {
             "pusher:pong" => Ok(Self::Pong),
             "pusher:subscribe" => subscribe(envelope.data).map(Self::Subscribe),
             "pusher:unsubscribe" => subscribe(envelope.data).map(|data| Self::Unsubscribe(data.channel)),
+            "pusher:signin" => signin(envelope.data).map(Self::Signin),
             event if event.starts_with("client-") => match envelope.channel {
                 Some(channel) => {
                     Ok(Self::ClientEvent { event: envelope.event, channel, data: envelope.data.map(RawValue::get) })
@@ -120,6 +132,30 @@ fn subscribe<'a>(data: Option<&'a RawValue>) -> Result<Subscribe<'a>, BadMessage
                 channel_data: subscribe.channel_data.map(|data| Cow::Owned(data.into_owned())),
                 headers: subscribe.headers,
             })
+        }
+    }
+}
+
+/// `data` of signin: an object, or its JSON text as a string.
+fn signin<'a>(data: Option<&'a RawValue>) -> Result<Signin<'a>, BadMessage> {
+    #[derive(Deserialize)]
+    struct Data<'a> {
+        #[serde(borrow)]
+        auth: Cow<'a, str>,
+        #[serde(borrow)]
+        user_data: Cow<'a, str>,
+    }
+    const BAD: BadMessage = BadMessage("the data of a signin is an object with auth and user_data, which are texts");
+    fn read(text: &str) -> Result<Signin<'_>, BadMessage> {
+        let Data { auth, user_data } = serde_json::from_str(text).map_err(|_| BAD)?;
+        Ok(Signin { auth, user_data })
+    }
+    let data = data.ok_or(BAD)?;
+    match string(data) {
+        None => read(data.get()),
+        Some(text) => {
+            let Signin { auth, user_data } = read(&text)?;
+            Ok(Signin { auth: Cow::Owned(auth.into_owned()), user_data: Cow::Owned(user_data.into_owned()) })
         }
     }
 }
@@ -216,6 +252,48 @@ pub fn member_removed(channel: &str, user_id: &str) -> String {
     internal("pusher_internal:member_removed", channel, &data)
 }
 
+/// `pusher:signin_success`; `user_data` has the id as a text, which pusher-js wants.
+pub fn signin_success(user_data: &str) -> String {
+    let mut text = String::from(r#"{"event":"pusher:signin_success","data":{"user_data":"#);
+    push_json_string(&mut text, user_data);
+    text.push_str("}}");
+    text
+}
+
+/// `watchlist_events`: who of a user's watchlist is online, and who is not.
+pub fn watchlist_events(online: &[&str], offline: &[&str]) -> String {
+    let mut data = String::from(r#"{"events":["#);
+    for (name, user_ids) in [("online", online), ("offline", offline)] {
+        if user_ids.is_empty() {
+            continue;
+        }
+        if data.ends_with('}') {
+            data.push(',');
+        }
+        data.push_str(&format!(r#"{{"name":"{name}","user_ids":["#));
+        for (index, user_id) in user_ids.iter().enumerate() {
+            if index > 0 {
+                data.push(',');
+            }
+            push_json_string(&mut data, user_id);
+        }
+        data.push_str("]}");
+    }
+    data.push_str("]}");
+    let mut text = String::from(r#"{"event":"pusher_internal:watchlist_events","data":"#);
+    push_json_string(&mut text, &data);
+    text.push('}');
+    text
+}
+
+/// `cache_miss`: the cache channel has no event to begin with.
+pub fn cache_miss(channel: &str) -> String {
+    let mut text = String::from(r#"{"event":"pusher:cache_miss","channel":"#);
+    push_json_string(&mut text, channel);
+    text.push_str(r#","data":"{}"}"#);
+    text
+}
+
 /// `pusher:subscription_error`, the only refusal that Echo's `.error()` sees. `kind` is Pusher's
 /// `type`: `AuthError` or `LimitReached`.
 pub fn subscription_error(channel: &str, kind: &str, error: &str, status: u16) -> String {
@@ -253,6 +331,15 @@ pub fn channel_event(channel: &str, event: &str, data: &str) -> String {
     let mut text = String::with_capacity(channel_event_bytes(channel, event, data));
     push_channel_event(&mut text, channel, event, data);
     text
+}
+
+/// The data of a [`channel_event`].
+pub fn channel_event_data(text: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Event {
+        data: String,
+    }
+    serde_json::from_str::<Event>(text).ok().map(|event| event.data)
 }
 
 /// About how long [`push_channel_event`] makes a text.
@@ -310,160 +397,4 @@ pub fn push_json_string(text: &mut String, value: &str) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn subscribed(text: &str) -> Subscribe<'_> {
-        match ClientMessage::parse(text) {
-            Ok(ClientMessage::Subscribe(subscribe)) => subscribe,
-            other => panic!("{text}: {other:?}"),
-        }
-    }
-
-    /// The exact bytes of pusher-js 4.4 to 8.6 and pysher (protocol section 2).
-    #[test]
-    fn subscribes_of_real_clients() {
-        for text in [
-            r#"{"event":"pusher:subscribe","data":{"auth":"","channel":"pub"}}"#,
-            r#"{"event":"pusher:subscribe","data":{"channel":"pub"}}"#,
-            r#"{"event":"pusher:subscribe","data":{"auth":null,"channel":"pub"}}"#,
-            r#"{"event": "pusher:subscribe", "data": {"channel": "pub"}}"#,
-            r#"{"event":"pusher:subscribe","data":"{\"channel\":\"pub\"}"}"#,
-            r#"{"event":"pusher:subscribe","data":{"channel_data":{"user_id":7},"channel":"pub"}}"#,
-        ] {
-            let expected = Subscribe { channel: "pub".into(), auth: None, channel_data: None, headers: vec![] };
-            assert_eq!(subscribed(text), expected, "{text}");
-        }
-        let text = r#"{"event":"pusher:subscribe","data":{"auth":"k:41","channel_data":"{\"user_id\":7,\"user_info\":{\"name\":\"Ann\"}}","channel":"presence-room"}}"#;
-        let presence = subscribed(text);
-        assert_eq!(presence.auth.as_deref(), Some("k:41"));
-        assert_eq!(presence.channel_data.as_deref(), Some(r#"{"user_id":7,"user_info":{"name":"Ann"}}"#));
-        let text = r#"{"event":"pusher:subscribe","data":{"channel":"private-x","auth":{"headers":{"Authorization":"Bearer t","X-Tenant":5,"bad":[]}}}}"#;
-        let expected =
-            vec![("Authorization".to_owned(), "Bearer t".to_owned()), ("X-Tenant".to_owned(), "5".to_owned())];
-        assert_eq!(subscribed(text).headers, expected);
-    }
-
-    #[test]
-    fn auth_headers_are_bounded() {
-        let with = |headers: serde_json::Value| {
-            let data = serde_json::json!({"channel": "private-x", "auth": {"headers": headers}});
-            let text = serde_json::json!({"event": "pusher:subscribe", "data": data}).to_string();
-            subscribed(&text).headers.len()
-        };
-        let many: serde_json::Map<_, _> = (0..1000).map(|n| (format!("X-{n}"), "v".into())).collect();
-        assert_eq!(with(many.into()), HEADERS_MAX);
-        let long = "v".repeat(HEADER_BYTES_MAX);
-        assert_eq!(with(serde_json::json!({"X-A": "v", "X-B": long, "X-C": "v"})), 1);
-    }
-
-    #[test]
-    fn other_messages() {
-        for text in [
-            r#"{"event":"pusher:ping","data":{}}"#,
-            r#"{"event":"pusher:ping","data":""}"#,
-            r#"{"event":"pusher:ping"}"#,
-        ] {
-            assert!(matches!(ClientMessage::parse(text), Ok(ClientMessage::Ping)));
-        }
-        assert!(matches!(ClientMessage::parse(r#"{"event":"pusher:pong","data":{}}"#), Ok(ClientMessage::Pong)));
-        assert!(matches!(ClientMessage::parse(r#"{"event":"pusher:signin","data":{}}"#), Ok(ClientMessage::Unknown)));
-        match ClientMessage::parse(r#"{"event":"pusher:unsubscribe","data":{"channel":"private-priv"}}"#) {
-            Ok(ClientMessage::Unsubscribe(channel)) => assert_eq!(channel, "private-priv"),
-            other => panic!("{other:?}"),
-        }
-        match ClientMessage::parse(
-            r#"{"event":"client-typing","data":{"a": 1.0},"channel":"private-priv","user_id":"9"}"#,
-        ) {
-            Ok(ClientMessage::ClientEvent { event, channel, data }) => {
-                assert_eq!(
-                    (event.as_ref(), channel.as_ref(), data),
-                    ("client-typing", "private-priv", Some(r#"{"a": 1.0}"#))
-                );
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn bad_messages_are_named() {
-        let deep = format!(r#"{{"event":"pusher:subscribe","data":{}1{}}}"#, "[".repeat(50_000), "]".repeat(50_000));
-        for text in [
-            "",
-            "null",
-            "[]",
-            "{}",
-            "{",
-            "\"x\"",
-            r#"{"event":5}"#,
-            r#"{"event":null}"#,
-            r#"{"event":"pusher:subscribe"}"#,
-            r#"{"event":"pusher:subscribe","data":5}"#,
-            r#"{"event":"pusher:subscribe","data":{}}"#,
-            r#"{"event":"pusher:subscribe","data":{"channel":5}}"#,
-            r#"{"event":"pusher:subscribe","data":"{"}"#,
-            r#"{"event":"client-x","data":{}}"#,
-            r#"{"event":"client-x","channel":5}"#,
-            r#"{"event":"pusher:ping","event":"pusher:ping"}"#,
-            &deep,
-        ] {
-            assert!(ClientMessage::parse(text).is_err(), "{text:.60}");
-        }
-        let deep_data =
-            format!(r#"{{"event":"client-x","channel":"c","data":{}{}}}"#, "[".repeat(50_000), "]".repeat(50_000));
-        let _ = ClientMessage::parse(&deep_data);
-    }
-
-    #[test]
-    fn bytes_on_the_wire() {
-        let socket_id: SocketId = "218656.9503498".parse().unwrap();
-        assert_eq!(
-            connection_established(socket_id, 120),
-            r#"{"event":"pusher:connection_established","data":"{\"socket_id\":\"218656.9503498\",\"activity_timeout\":120}"}"#
-        );
-        assert_eq!(
-            subscription_succeeded("pub"),
-            r#"{"event":"pusher_internal:subscription_succeeded","data":"{}","channel":"pub"}"#
-        );
-        let member = Member { user_id: "9".into(), user_info: r#"{"name":"Bob"}"#.into() };
-        assert_eq!(
-            member_added("presence-room", &member),
-            r#"{"event":"pusher_internal:member_added","data":"{\"user_id\":\"9\",\"user_info\":{\"name\":\"Bob\"}}","channel":"presence-room"}"#
-        );
-        assert_eq!(
-            member_removed("presence-room", "9"),
-            r#"{"event":"pusher_internal:member_removed","data":"{\"user_id\":\"9\"}","channel":"presence-room"}"#
-        );
-        assert_eq!(
-            error(Some(4001), "Application does not exist"),
-            r#"{"event":"pusher:error","data":{"code":4001,"message":"Application does not exist"}}"#
-        );
-        assert_eq!(
-            subscription_error("private-nope", "AuthError", "no", 401),
-            r#"{"event":"pusher:subscription_error","channel":"private-nope","data":{"type":"AuthError","error":"no","status":401}}"#
-        );
-        assert_eq!(
-            client_event("presence-room", "client-typing", Some(r#"{"a":1}"#), Some("7")),
-            r#"{"event":"client-typing","channel":"presence-room","data":{"a":1},"user_id":"7"}"#
-        );
-        assert_eq!(
-            channel_event("pub", r"App\Events\Ping", r#"{"x":"\u00fc\/"}"#),
-            r#"{"event":"App\\Events\\Ping","channel":"pub","data":"{\"x\":\"\\u00fc\\/\"}"}"#
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn json_strings_round_trip(value in any::<String>()) {
-            let mut text = String::new();
-            push_json_string(&mut text, &value);
-            prop_assert_eq!(serde_json::from_str::<String>(&text).unwrap(), value);
-        }
-
-        #[test]
-        fn any_text_is_a_message_or_a_sentence(text in any::<String>()) {
-            let _ = ClientMessage::parse(&text);
-        }
-    }
-}
+mod tests;

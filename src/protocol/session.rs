@@ -1,19 +1,25 @@
 //! One connection's side of the Pusher protocol, as a state machine: what arrives goes in, with
 //! the time; what is to be done comes out as actions. It performs no I/O and reads no clock, so
 //! a test can walk it through an hour in a microsecond.
+//!
+//! Here is what a session is, and its liveness; what a client asks for is in the modules below:
+//! `subscribe`, `client_event`, `signin`.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::SocketId;
-use super::channel::{Access, ChannelName, NameError};
+use super::channel::ChannelName;
 use super::presence::Member;
-use super::pusher::{self, ClientMessage, Subscribe};
-use authorise::{Authorised, authorise, too_big};
+use super::pusher::{self, ClientMessage};
+use super::user::User;
 
 mod authorise;
+mod client_event;
 mod reauthorize;
+mod signin;
+mod subscribe;
 
 /// Milliseconds since some moment before the first input; it only ever grows.
 pub type Millis = u64;
@@ -46,6 +52,8 @@ pub struct Rules {
     pub activity_timeout: Millis,
     /// How long a pinged client may take to answer.
     pub pong_timeout: Millis,
+    /// See `limits.userAuthenticationTimeout`.
+    pub user_authentication_timeout: Option<Millis>,
     /// See `reauthorizeMinutes`: after so long Laravel is asked again about what it has allowed.
     pub reauthorize_after: Option<Millis>,
 }
@@ -79,8 +87,11 @@ pub enum Input<'a> {
     SignOfLife,
     /// Laravel's answer to [`Action::Ask`].
     Answered(Ticket, Answer),
-    /// The home shard's answer to [`Action::Join`]: the ready `subscription_succeeded`.
-    Joined(Ticket, Bytes),
+    /// The home shard's answer to [`Action::Join`] or [`Action::List`]: the ready
+    /// `subscription_succeeded` with what belongs after it, or that the channel is full.
+    Joined(Ticket, Result<Bytes, Refusal>),
+    /// The application ends all connections of this one's user.
+    Terminated,
     /// Time has passed.
     Tick,
     /// The connection ends.
@@ -107,28 +118,41 @@ pub enum Action {
         /// `auth.headers` of the message.
         headers: Vec<(String, String)>,
     },
-    /// Tell the channel's home shard that this member joins; [`Input::Joined`] comes back.
+    /// Ask the channel's home shard to be let in, as a member where there are members;
+    /// [`Input::Joined`] comes back.
     Join {
         /// Comes back with the answer.
         ticket: Ticket,
-        /// The presence channel.
+        /// The presence or cache channel.
         channel: ChannelName,
-        /// Who joins.
-        member: Member,
+        /// Who joins a presence channel.
+        member: Option<Member>,
     },
-    /// Ask the channel's home shard for the list of members once more; [`Input::Joined`] comes back.
+    /// Ask the channel's home shard once more for what it tells a joiner; [`Input::Joined`] comes back.
     List {
         /// Comes back with the answer.
         ticket: Ticket,
-        /// The presence channel, joined before.
+        /// The channel, joined before.
         channel: ChannelName,
     },
     /// Tell the channel's home shard that this connection has left. There is one for each
     /// [`Action::Join`].
     Leave {
-        /// The presence channel.
+        /// The presence or cache channel.
         channel: ChannelName,
-        /// Who leaves.
+        /// Who leaves a presence channel.
+        user_id: Option<Arc<str>>,
+    },
+    /// The connection's user is known from now on. It comes once in a session.
+    SignIn {
+        /// The user's id.
+        user_id: Arc<str>,
+        /// Whose coming and going the connection is told of.
+        watchlist: Vec<Arc<str>>,
+    },
+    /// A connection that was signed in ends.
+    SignOut {
+        /// The user's id.
         user_id: Arc<str>,
     },
     /// Send a text message to the channel's other subscribers.
@@ -142,6 +166,11 @@ pub enum Action {
     Refused {
         /// As the client named it.
         channel: String,
+        /// What the client was told.
+        error: String,
+    },
+    /// A signin was refused: for the log.
+    SigninRefused {
         /// What the client was told.
         error: String,
     },
@@ -166,6 +195,10 @@ pub struct Session {
     pinged_at: Option<Millis>,
     /// When the next subscription is to be asked about again.
     reauthorize_at: Option<Millis>,
+    /// When the connection is closed unless something has said by then who it is.
+    unauthorised_until: Option<Millis>,
+    /// Whom the connection is signed in as; most never are.
+    user: Option<Box<User>>,
     client_events: Allowance,
     /// Of subscribes: as many in a second as a connection may have in all.
     subscribes: Allowance,
@@ -217,6 +250,8 @@ impl Session {
             heard_at: now,
             pinged_at: None,
             reauthorize_at: None,
+            unauthorised_until: rules.user_authentication_timeout.map(|timeout| now + timeout),
+            user: None,
             client_events: Allowance::default(),
             subscribes: Allowance::default(),
             bad_messages: 0,
@@ -236,11 +271,16 @@ impl Session {
                 self.answered(ticket, answer, rules, actions);
                 self.ask_next(rules, now, actions);
             }
-            Input::Joined(ticket, frame) => self.joined(ticket, frame, actions),
+            Input::Joined(ticket, Ok(frame)) => self.joined(ticket, frame, actions),
+            Input::Joined(ticket, Err(refusal)) => self.full(ticket, &refusal, actions),
+            Input::Terminated => close(4009, "The application has ended this user's connections", actions),
             Input::Tick => self.tick(rules, now, actions),
             Input::Ended => {
+                if let Some(user) = self.user.take() {
+                    actions.push(Action::SignOut { user_id: user.id });
+                }
                 for subscription in std::mem::take(&mut self.subscriptions) {
-                    leave(subscription, actions);
+                    subscribe::leave(subscription, actions);
                 }
             }
         }
@@ -266,6 +306,7 @@ impl Session {
                 actions.push(Action::Send(frame));
             }
             Ok(ClientMessage::Unsubscribe(channel)) => self.unsubscribe(&channel, rules, now, actions),
+            Ok(ClientMessage::Signin(signin)) => self.signin(&signin, rules, now, actions),
             Ok(ClientMessage::ClientEvent { event, channel, data }) => {
                 if let Err((code, message)) = self.client_event(&event, &channel, data, rules, now, actions) {
                     actions.push(Action::Send(pusher::error(code, &message)));
@@ -282,171 +323,10 @@ impl Session {
         }
     }
 
-    fn subscribe(&mut self, subscribe: Subscribe<'_>, rules: &Rules, now: Millis, actions: &mut Vec<Action>) {
-        let channel = match ChannelName::parse(&subscribe.channel) {
-            Ok(channel) => channel,
-            Err(error) => {
-                let status = if matches!(error, NameError::TooLong(_)) { 4009 } else { 400 };
-                // pusher-js hands an error to the channel of exactly this name, which `messageBytes`
-                // bounds; the log does with its beginning.
-                let error = error.to_string();
-                let shown = subscribe.channel.chars().take(super::channel::NAME_BYTES_MAX).collect();
-                let frame = pusher::subscription_error(&subscribe.channel, "LimitReached", &error, status);
-                actions.push(Action::Send(frame));
-                actions.push(Action::Refused { channel: shown, error });
-                return;
-            }
-        };
-        let authorised = match authorise(&channel, &subscribe, self.socket_id, rules) {
-            Ok(authorised) => authorised,
-            Err(refusal) => return refuse(channel.as_str(), "AuthError", refusal.error, refusal.status, actions),
-        };
-        if let Some(index) = self.position(channel.as_str()) {
-            return self.subscribe_again(index, actions);
-        }
-        if self.subscriptions.len() >= rules.subscriptions_max {
-            let error = format!("This connection has {} subscriptions; no more are allowed", rules.subscriptions_max);
-            return refuse(channel.as_str(), "LimitReached", error, 4009, actions);
-        }
-        let ticket = self.next_ticket();
-        let mut subscription = Subscription { channel, ticket, state: State::Joining, user_id: None, consent: None };
-        match authorised {
-            Authorised::Yes => admit(&mut subscription, Answer::Yes, actions),
-            Authorised::As(member) => admit(&mut subscription, Answer::Member(member), actions),
-            Authorised::AskLaravel => subscription.state = State::Waiting(subscribe.headers),
-        }
-        self.subscriptions.push(subscription);
-        self.ask_next(rules, now, actions);
-    }
-
-    /// Idempotent (protocol section 8): says once more that it has succeeded. A subscription
-    /// under way will be answered anyway.
-    fn subscribe_again(&mut self, index: usize, actions: &mut Vec<Action>) {
-        let ticket = self.next_ticket();
-        let subscription = &mut self.subscriptions[index];
-        if !matches!(subscription.state, State::Subscribed) {
-            return;
-        }
-        match &subscription.user_id {
-            None => actions.push(Action::Send(pusher::subscription_succeeded(subscription.channel.as_str()))),
-            Some(_) => {
-                subscription.ticket = ticket;
-                actions.push(Action::List { ticket, channel: subscription.channel.clone() });
-            }
-        }
-    }
-
-    fn unsubscribe(&mut self, channel: &str, rules: &Rules, now: Millis, actions: &mut Vec<Action>) {
-        if let Some(index) = self.position(channel) {
-            leave(self.subscriptions.remove(index), actions);
-            self.ask_next(rules, now, actions);
-        }
-    }
-
-    fn answered(&mut self, ticket: Ticket, answer: Answer, rules: &Rules, actions: &mut Vec<Action>) {
-        if self.reauthorized(ticket, &answer, actions) {
-            return;
-        }
-        // The client may have left, or left and come again, since Laravel was asked.
-        let Some(index) =
-            self.subscriptions.iter().position(|s| s.ticket == ticket && matches!(s.state, State::Asking))
-        else {
-            return;
-        };
-        let refusal = match &answer {
-            Answer::No(refusal) => Some(refusal.clone()),
-            Answer::Member(member) => too_big(member, rules),
-            Answer::Yes => None,
-        };
-        match refusal {
-            Some(refusal) => {
-                let channel = self.subscriptions.remove(index).channel;
-                actions.push(Action::Send(pusher::subscription_error(
-                    channel.as_str(),
-                    "AuthError",
-                    &refusal.error,
-                    refusal.status,
-                )));
-            }
-            None => admit(&mut self.subscriptions[index], answer, actions),
-        }
-    }
-
-    fn joined(&mut self, ticket: Ticket, frame: Bytes, actions: &mut Vec<Action>) {
-        let Some(subscription) = self.subscriptions.iter_mut().find(|s| s.ticket == ticket) else { return };
-        actions.push(Action::SendFrame(frame));
-        if matches!(subscription.state, State::Joining) {
-            subscription.state = State::Subscribed;
-            actions.push(Action::Subscribe(subscription.channel.clone()));
-        }
-    }
-
-    /// Asks Laravel about those who wait, as many at once as are allowed.
-    fn ask_next(&mut self, rules: &Rules, now: Millis, actions: &mut Vec<Action>) {
-        for subscription in &mut self.subscriptions {
-            if self.asking == ASKING_MAX {
-                break;
-            }
-            if let State::Waiting(headers) = &mut subscription.state {
-                let headers = std::mem::take(headers);
-                if let Some(after) = rules.reauthorize_after {
-                    subscription.consent =
-                        Some(Box::new(Consent { headers: headers.clone(), asked_at: now, ticket: None }));
-                    self.reauthorize_at = Some(self.reauthorize_at.unwrap_or(now + after));
-                }
-                subscription.state = State::Asking;
-                self.asking += 1;
-                actions.push(Action::Ask {
-                    ticket: subscription.ticket,
-                    channel: subscription.channel.clone(),
-                    headers,
-                });
-            }
-        }
-    }
-
-    fn client_event(
-        &mut self,
-        event: &str,
-        channel: &str,
-        data: Option<&str>,
-        rules: &Rules,
-        now: Millis,
-        actions: &mut Vec<Action>,
-    ) -> Result<(), (Option<u16>, String)> {
-        let subscription = self
-            .position(channel)
-            .map(|index| &self.subscriptions[index])
-            .filter(|subscription| matches!(subscription.state, State::Subscribed));
-        let Some(subscription) = subscription else {
-            return Err((None, "Client event refused: this connection is not subscribed to the channel".into()));
-        };
-        if subscription.channel.access() == Access::Public || subscription.channel.is_encrypted() {
-            let error =
-                "Client event refused: they are allowed on private and presence channels, not on encrypted ones";
-            return Err((None, error.into()));
-        }
-        if event.len() > super::channel::NAME_BYTES_MAX {
-            return Err((None, "Client event refused: its name is over 200 bytes long".into()));
-        }
-        if data.is_some_and(|data| data.len() > rules.client_event_bytes_max) {
-            let limit = rules.client_event_bytes_max;
-            return Err((None, format!("Client event refused: its data is over the limit of {limit} bytes")));
-        }
-        if !self.client_events.take(rules.client_events_per_second, now) {
-            let limit = rules.client_events_per_second;
-            return Err((Some(4301), format!("Client event refused: over the limit of {limit} in a second")));
-        }
-        actions.push(Action::Whisper {
-            channel: subscription.channel.clone(),
-            text: pusher::client_event(channel, event, data, subscription.user_id.as_deref()),
-        });
-        Ok(())
-    }
-
     /// Whether [`Input::Tick`] would do anything now.
     pub fn is_due(&self, rules: &Rules, now: Millis) -> bool {
-        self.is_silent(rules, now) || self.reauthorize_at.is_some_and(|at| now >= at)
+        let has_come = |moment: Option<Millis>| moment.is_some_and(|at| now >= at);
+        self.is_silent(rules, now) || has_come(self.reauthorize_at) || has_come(self.unauthorised_until)
     }
 
     fn is_silent(&self, rules: &Rules, now: Millis) -> bool {
@@ -463,20 +343,27 @@ impl Session {
         {
             self.reauthorize(after, now, actions);
         }
+        if self.unauthorised_until.is_some_and(|at| now >= at) {
+            return close(4009, "Connection not authorized within timeout", actions);
+        }
         if !self.is_silent(rules, now) {
             return;
         }
         match self.pinged_at {
             Some(_) => {
                 let reason = "Pong reply not received: ping was sent to the client, but no reply was received";
-                actions.push(Action::Send(pusher::error(Some(4201), reason)));
-                actions.push(Action::Close { code: 4201, reason });
+                close(4201, reason, actions);
             }
             None => {
                 self.pinged_at = Some(now);
                 actions.push(Action::Send(pusher::PING.into()));
             }
         }
+    }
+
+    /// Something has said who this is.
+    fn authorised(&mut self) {
+        self.unauthorised_until = None;
     }
 
     fn position(&self, channel: &str) -> Option<usize> {
@@ -489,33 +376,10 @@ impl Session {
     }
 }
 
-/// The subscription is allowed: subscribe, or join first.
-fn admit(subscription: &mut Subscription, answer: Answer, actions: &mut Vec<Action>) {
-    let (ticket, channel) = (subscription.ticket, subscription.channel.clone());
-    if let Answer::Member(member) = answer {
-        subscription.state = State::Joining;
-        subscription.user_id = Some(member.user_id.clone());
-        actions.push(Action::Join { ticket, channel, member });
-    } else {
-        subscription.state = State::Subscribed;
-        actions.push(Action::Send(pusher::subscription_succeeded(channel.as_str())));
-        actions.push(Action::Subscribe(channel));
-    }
-}
-
-fn leave(subscription: Subscription, actions: &mut Vec<Action>) {
-    let Subscription { channel, state, user_id, .. } = subscription;
-    if matches!(state, State::Subscribed) {
-        actions.push(Action::Unsubscribe(channel.clone()));
-    }
-    if let Some(user_id) = user_id {
-        actions.push(Action::Leave { channel, user_id });
-    }
-}
-
-fn refuse(channel: &str, kind: &str, error: String, status: u16, actions: &mut Vec<Action>) {
-    actions.push(Action::Send(pusher::subscription_error(channel, kind, &error, status)));
-    actions.push(Action::Refused { channel: channel.to_owned(), error });
+/// Says why, and closes.
+fn close(code: u16, reason: &'static str, actions: &mut Vec<Action>) {
+    actions.push(Action::Send(pusher::error(Some(code), reason)));
+    actions.push(Action::Close { code, reason });
 }
 
 /// So many in each second.

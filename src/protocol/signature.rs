@@ -24,6 +24,11 @@ pub fn channel_text(socket_id: crate::protocol::SocketId, channel: &str, channel
     }
 }
 
+/// What is signed for `pusher:signin`: `socket_id::user::user_data`.
+pub fn user_text(socket_id: crate::protocol::SocketId, user_data: &str) -> String {
+    format!("{socket_id}::user::{user_data}")
+}
+
 /// What is signed for an HTTP API request: method, path, and the parameters but `auth_signature`,
 /// keys in lowercase and in order, values decoded (protocol section 5).
 pub fn request_text<T: AsRef<str>>(method: &str, path: &str, parameters: &[(T, T)]) -> String {

@@ -18,6 +18,10 @@ use crate::ws::frame::Decoder;
 /// How long a client may take to answer a close frame before its socket is dropped.
 pub const CLOSE_WAIT: Millis = 5_000;
 
+/// Turns for which a client that has something to say waits while there are events to deliver. Not longer: a
+/// flood of events must not make the server deaf.
+const DEFERRED_MAX: usize = 8;
+
 /// TLS records that may come to nothing before the others' turn.
 const RECORDS_MAX: usize = 16;
 
@@ -93,6 +97,13 @@ pub struct Closing {
 pub async fn read(shard: Weak<RefCell<Shard>>, key: ConnKey, stream: Rc<TcpStream>) {
     loop {
         let readable = stream.readable().await;
+        // Events go first: in a storm of new clients, each with something to say, they would wait for all of them.
+        for _ in 0..DEFERRED_MAX {
+            if !shard.upgrade().is_some_and(|shard| shard.borrow().has_events()) {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
         let Some(shard) = shard.upgrade() else { return };
         if readable.is_err() || !shard.borrow_mut().read(key) {
             return;

@@ -2,12 +2,9 @@
 //! is subscribed to what. Delivering takes no lock and wakes no task: a batch of events is put
 //! into the outboxes by reference, then every outbox is written once.
 //!
-//! Each presence channel has a *home* among the shards ([`Publisher::home`]), which alone keeps
-//! its members. A joiner's member list and the `member_added` and `member_removed` after it come
-//! from the home through one queue in order, so they cannot disagree.
+//! What one shard alone must know of a channel or a user, its *home* knows: `home`, `users`.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -21,24 +18,33 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 use crate::auth::{Asked, Question};
-use crate::inbox::{AppIndex, ConnKey, Control, Delivery, Handover, Inbox, Interest, Joiner};
+use crate::inbox::{AppIndex, ConnKey, Control, Delivery, Events, Handover, Inbox, Interest, Joiner};
+use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
-use crate::protocol::presence::{self, Member, Members};
-use crate::protocol::pusher;
 use crate::protocol::session::{Action, Input, Millis, Rules, Session};
 use crate::publish::Publisher;
 use crate::ws::frame::{self, Message};
 use channels::{Change, Channels, Slot};
 use conn::{CLOSE_WAIT, Closing, Conn};
+use home::Homes;
 use outbox::Outbox;
+use users::Users;
 
 pub mod channels;
 mod conn;
 mod delivery;
+mod home;
+mod last_events;
 mod outbox;
+#[cfg(test)]
+pub(crate) mod test;
+mod users;
 
 /// Inbox messages that are handled before the outboxes are written.
 const BATCH: usize = 256;
+
+/// New connections that are taken in one turn: few, since events wait meanwhile.
+const ARRIVALS: usize = 16;
 
 /// How much is read from a socket at once, in bytes; one buffer serves all connections.
 const READ_BYTES: usize = 16 * 1024;
@@ -62,6 +68,12 @@ pub struct Context {
     pub message_bytes_max: usize,
     /// See `limits.outboundBytes`.
     pub outbound_bytes_max: usize,
+    /// See `limits.presenceMembers`.
+    pub presence_members_max: usize,
+    /// See `limits.cacheSeconds`.
+    pub cache_time: Duration,
+    /// A shard's part of `limits.cacheBytes`.
+    pub cache_bytes_max: usize,
 }
 
 /// Starts the thread of the shard with this index. It ends after [`Control::Stop`].
@@ -76,8 +88,11 @@ pub fn spawn(index: usize, inbox: Inbox, context: Context) -> io::Result<std::th
 /// A shard's loop, for a [`tokio::task::LocalSet`]. It ends after [`Control::Stop`].
 pub async fn run(index: usize, inbox: Inbox, context: Context) {
     let _guard = EndsTheProcess(index);
-    let Inbox { mut control, events, interest, connections } = inbox;
-    let shard = Rc::new_cyclic(|this| RefCell::new(Shard::new(index, context, interest, connections, this.clone())));
+    let Inbox { mut arrivals, mut control, events, interest, connections } = inbox;
+    let shard = Rc::new_cyclic(|this| {
+        RefCell::new(Shard::new(index, context, events.clone(), interest, connections, this.clone()))
+    });
+    let mut arrived = Vec::with_capacity(ARRIVALS);
     let mut said = Vec::with_capacity(BATCH);
     let mut deliveries = Vec::with_capacity(BATCH);
     let mut tick = tokio::time::interval(Duration::from_secs(1));
@@ -87,6 +102,7 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
         tokio::select! {
             _ = control.recv_many(&mut said, BATCH) => {}
             () = events.ready() => {}
+            _ = arrivals.recv_many(&mut arrived, ARRIVALS) => {}
             _ = tick.tick() => shard.borrow_mut().tick(),
             () = until(stop_at) => return,
         }
@@ -102,8 +118,8 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
         if said.iter().any(|message| matches!(message, Control::Stop)) {
             stop_at = Some(tokio::time::Instant::now() + STOP_WAIT);
         }
-        let is_empty = shard.borrow_mut().turn(&mut said, &mut deliveries);
-        if stop_at.is_some() && is_empty {
+        let is_empty = shard.borrow_mut().turn(&mut arrived, &mut said, &mut deliveries);
+        if stop_at.is_some() && is_empty && arrivals.is_empty() {
             return;
         }
         // Connections' tasks have their turn before the next batch.
@@ -135,6 +151,7 @@ async fn until(moment: Option<tokio::time::Instant>) {
 pub struct Shard {
     index: usize,
     context: Context,
+    events: Arc<Events>,
     interest: Arc<Interest>,
     connections: Arc<AtomicUsize>,
     this: Weak<RefCell<Shard>>,
@@ -142,7 +159,8 @@ pub struct Shard {
     conns: Slab<Conn>,
     generation: u32,
     channels: Channels,
-    homes: HashMap<(AppIndex, ChannelName), Members>,
+    homes: Homes,
+    users: Users,
     /// Those with something in their outbox since the last flush.
     dirty: Vec<Slot>,
     relayed: Vec<Delivery>,
@@ -154,13 +172,16 @@ impl Shard {
     fn new(
         index: usize,
         context: Context,
+        events: Arc<Events>,
         interest: Arc<Interest>,
         connections: Arc<AtomicUsize>,
         this: Weak<RefCell<Shard>>,
     ) -> Self {
+        let homes = Homes::new(&context);
         Self {
             index,
             context,
+            events,
             interest,
             connections,
             this,
@@ -168,7 +189,8 @@ impl Shard {
             conns: Slab::new(),
             generation: 0,
             channels: Channels::default(),
-            homes: HashMap::new(),
+            homes,
+            users: Users::default(),
             dirty: Vec::new(),
             relayed: Vec::new(),
             read_buffer: vec![0; READ_BYTES],
@@ -180,41 +202,40 @@ impl Shard {
         self.started.elapsed().as_millis() as Millis
     }
 
+    /// Whether there are events to deliver.
+    fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// Handles a batch of each queue, then writes what came of it. True when no connection is left.
-    fn turn(&mut self, said: &mut Vec<Control>, deliveries: &mut Vec<Delivery>) -> bool {
+    fn turn(&mut self, arrived: &mut Vec<Handover>, said: &mut Vec<Control>, deliveries: &mut Vec<Delivery>) -> bool {
+        // Before the joins: what was published before somebody asked to join is the last event then.
+        self.relay_published(deliveries);
         for message in said.drain(..) {
             // Deliveries are kept together, so that a burst of client events goes out in one write.
-            if !matches!(message, Control::Deliver(_)) {
+            if !matches!(message, Control::Deliver(_) | Control::Relayed(..)) {
                 self.deliver_relayed();
             }
             self.control(message);
         }
         self.deliver_relayed();
         self.deliver(deliveries);
+        arrived.drain(..).for_each(|handover| self.accept(handover));
         self.flush();
         self.conns.is_empty()
     }
 
     fn control(&mut self, message: Control) {
         match message {
-            Control::Accept(handover) => self.accept(*handover),
-            Control::Deliver(delivery) => self.relayed.push(delivery),
+            Control::Deliver(delivery) | Control::Relayed(delivery, _) => self.relayed.push(delivery),
             Control::Answered { conn, ticket, answer } => self.input(conn, Input::Answered(ticket, answer)),
-            Control::Joined { conn, ticket, frame } => self.input(conn, Input::Joined(ticket, frame)),
+            Control::Joined { conn, ticket, outcome } => self.input(conn, Input::Joined(ticket, outcome)),
             Control::Join { app, channel, member, joiner } => self.join(app, channel, member, joiner),
             Control::List { app, channel, joiner } => self.list(app, &channel, joiner),
-            Control::Leave { app, channel, user_id, socket_id } => {
-                let key = (app, channel);
-                let Some(members) = self.homes.get_mut(&key) else { return };
-                let last = members.leave(socket_id, &user_id);
-                if members.is_empty() {
-                    self.homes.remove(&key);
-                }
-                if last {
-                    let text = pusher::member_removed(key.1.as_str(), &user_id);
-                    self.relay(key.0, key.1, &text, None);
-                }
-            }
+            Control::Leave { app, channel, user_id, socket_id } => self.leave(app, channel, &user_id, socket_id),
+            Control::User { app, user_id, from, change } => self.user_changed(app, user_id, from, change),
+            Control::UserStatus { app, user_id, is_online } => self.user_status(app, user_id, is_online),
+            Control::Terminate { app, user_id } => self.terminate(app, &user_id),
             Control::Stop => {
                 self.stopping = true;
                 let slots: Vec<Slot> = self.conns.iter().map(|(slot, _)| slot as Slot).collect();
@@ -394,11 +415,20 @@ impl Shard {
                 }
                 Action::Leave { channel, user_id } => {
                     self.interest.remove(self.context.publisher.hash(app, channel.as_str()));
-                    let home = self.context.publisher.home(app, channel.as_str());
-                    home.tell(Control::Leave { app, channel, user_id, socket_id });
+                    // Of a cache channel's subscribers the home keeps no account.
+                    if let Some(user_id) = user_id {
+                        let home = self.context.publisher.home(app, channel.as_str());
+                        home.tell(Control::Leave { app, channel, user_id, socket_id });
+                    }
                 }
+                Action::SignIn { user_id, watchlist } => {
+                    tracing::debug!("{socket_id} signed in as {user_id:?}");
+                    self.sign_in(app, user_id, watchlist, key);
+                }
+                Action::SignOut { user_id } => self.sign_out(app, &user_id, key),
                 Action::Whisper { channel, text } => self.relay(app, channel, &text, Some(socket_id)),
                 Action::Refused { channel, error } => tracing::warn!("{socket_id} may not join {channel:?}: {error}"),
+                Action::SigninRefused { error } => tracing::warn!("{socket_id} may not sign in: {error}"),
                 Action::Close { code, reason } => self.close(slot, code, reason),
             }
         }
@@ -453,30 +483,13 @@ impl Shard {
                 None => {}
             }
         }
+        self.homes.expire(now);
+        self.tell_watchers_of_changes();
         self.flush();
     }
 
-    // --- presence --------------------------------------------------------------------------
-
-    fn join(&mut self, app: AppIndex, channel: ChannelName, member: Member, joiner: Joiner) {
-        let members = self.homes.entry((app, channel.clone())).or_default();
-        let joined = members.join(joiner.socket_id, member.clone());
-        self.list(app, &channel, joiner);
-        if joined == presence::Joined::First {
-            let text = pusher::member_added(channel.as_str(), &member);
-            self.relay(app, channel, &text, Some(joiner.socket_id));
-        }
-    }
-
-    /// Sends the joiner's shard the list of members.
-    fn list(&self, app: AppIndex, channel: &ChannelName, joiner: Joiner) {
-        let Some(members) = self.homes.get(&(app, channel.clone())) else { return };
-        let frame = frame::encode_text(&pusher::presence_succeeded(channel.as_str(), &members.list()));
-        let shard = &self.context.publisher.shards()[joiner.shard];
-        shard.tell(Control::Joined { conn: joiner.conn, ticket: joiner.ticket, frame });
-    }
-
-    fn relay(&self, app: AppIndex, channel: ChannelName, text: &str, except: Option<crate::protocol::SocketId>) {
+    /// Sends a message to all subscribers of a channel but one, on whatever shard they are.
+    fn relay(&self, app: AppIndex, channel: ChannelName, text: &str, except: Option<SocketId>) {
         self.context.publisher.relay(&Delivery { app, channel, frame: frame::encode_text(text), except });
     }
 }

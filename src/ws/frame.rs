@@ -36,6 +36,16 @@ pub fn build_text(bytes: usize, write: impl FnOnce(&mut String)) -> Bytes {
     Bytes::from(frame).slice(start..)
 }
 
+/// The text in a frame that [`encode_text`] or [`build_text`] has made.
+pub fn text(frame: &[u8]) -> Option<&str> {
+    let header = match frame.get(1)? {
+        126 => 4,
+        127 => 10,
+        _ => 2,
+    };
+    std::str::from_utf8(frame.get(header..)?).ok()
+}
+
 /// The answer to a ping.
 pub fn encode_pong(payload: &[u8]) -> Bytes {
     encode(PONG, payload)
@@ -350,6 +360,7 @@ mod tests {
         for length in [0, 1, 125, 126, 65_535, 65_536] {
             let text = "x".repeat(length);
             assert_eq!(build_text(7, |buffer| buffer.push_str(&text)), encode_text(&text));
+            assert_eq!(super::text(&encode_text(&text)), Some(text.as_str()));
         }
         assert_eq!(encode_close(4001, "no").as_ref(), b"\x88\x04\x0f\xa1no");
         let cut = encode_close(1000, &"é".repeat(100));

@@ -193,6 +193,22 @@ impl Client {
         self.next().await
     }
 
+    /// Subscribes to a private channel without awaiting the reply.
+    pub async fn asks_for(&mut self, channel: &str) {
+        use laravel_echo_server::protocol::signature;
+        let auth = format!("{KEY}:{}", signature::sign(SECRET, &format!("{}:{channel}", self.socket_id)));
+        self.send(json!({"event": "pusher:subscribe", "data": {"auth": auth, "channel": channel}})).await;
+    }
+
+    /// Signs in; gives the reply.
+    pub async fn sign_in(&mut self, user_data: &str) -> Value {
+        use laravel_echo_server::protocol::signature;
+        let text = format!("{}::user::{user_data}", self.socket_id);
+        let auth = format!("{KEY}:{}", signature::sign(SECRET, &text));
+        self.send(json!({"event": "pusher:signin", "data": {"auth": auth, "user_data": user_data}})).await;
+        self.next().await
+    }
+
     /// Asks for a pong and asserts that it is the next thing to arrive: nothing else was on its way.
     pub async fn hears_nothing_else(&mut self) {
         self.send(json!({"event": "pusher:ping", "data": {}})).await;

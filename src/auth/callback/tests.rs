@@ -7,6 +7,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, watch};
 
 use super::*;
+
 use crate::auth::fake::{FakeLaravel, auth_of, response};
 use crate::config::Auth;
 use crate::protocol::channel::ChannelName;
@@ -567,7 +568,7 @@ fn an_endpoint_stays_on_auth_host() {
     let mut auth = auth_of("http://app.test:8000");
     auth.endpoint = "//evil.example/auth".to_owned();
     let laravel = laravel_with(&auth, None);
-    assert_eq!(laravel.url().host_str(), Some("app.test"));
+    assert_eq!(laravel.url(About::User).host_str(), Some("app.test"));
 }
 
 #[derive(Clone, Default)]

@@ -181,7 +181,7 @@ async fn what_is_no_auth_request_is_refused_before_laravel_is_asked() {
     let elsewhere = SocketId::new(7, app_tag("app-key") ^ app_tag("other-key") ^ 1).to_string();
     let kind = "application/x-www-form-urlencoded";
     for (kind, body, status, words) in [
-        (kind, String::new(), 400, "needs one channel_name"),
+        (kind, String::new(), 400, "needs one socket_id"),
         (kind, format!("socket_id={good}"), 400, "needs one channel_name"),
         (kind, "channel_name=private-a".to_owned(), 400, "needs one socket_id"),
         (kind, format!("{}&channel_name=private-b", form("private-a")), 400, "exactly once"),
@@ -373,5 +373,60 @@ async fn preflight_of_our_pages_and_of_others() {
     for odd in ["a b", "x,", "<", &"x".repeat(2000)] {
         assert_eq!(header(&asking("http://localhost:8000", odd), "access-control-allow-headers"), None, "{odd}");
     }
+    assert!(fake.asked().is_empty());
+}
+
+fn user_body() -> String {
+    format!("socket_id={}&team=7", socket())
+}
+
+async fn post_user(fake: &FakeLaravel, body: &str) -> Response<Bytes> {
+    let parts = parts_at("/broadcasting/user-auth?channel_name=x&a=1", &[("cookie", "session=c")]);
+    gateway(&laravel(&fake.auth()), &apps(), &parts, Bytes::copy_from_slice(body.as_bytes())).await
+}
+
+/// The redis driver answers with what the application's callback returned, the pusher driver with
+/// the signed text.
+#[tokio::test]
+async fn a_user_is_signed() {
+    let data = r#"{"id":4,"user_info":{"name":"Zo\u00eb","avatar":"https:\/\/a.b\/c"},"watchlist":["5"] }"#;
+    for yes in [data.to_owned(), json!({ "auth": "app-key:of-another-secret", "user_data": data }).to_string()] {
+        let fake = FakeLaravel::answering(response("200 OK", BEFORE, &yes)).await;
+        let answer = post_user(&fake, &user_body()).await;
+        let text = signature::user_text(socket().parse().unwrap(), data);
+        let auth = format!("app-key:{}", signature::sign("app-key-secret", &text));
+        assert_eq!(json(&answer), json!({ "auth": auth, "user_data": data }), "{yes}");
+        assert_eq!(answer.headers().get_all("set-cookie").iter().count(), 2);
+        let asked = fake.only();
+        assert_eq!(asked.line, "POST /broadcasting/user-auth?a=1 HTTP/1.1");
+        assert_eq!(asked.body, format!("team=7&socket_id={}", socket()));
+        assert_eq!(asked.one("cookie"), Some("session=c"));
+    }
+}
+
+#[tokio::test]
+async fn who_is_no_user_is_refused() {
+    for (status, body, expected, word) in [
+        ("404 Not Found", "{}", 404, "userRoutes"),
+        ("403 Forbidden", r#"{"message":""}"#, 403, "resolveAuthenticatedUserUsing"),
+        ("401 Unauthorized", "{}", 401, "{}"),
+        ("302 Found", "", 401, "not"),
+        ("200 OK", "true", 403, "no yes"),
+        ("200 OK", "null", 403, "no yes"),
+        ("200 OK", "<html>", 403, "HTML"),
+        ("200 OK", "{}", 403, "resolveAuthenticatedUserUsing"),
+        ("200 OK", r#"{"id":null}"#, 403, "resolveAuthenticatedUserUsing"),
+        ("200 OK", r#"{"auth":"k:s","channel_data":"{\"user_id\":1}"}"#, 403, "resolveAuthenticatedUserUsing"),
+    ] {
+        let location = if status.starts_with("302") { "Location: /login\r\n" } else { "" };
+        let fake = FakeLaravel::answering(response(status, location, body)).await;
+        let answer = post_user(&fake, &user_body()).await;
+        assert_eq!(answer.status(), expected, "{status} {body}");
+        assert!(text(&answer).contains(word), "{}", text(&answer));
+        assert!(!text(&answer).contains("auth\":"), "{}", text(&answer));
+    }
+    let fake = FakeLaravel::answering(response("200 OK", "", r#"{"id":1}"#)).await;
+    assert_eq!(post_user(&fake, "team=7").await.status(), 400);
+    assert_eq!(post_user(&fake, "socket_id=1.2").await.status(), 400);
     assert!(fake.asked().is_empty());
 }

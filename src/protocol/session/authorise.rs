@@ -4,9 +4,10 @@
 use super::{Refusal, Rules};
 use crate::protocol::SocketId;
 use crate::protocol::channel::{Access, ChannelName};
-use crate::protocol::presence::{Member, MemberError};
+use crate::protocol::presence::Member;
 use crate::protocol::pusher::Subscribe;
 use crate::protocol::signature;
+use crate::protocol::user::User;
 
 /// What a subscribe message says of itself.
 pub(super) enum Authorised {
@@ -20,11 +21,19 @@ pub(super) fn authorise(
     channel: &ChannelName,
     subscribe: &Subscribe<'_>,
     socket_id: SocketId,
+    user: Option<&User>,
     rules: &Rules,
 ) -> Result<Authorised, Refusal> {
     let access = channel.access();
     if access == Access::Public {
         return Ok(Authorised::Yes);
+    }
+    if access == Access::User {
+        // No signature is needed, and none would do: that of the signin has said who this is.
+        let is_theirs = user.is_some_and(|user| channel.user_id() == Some(&*user.id));
+        return is_theirs.then_some(Authorised::Yes).ok_or_else(|| {
+            unsigned(format!("{channel} is for the connections that are signed in as this user (pusher:signin)"))
+        });
     }
     let Some(auth) = &subscribe.auth else { return Ok(Authorised::AskLaravel) };
     let (key, hex) = auth.split_once(':').unwrap_or(("", ""));
@@ -32,28 +41,35 @@ pub(super) fn authorise(
         return Err(unsigned(format!("Invalid auth for {channel}: it must begin with this app's key and a colon")));
     }
     let data = subscribe.channel_data.as_deref();
-    if access == Access::Presence && data.is_none() {
-        return Err(unsigned(format!("Invalid auth for {channel}: a presence channel needs channel_data")));
+    let is_presence = access == Access::Presence;
+    if is_presence && data.is_none() && user.is_none() {
+        return Err(unsigned(format!(
+            "Invalid auth for {channel}: a presence channel needs channel_data, or a connection that is signed in"
+        )));
     }
     let verified =
         |data| signature::verify(&rules.secret, &signature::channel_text(socket_id, channel.as_str(), data), hex);
     // Some authorisers sign channel_data on private channels as well. It must have a quote, which
     // no channel name has: the text that is signed for `private-a` with the data `b` is that for
     // `private-a:b`, another channel.
-    let signs_data = access == Access::Presence || data.is_some_and(|data| data.contains('"'));
-    if !(signs_data && verified(data)) && (access == Access::Presence || !verified(None)) {
+    let signs_data = data.is_some_and(|data| is_presence || data.contains('"'));
+    // Without its data a presence channel is signed like a private one: the member is the user who
+    // is signed in.
+    let may_go_without = !is_presence || data.is_none();
+    let is_valid = (signs_data && verified(data)) || (may_go_without && verified(None));
+    if !is_valid {
         return Err(unsigned(format!(
             "Invalid signature for {channel}: the application signed with another secret than this server's \
              (clients[].secret in laravel-echo-server.json), or for another socket"
         )));
     }
-    match (access, data) {
-        (Access::Presence, Some(data)) => {
-            let member = Member::parse(data).map_err(|error: MemberError| unsigned(format!("{channel}: {error}")))?;
-            too_big(&member, rules).map_or(Ok(Authorised::As(member)), Err)
-        }
-        _ => Ok(Authorised::Yes),
-    }
+    let member = match (data, user) {
+        _ if !is_presence => return Ok(Authorised::Yes),
+        (Some(data), _) => Member::parse(data).map_err(|error| unsigned(format!("{channel}: {error}")))?,
+        (None, Some(user)) => Member { user_id: user.id.clone(), user_info: user.user_info.clone() },
+        (None, None) => return Err(unsigned(format!("Invalid auth for {channel}: nobody is signed in"))),
+    };
+    too_big(&member, rules).map_or(Ok(Authorised::As(member)), Err)
 }
 
 pub(super) fn unsigned(error: String) -> Refusal {

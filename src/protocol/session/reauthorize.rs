@@ -1,7 +1,8 @@
 //! Laravel's yes may not hold for ever: after `reauthorizeMinutes` it is asked again.
 
 use super::authorise::unsigned;
-use super::{ASKING_MAX, Action, Answer, Millis, Session, Subscription, Ticket, leave};
+use super::subscribe::leave;
+use super::{ASKING_MAX, Action, Answer, Millis, Session, Subscription, Ticket};
 use crate::protocol::pusher;
 
 impl Session {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::protocol::channel::Access;
 use crate::protocol::signature;
 use proptest::prelude::*;
 
@@ -14,6 +15,7 @@ fn rules() -> Rules {
         presence_member_bytes_max: 60,
         activity_timeout: 30_000,
         pong_timeout: 20_000,
+        user_authentication_timeout: None,
         reauthorize_after: None,
     }
 }
@@ -53,6 +55,11 @@ impl Client {
         self.says(&message.to_string())
     }
 
+    fn signs_in(&mut self, user_data: &str) -> Vec<Action> {
+        let hex = signature::sign(SECRET, &signature::user_text(socket_id(), user_data));
+        self.says(&signin(&format!("app-key:{hex}"), user_data))
+    }
+
     fn unsubscribes(&mut self, channel: &str) -> Vec<Action> {
         self.says(&format!(r#"{{"event":"pusher:unsubscribe","data":{{"channel":"{channel}"}}}}"#))
     }
@@ -62,13 +69,25 @@ impl Client {
             [Action::Join { ticket, .. }] => *ticket,
             other => panic!("{other:?}"),
         };
-        let actions = self.input(Input::Joined(ticket, Bytes::from_static(b"list")));
+        let actions = self.input(Input::Joined(ticket, list()));
         assert_eq!(actions, [Action::SendFrame(Bytes::from_static(b"list")), Action::Subscribe(name(channel))]);
     }
 }
 
+fn list() -> Result<Bytes, Refusal> {
+    Ok(Bytes::from_static(b"list"))
+}
+
+fn full() -> Refusal {
+    Refusal { status: 4100, error: "full".into() }
+}
+
 fn socket_id() -> SocketId {
     "1234.1234".parse().unwrap()
+}
+
+fn signin(auth: &str, user_data: &str) -> String {
+    serde_json::json!({"event": "pusher:signin", "data": {"auth": auth, "user_data": user_data}}).to_string()
 }
 
 fn name(text: &str) -> ChannelName {
@@ -143,7 +162,7 @@ fn a_failed_second_subscribe_changes_nothing() {
 fn bad_names_are_refused() {
     let mut client = Client::connect();
     assert_eq!(refusal(&client.subscribes("private-user.1 ")).1, 400);
-    assert_eq!(refusal(&client.subscribes("#server-to-user-1")).1, 400);
+    assert_eq!(refusal(&client.subscribes("#server-to-user-")).1, 400);
     let (kind, status, _) = refusal(&client.subscribes(&"x".repeat(201)));
     assert_eq!((kind.as_str(), status), ("LimitReached", 4009));
 }
@@ -239,12 +258,11 @@ fn presence_joins_and_leaves() {
         [Action::List { ticket, .. }] => *ticket,
         other => panic!("{other:?}"),
     };
-    assert_eq!(
-        client.input(Input::Joined(ticket, Bytes::from_static(b"list"))),
-        [Action::SendFrame(Bytes::from_static(b"list"))]
-    );
-    let left =
-        [Action::Unsubscribe(name("presence-a")), Action::Leave { channel: name("presence-a"), user_id: "7".into() }];
+    assert_eq!(client.input(Input::Joined(ticket, list())), [Action::SendFrame(Bytes::from_static(b"list"))]);
+    let left = [
+        Action::Unsubscribe(name("presence-a")),
+        Action::Leave { channel: name("presence-a"), user_id: Some("7".into()) },
+    ];
     assert_eq!(client.unsubscribes("presence-a"), left);
 }
 
@@ -253,8 +271,11 @@ fn leaving_while_joining_leaves_at_home_and_ignores_the_answer() {
     let mut client = Client::connect();
     let actions = client.subscribes_signed("presence-a", Some(r#"{"user_id":7}"#));
     let Action::Join { ticket, .. } = actions[0] else { panic!("{actions:?}") };
-    assert_eq!(client.unsubscribes("presence-a"), [Action::Leave { channel: name("presence-a"), user_id: "7".into() }]);
-    assert_eq!(client.input(Input::Joined(ticket, Bytes::new())), []);
+    assert_eq!(
+        client.unsubscribes("presence-a"),
+        [Action::Leave { channel: name("presence-a"), user_id: Some("7".into()) }]
+    );
+    assert_eq!(client.input(Input::Joined(ticket, list())), []);
 }
 
 #[test]
@@ -276,10 +297,168 @@ fn the_end_leaves_everything() {
     let expected = [
         Action::Unsubscribe(name("orders")),
         Action::Unsubscribe(name("presence-a")),
-        Action::Leave { channel: name("presence-a"), user_id: "7".into() },
+        Action::Leave { channel: name("presence-a"), user_id: Some("7".into()) },
     ];
     assert_eq!(client.input(Input::Ended), expected);
     assert_eq!(client.input(Input::Ended), []);
+}
+
+/// Presence channels have members; a cache channel's home is asked for its last event.
+#[test]
+fn cache_channels_are_joined_at_home() {
+    let mut client = Client::connect();
+    for channel in ["cache-a", "private-cache-a", "private-encrypted-cache-a"] {
+        client.now += 1000;
+        let actions =
+            if channel == "cache-a" { client.subscribes(channel) } else { client.subscribes_signed(channel, None) };
+        let [Action::Join { ticket, member: None, .. }] = &actions[..] else { panic!("{actions:?}") };
+        let ticket = *ticket;
+        let subscribed = [Action::SendFrame(Bytes::from_static(b"list")), Action::Subscribe(name(channel))];
+        assert_eq!(client.input(Input::Joined(ticket, list())), subscribed);
+        let actions = client.subscribes_signed(channel, None);
+        assert!(matches!(&actions[..], [Action::List { .. }]), "{actions:?}");
+        let left = [Action::Unsubscribe(name(channel)), Action::Leave { channel: name(channel), user_id: None }];
+        assert_eq!(client.unsubscribes(channel), left);
+    }
+    client.now += 1000;
+    client.subscribes("cache-b");
+    assert_eq!(client.unsubscribes("cache-b"), [Action::Leave { channel: name("cache-b"), user_id: None }]);
+    client.joins("presence-cache-a", r#"{"user_id":7}"#);
+}
+
+#[test]
+fn a_full_channel_is_refused_and_left() {
+    let mut client = Client::connect();
+    let actions = client.subscribes_signed("presence-a", Some(r#"{"user_id":7}"#));
+    let Action::Join { ticket, .. } = actions[0] else { panic!("{actions:?}") };
+    let actions = client.input(Input::Joined(ticket, Err(full())));
+    let left = Action::Leave { channel: name("presence-a"), user_id: Some("7".into()) };
+    assert_eq!(actions[2..], [left]);
+    assert_eq!(refusal(&actions[..2]), ("LimitReached".into(), 4100, "full".into()));
+    client.joins("presence-a", r#"{"user_id":7}"#);
+}
+
+#[test]
+fn a_signin_says_who_the_user_is() {
+    let mut client = Client::connect();
+    assert_eq!(refusal(&client.subscribes("#server-to-user-7")).1, 401);
+    let data = r#"{"id":7,"user_info":{"name":"Ann"},"watchlist":["8",9]}"#;
+    let watchlist = vec!["8".into(), "9".into()];
+    let said = r#"{"id":"7","user_info":{"name":"Ann"},"watchlist":["8",9]}"#;
+    let success = || Action::Send(pusher::signin_success(said));
+    assert_eq!(client.signs_in(data), [success(), Action::SignIn { user_id: "7".into(), watchlist }]);
+    assert_eq!(client.session.user().map(|user| &*user.id), Some("7"));
+    assert_eq!(client.signs_in(data), [success()], "again: nothing new");
+    assert_eq!(client.subscribes("#server-to-user-7"), succeeded("#server-to-user-7"));
+    assert_eq!(refusal(&client.subscribes("#server-to-user-8")).1, 401);
+    assert!(matches!(&client.says(&whispers("#server-to-user-7", "1"))[..], [Action::Send(_)]));
+    client.now = 1000;
+    let other = client.signs_in(r#"{"id":"8"}"#);
+    assert!(
+        matches!(&other[..], [Action::SigninRefused { .. }, Action::Send(text)] if text.contains("null")),
+        "{other:?}"
+    );
+    let ended = [Action::SignOut { user_id: "7".into() }, Action::Unsubscribe(name("#server-to-user-7"))];
+    assert_eq!(client.input(Input::Ended), ended);
+    assert_eq!(client.input(Input::Ended), []);
+}
+
+#[test]
+fn a_signin_that_is_not_valid_closes_for_good() {
+    let good = signature::sign(SECRET, &signature::user_text(socket_id(), r#"{"id":"7"}"#));
+    let nobody = signature::sign(SECRET, &signature::user_text(socket_id(), "{}"));
+    let channels = signature::sign(SECRET, &signature::channel_text(socket_id(), "private-a", None));
+    for (auth, data) in [
+        (format!("app-key:{good}"), r#"{"id":"8"}"#),
+        (format!("other-key:{good}"), r#"{"id":"7"}"#),
+        (good, r#"{"id":"7"}"#),
+        (format!("app-key:{nobody}"), "{}"),
+        (format!("app-key:{channels}"), r#"{"id":"7"}"#),
+        (String::new(), r#"{"id":"7"}"#),
+    ] {
+        let mut client = Client::connect();
+        let actions = client.says(&signin(&auth, data));
+        assert!(
+            matches!(&actions[..], [Action::SigninRefused { .. }, Action::Send(_), Action::Close { code: 4009, .. }]),
+            "{actions:?}"
+        );
+        assert!(client.session.user().is_none());
+    }
+}
+
+#[test]
+fn a_watchlist_has_a_limit() {
+    let ids: Vec<String> = (0..101).map(|n| n.to_string()).collect();
+    let actions = Client::connect().signs_in(&serde_json::json!({"id": "7", "watchlist": ids}).to_string());
+    let [Action::Send(_), Action::Send(error), Action::SignIn { watchlist, .. }] = &actions[..] else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(watchlist.len(), 100);
+    let expected = r#"{"event":"pusher:error","data":{"code":4302,"message":"Watchlist limit exceeded. Only the first 100 user IDs are accepted."}}"#;
+    assert_eq!(error, expected);
+}
+
+/// pusher-js from 7.4 on: the member of a presence channel is who is signed in.
+#[test]
+fn presence_without_channel_data_is_for_who_is_signed_in() {
+    let mut client = Client::connect();
+    assert_eq!(refusal(&client.subscribes_signed("presence-a", None)).1, 401);
+    client.signs_in(r#"{"id":7,"user_info":{"name":"Ann"}}"#);
+    client.now = 1000;
+    let actions = client.subscribes_signed("presence-a", None);
+    let [Action::Join { member: Some(member), .. }] = &actions[..] else { panic!("{actions:?}") };
+    assert_eq!((&*member.user_id, &*member.user_info), ("7", r#"{"name":"Ann"}"#));
+    let wrong = r#"{"event":"pusher:subscribe","data":{"auth":"app-key:00","channel":"presence-b"}}"#;
+    assert_eq!(refusal(&client.says(wrong)).1, 401);
+    // With channel_data it is that, and its signature, that count.
+    let actions = client.subscribes_signed("presence-c", Some(r#"{"user_id":8}"#));
+    assert!(
+        matches!(&actions[..], [Action::Join { member: Some(member), .. }] if &*member.user_id == "8"),
+        "{actions:?}"
+    );
+    let unsigned_data = signature::sign(SECRET, "1234.1234:presence-d");
+    let message = serde_json::json!({"event": "pusher:subscribe", "data": {"auth": format!("app-key:{unsigned_data}"), "channel": "presence-d", "channel_data": r#"{"user_id":9}"#}});
+    assert_eq!(refusal(&client.says(&message.to_string())).1, 401);
+}
+
+#[test]
+fn the_application_ends_a_users_connections() {
+    let mut client = Client::connect();
+    client.signs_in(r#"{"id":"7"}"#);
+    let actions = client.input(Input::Terminated);
+    assert!(matches!(&actions[..], [Action::Send(_), Action::Close { code: 4009, .. }]), "{actions:?}");
+}
+
+#[test]
+fn who_never_says_who_it_is_may_be_closed() {
+    let connect = || {
+        let mut client = Client::connect();
+        client.rules.user_authentication_timeout = Some(5000);
+        client.session = Session::open(socket_id(), &client.rules, 0, &mut Vec::new());
+        client
+    };
+    let mut client = connect();
+    client.subscribes("orders");
+    client.subscribes("private-asked");
+    client.now = 4999;
+    assert!(!client.session.is_due(&client.rules, client.now));
+    assert_eq!(client.input(Input::Tick), []);
+    client.now = 5000;
+    assert!(client.session.is_due(&client.rules, client.now));
+    let actions = client.input(Input::Tick);
+    assert!(matches!(&actions[..], [Action::Send(_), Action::Close { code: 4009, .. }]), "{actions:?}");
+    type Say = fn(&mut Client) -> Vec<Action>;
+    let ways: [Say; 3] = [
+        |client| client.signs_in(r#"{"id":"7"}"#),
+        |client| client.subscribes_signed("private-a", None),
+        |client| client.subscribes_signed("presence-a", Some(r#"{"user_id":7}"#)),
+    ];
+    for way in ways {
+        let mut client = connect();
+        way(&mut client);
+        client.now = 5000;
+        assert_eq!(client.input(Input::Tick), []);
+    }
 }
 
 fn whispers(channel: &str, data: &str) -> String {
@@ -362,19 +541,21 @@ enum Step {
     SubscribeSigned(u8),
     Unsubscribe(u8),
     Answer(u8, bool),
-    Joined(u8),
+    Joined(u8, bool),
+    Signin(u8),
     Whisper(u8),
     Tick,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        (0u8..6).prop_map(Step::Subscribe),
-        (0u8..6).prop_map(Step::SubscribeSigned),
-        (0u8..6).prop_map(Step::Unsubscribe),
+        (0u8..9).prop_map(Step::Subscribe),
+        (0u8..9).prop_map(Step::SubscribeSigned),
+        (0u8..9).prop_map(Step::Unsubscribe),
         (0u8..20, any::<bool>()).prop_map(|(ticket, yes)| Step::Answer(ticket, yes)),
-        (0u8..20).prop_map(Step::Joined),
-        (0u8..6).prop_map(Step::Whisper),
+        (0u8..20, prop::bool::weighted(0.8)).prop_map(|(ticket, ok)| Step::Joined(ticket, ok)),
+        (1u8..3).prop_map(Step::Signin),
+        (0u8..9).prop_map(Step::Whisper),
         Just(Step::Tick),
     ]
 }
@@ -384,10 +565,11 @@ proptest! {
     /// leaves of presence in pairs, and nothing left at the end.
     #[test]
     fn a_random_walk_keeps_its_books(steps in prop::collection::vec(step(), 0..80)) {
-        let channels = ["orders", "private-a", "private-b", "presence-a", "presence-b", "news"];
+        let channels = ["orders", "private-a", "private-b", "presence-a", "presence-b", "news", "cache-a", "presence-cache-a", "#server-to-user-1"];
         let mut client = Client::connect();
         let mut subscribed = std::collections::BTreeSet::new();
         let mut joined = std::collections::BTreeSet::new();
+        let mut users = Vec::new();
         let mut all = steps.iter().map(|step| match step {
             Step::Subscribe(n) => client.subscribes(channels[*n as usize]),
             Step::SubscribeSigned(n) => {
@@ -404,7 +586,8 @@ proptest! {
             Step::Answer(ticket, false) => {
                 client.input(Input::Answered((*ticket).into(), Answer::No(Refusal { status: 403, error: String::new() })))
             }
-            Step::Joined(ticket) => client.input(Input::Joined((*ticket).into(), Bytes::new())),
+            Step::Joined(ticket, ok) => client.input(Input::Joined((*ticket).into(), if *ok { list() } else { Err(full()) })),
+            Step::Signin(user) => client.signs_in(&format!(r#"{{"id":"{user}"}}"#)),
             Step::Whisper(n) => client.says(&whispers(channels[*n as usize], "1")),
             Step::Tick => { client.now += 400; client.input(Input::Tick) }
         }).collect::<Vec<_>>().concat();
@@ -417,11 +600,26 @@ proptest! {
                 Action::List { channel, .. } => prop_assert!(joined.contains(channel.as_str())),
                 Action::Leave { channel, .. } => prop_assert!(joined.remove(channel.as_str())),
                 Action::Whisper { channel, .. } => prop_assert!(subscribed.contains(channel.as_str())),
+                Action::SignIn { user_id, .. } => users.push(user_id),
+                Action::SignOut { user_id } => prop_assert_eq!(users.pop(), Some(user_id)),
                 Action::Close { .. } => prop_assert!(false, "closed"),
                 _ => {}
             }
         }
         prop_assert!(subscribed.is_empty());
         prop_assert!(joined.is_empty());
+        prop_assert!(users.is_empty());
+    }
+
+    /// Channel names have no quotes, and no user is named without: what is signed for a guarded
+    /// channel, whatever its name, says nothing about a user.
+    #[test]
+    fn a_channels_signature_is_no_users(channel in "(:user:)?[:{}a-z-]{0,6}(private|presence)-[:{}a-z0-9]{0,8}", has_data in any::<bool>()) {
+        let data = has_data.then_some(r#"{"id":"7","user_id":"7"}"#);
+        prop_assert!(ChannelName::parse(&channel).is_ok());
+        let text = signature::channel_text(socket_id(), &channel, data);
+        if let Some(user_data) = text.strip_prefix(&signature::user_text(socket_id(), "")) {
+            prop_assert!(crate::protocol::user::UserData::parse(user_data).is_err(), "{}", text);
+        }
     }
 }

@@ -1,0 +1,50 @@
+//! Client events (whispers): what a client may say to the others of its channel
+//! (protocol section 2, rules).
+
+use super::{Action, Millis, Rules, Session, State};
+use crate::protocol::channel::{Access, NAME_BYTES_MAX};
+use crate::protocol::pusher;
+
+impl Session {
+    /// Passes an event on, or says with which code and sentence it is refused.
+    pub(super) fn client_event(
+        &mut self,
+        event: &str,
+        channel: &str,
+        data: Option<&str>,
+        rules: &Rules,
+        now: Millis,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), (Option<u16>, String)> {
+        let subscription = self
+            .position(channel)
+            .map(|index| &self.subscriptions[index])
+            .filter(|subscription| matches!(subscription.state, State::Subscribed));
+        let Some(subscription) = subscription else {
+            return Err((None, "Client event refused: this connection is not subscribed to the channel".into()));
+        };
+        if !matches!(subscription.channel.access(), Access::Private | Access::Presence)
+            || subscription.channel.is_encrypted()
+        {
+            let error =
+                "Client event refused: they are allowed on private and presence channels, not on encrypted ones";
+            return Err((None, error.into()));
+        }
+        if event.len() > NAME_BYTES_MAX {
+            return Err((None, "Client event refused: its name is over 200 bytes long".into()));
+        }
+        if data.is_some_and(|data| data.len() > rules.client_event_bytes_max) {
+            let limit = rules.client_event_bytes_max;
+            return Err((None, format!("Client event refused: its data is over the limit of {limit} bytes")));
+        }
+        if !self.client_events.take(rules.client_events_per_second, now) {
+            let limit = rules.client_events_per_second;
+            return Err((Some(4301), format!("Client event refused: over the limit of {limit} in a second")));
+        }
+        actions.push(Action::Whisper {
+            channel: subscription.channel.clone(),
+            text: pusher::client_event(channel, event, data, subscription.user_id.as_deref()),
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,128 @@
+//! What a shard keeps as the *home* of channels ([`Publisher::home`](crate::publish::Publisher::home)):
+//! the members of presence channels and the last event of cache channels.
+//!
+//! A joiner is answered with the list or the last event, and whatever changes afterwards comes
+//! from the home, too, through the same queue. So list and changes cannot disagree, and an event is
+//! either the last one of before or comes live.
+
+use std::collections::HashMap;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::last_events::LastEvents;
+use super::{Context, Shard};
+use crate::inbox::{AppIndex, Cached, Control, Delivery, Joiner};
+use crate::protocol::SocketId;
+use crate::protocol::channel::{Access, ChannelName};
+use crate::protocol::presence::{Joined, Member, Members};
+use crate::protocol::pusher;
+use crate::protocol::session::{Millis, Refusal};
+use crate::ws::frame;
+
+/// What a shard knows as home.
+#[derive(Debug)]
+pub struct Homes {
+    members: HashMap<(AppIndex, ChannelName), Members>,
+    last_events: LastEvents,
+    members_max: usize,
+}
+
+impl Homes {
+    pub fn new(context: &Context) -> Self {
+        let last_events = LastEvents::new(context.cache_time.as_millis() as Millis, context.cache_bytes_max);
+        Self { members: HashMap::new(), last_events, members_max: context.presence_members_max }
+    }
+
+    /// Forgets the events that are too old.
+    pub fn expire(&mut self, now: Millis) {
+        self.last_events.expire(now);
+    }
+}
+
+impl Shard {
+    pub(super) fn join(&mut self, app: AppIndex, channel: ChannelName, member: Option<Member>, joiner: Joiner) {
+        let Some(member) = member else { return self.list(app, &channel, joiner) };
+        let limit = self.homes.members_max;
+        let members = self.homes.members.entry((app, channel.clone())).or_default();
+        if members.len() >= limit && !members.contains(&member.user_id) {
+            let error = format!("The channel has {limit} members; no more are allowed (limits.presenceMembers)");
+            let refusal = Refusal { status: 4100, error };
+            return self.answer(joiner, Err(refusal));
+        }
+        let joined = members.join(joiner.socket_id, member.clone());
+        self.list(app, &channel, joiner);
+        if joined == Joined::First {
+            let text = pusher::member_added(channel.as_str(), &member);
+            self.relay(app, channel, &text, Some(joiner.socket_id));
+        }
+    }
+
+    pub(super) fn leave(&mut self, app: AppIndex, channel: ChannelName, user_id: &str, socket_id: SocketId) {
+        let key = (app, channel);
+        let Some(members) = self.homes.members.get_mut(&key) else { return };
+        let was_last = members.leave(socket_id, user_id);
+        if members.is_empty() {
+            self.homes.members.remove(&key);
+        }
+        if was_last {
+            let text = pusher::member_removed(key.1.as_str(), user_id);
+            self.relay(key.0, key.1, &text, None);
+        }
+    }
+
+    /// Sends the joiner's shard `subscription_succeeded`, with the list of members where there are
+    /// members, and on cache channels with the last event after it.
+    pub(super) fn list(&mut self, app: AppIndex, channel: &ChannelName, joiner: Joiner) {
+        let key = (app, channel.clone());
+        let succeeded = match self.homes.members.get(&key) {
+            Some(members) => pusher::presence_succeeded(channel.as_str(), &members.list()),
+            // Who has left since it asked waits for no answer.
+            None if channel.access() == Access::Presence => return,
+            None => pusher::subscription_succeeded(channel.as_str()),
+        };
+        let mut answer = frame::encode_text(&succeeded);
+        if channel.is_cache() {
+            let last = match self.homes.last_events.get(&key, self.now()) {
+                Some(event) => event,
+                None => frame::encode_text(&pusher::cache_miss(channel.as_str())),
+            };
+            let mut both = BytesMut::with_capacity(answer.len() + last.len());
+            both.put(answer);
+            both.put(last);
+            answer = both.freeze();
+        }
+        self.answer(joiner, Ok(answer));
+    }
+
+    /// As the channel's home: the last event, for whoever asks what there is. On other shards there
+    /// is none.
+    pub fn cached(&self, app: AppIndex, channel: &ChannelName) -> Option<Cached> {
+        let key = (app, channel.clone());
+        let (event, time) = self.homes.last_events.get_with_time(&key, self.now())?;
+        let data = pusher::channel_event_data(frame::text(event)?)?;
+        Some(Cached { data, ttl_secs: time.div_ceil(1000) })
+    }
+
+    fn answer(&self, joiner: Joiner, outcome: Result<Bytes, Refusal>) {
+        let shard = &self.context.publisher.shards()[joiner.shard];
+        shard.tell(Control::Joined { conn: joiner.conn, ticket: joiner.ticket, outcome });
+    }
+
+    /// Takes the events of cache channels out of what was published: they are kept here, and go
+    /// on to all shards with subscribers.
+    pub(super) fn relay_published(&mut self, published: &mut Vec<Delivery>) {
+        if published.is_empty() {
+            return;
+        }
+        let now = self.now();
+        published.retain(|delivery| {
+            let is_cache = delivery.channel.is_cache();
+            if is_cache {
+                let key = (delivery.app, delivery.channel.clone());
+                self.homes.last_events.put(key, delivery.frame.clone(), now);
+                self.context.publisher.relay_published(delivery);
+            }
+            !is_cache
+        });
+    }
+}
