@@ -16,12 +16,14 @@ use resp::Reply;
 use server::{Place, Server};
 use subscription::Connection;
 
+mod commands;
 mod outage;
 mod resp;
 mod server;
 mod subscription;
 mod tls;
 
+pub use commands::{Commands, Pipeline};
 pub use outage::{Backoff, Reporter, Status};
 pub use subscription::{Published, Subscription};
 
@@ -104,6 +106,12 @@ impl Link {
     pub async fn subscribe(&self, pattern: &str) -> Result<Subscription, Failure> {
         let connection = self.connect(&["PSUBSCRIBE", pattern]).await?;
         Ok(Subscription::new(connection, self.timing, self.to_string()))
+    }
+
+    /// Connects and logs in for commands, in the configured database.
+    pub async fn commands(&self) -> Result<Commands, Failure> {
+        let connection = self.connect(&["SELECT", &self.config.db.to_string()]).await?;
+        Ok(Commands::new(connection, self))
     }
 
     /// Makes a connection to the server that is the right one just now: the only one, the sentinels'

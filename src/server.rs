@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -15,6 +16,7 @@ use crate::config::Config;
 use crate::http::{self, Front};
 use crate::inbox::{self, AppIndex, Control, Inbox};
 use crate::ingress::{self, Ingress};
+use crate::presence_store::PresenceStore;
 use crate::protocol::prefix::Prefix;
 use crate::protocol::session::Rules;
 use crate::publish::Publisher;
@@ -23,6 +25,9 @@ use crate::shard;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
+
+/// How long the copies of presence lists may take to be deleted at the end.
+const STORE_WAIT: Duration = Duration::from_secs(2);
 
 /// Where events come from.
 pub enum Source {
@@ -56,6 +61,7 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
         let listener = listen(&config)?;
         let address = listener.local_addr().context("the port that is open has no address")?;
         let (asker, asked) = mpsc::unbounded_channel();
+        let store = PresenceStore::new(&config, publisher.shards());
         let context = shard::Context {
             publisher: publisher.clone(),
             asker,
@@ -63,6 +69,7 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
             message_bytes_max: config.limits.message_bytes,
             outbound_bytes_max: config.limits.outbound_bytes,
             presence_members_max: config.limits.presence_members,
+            presence_changes: store.as_ref().map(PresenceStore::changes),
             cache_time: config.limits.cache_time,
             cache_bytes_max: config.limits.cache_bytes / config.shards,
         };
@@ -92,6 +99,7 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
         }
         let (stop, stopped) = watch::channel(false);
         let front = Arc::new(Front::new(config.clone(), publisher.clone(), laravel)?);
+        let store = store.map(|store| tokio::spawn(store.run(stopped.clone())));
         let serving = tokio::spawn(http::serve(listener, front, stopped));
         let mut signals = Signals::listen().context("signals cannot be listened to")?;
         ready(address);
@@ -107,6 +115,10 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
         let _ = serving.await;
         for shard in publisher.shards() {
             shard.tell(Control::Stop);
+        }
+        if let Some(store) = store {
+            // Redis may be away: then the keys expire by themselves.
+            let _ = tokio::time::timeout(STORE_WAIT, store).await;
         }
         match shards {
             Shards::Here(task) => task.await.map_err(|_| a_shard_panicked()).map(|()| Vec::new()),

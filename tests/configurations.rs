@@ -80,7 +80,11 @@ const START: &[(&str, &[&str], &[&str])] = &[
         ],
         &[],
     ),
-    ("cluster", &["   Redis     the cluster at node-1:7000, node-2:7001, db 0"], &[]),
+    (
+        "cluster",
+        &["   Redis     the cluster at node-1:7000, node-2:7001, db 0"],
+        &["\"database\" is \"redis\"; presence lists are not kept in a Redis Cluster, only in memory."],
+    ),
     ("unix-socket", &["   Redis     /run/redis/redis.sock, db 2"], &[]),
     ("redis-url", &["   Redis     redis.test:6380, db 2, user user, with a password, TLS"], &[]),
     (

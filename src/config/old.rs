@@ -102,6 +102,10 @@ pub(super) fn read_database(
         _ => false,
     };
     let redis = redis.map_or_else(|| Ok(Redis::default()), |redis| redis::read(&redis, warnings))?;
+    let store = store && redis.cluster.is_empty();
+    if let Some(database) = database.filter(|_| !redis.cluster.is_empty()) {
+        warnings.push(database.odd("presence lists are not kept in a Redis Cluster, only in memory"));
+    }
     Ok((redis, store.then_some(PresenceStore { publish })))
 }
 

@@ -123,6 +123,28 @@ impl Members {
         self.users.is_empty()
     }
 
+    /// The list as the old server stored it: a JSON object for each socket.
+    pub fn stored(&self) -> String {
+        let mut text = String::with_capacity(2 + self.users.len() * 96);
+        text.push('[');
+        for (user_id, sockets) in &self.users {
+            for (socket_id, user_info) in sockets {
+                if text.len() > 1 {
+                    text.push(',');
+                }
+                text.push_str("{\"user_id\":");
+                push_json_string(&mut text, user_id);
+                text.push_str(",\"user_info\":");
+                text.push_str(user_info);
+                text.push_str(",\"socketId\":");
+                push_json_string(&mut text, &socket_id.to_string());
+                text.push('}');
+            }
+        }
+        text.push(']');
+        text
+    }
+
     /// The data of `subscription_succeeded`. A user's info is that of the socket that has been
     /// there longest.
     pub fn list(&self) -> String {

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 use crate::auth::{Asked, Question};
-use crate::inbox::{AppIndex, ConnKey, Control, Delivery, Events, Handover, Inbox, Interest, Joiner};
+use crate::inbox::{AppIndex, ConnKey, Control, Delivery, Events, Handover, Inbox, Interest, Joiner, PresenceChanges};
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::session::{Action, Input, Millis, Rules, Session};
@@ -70,6 +70,8 @@ pub struct Context {
     pub outbound_bytes_max: usize,
     /// See `limits.presenceMembers`.
     pub presence_members_max: usize,
+    /// Told of changed members, where somebody keeps copies of the lists.
+    pub presence_changes: Option<PresenceChanges>,
     /// See `limits.cacheSeconds`.
     pub cache_time: Duration,
     /// A shard's part of `limits.cacheBytes`.
@@ -236,6 +238,9 @@ impl Shard {
             Control::User { app, user_id, from, change } => self.user_changed(app, user_id, from, change),
             Control::UserStatus { app, user_id, is_online } => self.user_status(app, user_id, is_online),
             Control::Terminate { app, user_id } => self.terminate(app, &user_id),
+            Control::PresenceLists { all, answer } => {
+                let _ = answer.send(self.homes.take_lists(all));
+            }
             Control::Stop => {
                 self.stopping = true;
                 let slots: Vec<Slot> = self.conns.iter().map(|(slot, _)| slot as Slot).collect();

@@ -38,6 +38,7 @@ pub fn start(shards: usize) -> Publisher {
         message_bytes_max: 10_000,
         outbound_bytes_max: 1_000_000,
         presence_members_max: 100,
+        presence_changes: None,
         cache_time: Duration::from_secs(60),
         cache_bytes_max: 100_000,
     };

@@ -29,19 +29,25 @@ impl Redis {
         Self::with_file(Some(configuration), &["--sentinel"])
     }
 
+    /// One on this port, where another one has been killed.
+    #[allow(dead_code)]
+    pub fn at(port: u16) -> Self {
+        let started = (0..20).find_map(|_| Self::try_start(port, None, &[]));
+        started.unwrap_or_else(|| panic!("redis-server does not start again on port {port}"))
+    }
+
     fn with_file(file: Option<&str>, arguments: &[&str]) -> Self {
         // Between asking for a free port and using it, somebody else may take it.
         for _ in 0..20 {
-            if let Some(redis) = Self::try_start(file, arguments) {
+            if let Some(redis) = Self::try_start(free_port(), file, arguments) {
                 return redis;
             }
         }
         panic!("redis-server does not start; these tests need it (Debian: apt-get install redis-server)");
     }
 
-    fn try_start(file: Option<&str>, arguments: &[&str]) -> Option<Self> {
+    fn try_start(port: u16, file: Option<&str>, arguments: &[&str]) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
-        let port = free_port();
         let mut command = Command::new("redis-server");
         if let Some(text) = file {
             let path = directory.path().join("redis.conf");
