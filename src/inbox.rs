@@ -7,6 +7,7 @@
 //! by the rate limit of client events. *Arrivals* are new connections, as many as there may be; a
 //! storm of them must not stand before anything else.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
@@ -71,6 +72,8 @@ pub enum Control {
     User { app: AppIndex, user_id: Arc<str>, from: usize, change: UserChange },
     /// From the user's home shard, to those that watch: whether the user is online.
     UserStatus { app: AppIndex, user_id: Arc<str>, is_online: bool },
+    /// Say what this shard has of the app's channels.
+    Query { app: AppIndex, query: Query, reply: mpsc::UnboundedSender<Found> },
     /// Close the connections that are signed in as this user.
     Terminate { app: AppIndex, user_id: Arc<str> },
     /// To a home shard: tell the lists of presence channels that have changed since the last time, or
@@ -120,6 +123,53 @@ impl PresenceChanges {
     /// For the one who keeps copies: waits until there is something to ask for.
     pub async fn some(&self) {
         self.0.some.notified().await;
+    }
+}
+
+/// What a shard is asked about an app's channels. Of the members of a presence channel only its
+/// home shard knows; the others have none to tell.
+#[derive(Clone, Debug)]
+pub enum Query {
+    /// All channels whose names begin so, that have subscribers or members.
+    Prefix(Arc<str>),
+    /// These channels.
+    Channels(Arc<[ChannelName]>),
+    /// Who is in this presence channel.
+    Members(ChannelName),
+    /// What this cache channel keeps.
+    Cached(ChannelName),
+}
+
+/// What a shard, or several together, have found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Channels without subscribers and members need not be there.
+    pub channels: HashMap<ChannelName, Counts>,
+    /// Each user once.
+    pub members: Vec<Member>,
+    /// What the cache channel's home keeps.
+    pub cached: Option<Cached>,
+}
+
+/// How many there are in a channel.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counts {
+    /// Connections that are subscribed.
+    pub subscriptions: usize,
+    /// Users that are members.
+    pub users: usize,
+}
+
+impl Found {
+    /// Adds what another shard has found for the same query.
+    pub fn merge(&mut self, other: Self) {
+        for (channel, counts) in other.channels {
+            let sum = self.channels.entry(channel).or_default();
+            sum.subscriptions += counts.subscriptions;
+            sum.users += counts.users;
+        }
+        self.members.extend(other.members);
+        self.cached = self.cached.take().or(other.cached);
     }
 }
 
@@ -220,6 +270,26 @@ pub struct Handover {
     pub socket_id: SocketId,
     /// What the handshake said of who it is.
     pub credentials: Arc<Credentials>,
+    /// Counts it among its app's.
+    pub counted: AppConnection,
+}
+
+/// A connection, counted among its app's for as long as this lives.
+#[derive(Debug)]
+pub struct AppConnection(Arc<AtomicUsize>);
+
+impl AppConnection {
+    /// One more.
+    pub fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for AppConnection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What a handshake said of who is asking. Never logged.

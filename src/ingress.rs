@@ -12,12 +12,16 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 
 use crate::config;
-use crate::inbox::{AppIndex, Delivery};
+use crate::inbox::Delivery;
 use crate::protocol::channel::{self, ChannelName};
 use crate::protocol::event::{self, BroadcastError};
-use crate::protocol::prefix::{self, News, Prefix};
+use crate::protocol::prefix::News;
 use crate::publish::{Publisher, event_frame};
 use crate::redis::{Backoff, Failure, Link, Published, Reporter, Status, Subscription};
+
+pub use audience::Audiences;
+
+mod audience;
 
 /// The longest payload that is looked at, in bytes. Laravel's events are small; what is bigger
 /// than this is something else's, or a mistake that no browser should have to swallow.
@@ -40,9 +44,7 @@ pub struct Message {
 /// Where messages become deliveries.
 #[derive(Debug)]
 pub struct Ingress {
-    apps: Vec<AppIndex>,
-    prefix: Prefix,
-    known_prefix: watch::Sender<Option<String>>,
+    audiences: Audiences,
     publisher: Publisher,
     frame_bytes_max: usize,
     ignored: Ignored,
@@ -51,16 +53,10 @@ pub struct Ingress {
 
 impl Ingress {
     /// Publishes to these apps. `frame_bytes_max` is what one connection's outbox takes: a longer
-    /// frame would close every subscriber that it goes to. The receiver always has [`Prefix::known`].
-    pub fn new(
-        apps: Vec<AppIndex>,
-        prefix: Prefix,
-        publisher: Publisher,
-        frame_bytes_max: usize,
-    ) -> (Self, watch::Receiver<Option<String>>) {
-        let (known_prefix, watcher) = watch::channel(prefix.known().map(str::to_owned));
+    /// frame would close every subscriber that it goes to.
+    pub fn new(audiences: Audiences, publisher: Publisher, frame_bytes_max: usize) -> Self {
         let (ignored, backlog) = (Ignored::default(), Backlog::default());
-        (Self { apps, prefix, known_prefix, publisher, frame_bytes_max, ignored, backlog }, watcher)
+        Self { audiences, publisher, frame_bytes_max, ignored, backlog }
     }
 
     /// Delivers one message. What a shard has no room for waits here, and all that comes after it,
@@ -81,10 +77,11 @@ impl Ingress {
         if name.contains(channel::USER_PREFIX) {
             return self.ignored.note(Ignorable::UserChannel, message.channel);
         }
-        let route = self.prefix.route(name, broadcast.from_laravel);
+        let Some(audience) = self.audiences.of(name) else { return };
+        let route = audience.prefix.route(name, broadcast.from_laravel);
         if let Some(news) = &route.news {
             tell(news);
-            self.known_prefix.send_replace(self.prefix.known().map(str::to_owned));
+            audience.known_prefix.send_replace(audience.prefix.known().map(str::to_owned));
         }
         if let Some(name) = route.names().next() {
             tracing::debug!("Channel: {}", Printable(name.as_bytes()));
@@ -92,7 +89,7 @@ impl Ingress {
         }
         let mut data = None;
         for name in route.names() {
-            if !self.apps.iter().any(|app| self.publisher.has_subscribers(*app, name)) {
+            if !audience.apps.iter().any(|app| self.publisher.has_subscribers(*app, name)) {
                 continue;
             }
             let data = data.get_or_insert_with(|| broadcast.data_for_pusher());
@@ -102,7 +99,7 @@ impl Ingress {
                 continue;
             }
             let channel = ChannelName::published(name);
-            for app in &self.apps {
+            for app in &audience.apps {
                 let (channel, frame) = (channel.clone(), frame.clone());
                 let delivery = Delivery { app: *app, channel, frame, except: broadcast.except };
                 self.backlog.publish(delivery, &self.publisher);
@@ -160,7 +157,7 @@ pub async fn from_redis(config: config::Redis, ingress: Ingress, status: watch::
 
 /// [`from_redis`] with limits of one's own.
 pub async fn from_link(link: Link, mut ingress: Ingress, status: watch::Sender<Status>) {
-    let pattern = prefix::pattern(link.config().key_prefix.as_deref().unwrap_or_default());
+    let pattern = ingress.audiences.pattern();
     let mut reporter = Reporter::new(&link, status);
     let mut backoff = Backoff::new(link.timing());
     loop {
@@ -320,7 +317,7 @@ impl fmt::Display for Printable<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inbox::{EVENTS_MAX, Inbox, inbox};
+    use crate::inbox::{AppIndex, EVENTS_MAX, Inbox, inbox};
 
     const LARAVEL: &str = r#"{"event":"message.sent","data":{"id":1,"socket":"1.2"},"socket":"1.2"}"#;
     const BY_HAND: &str = r#"{"event":"message.sent","data":{"id":1}}"#;
@@ -333,15 +330,15 @@ mod tests {
         inbox: Inbox,
     }
 
-    fn fixture(prefix: Prefix, apps: u16, channels: &[&str]) -> Fixture {
+    fn fixture(prefix: Option<&str>, apps: u16, channels: &[&str]) -> Fixture {
         let (handle, inbox) = inbox();
         let publisher = Publisher::new(vec![handle]);
-        let apps: Vec<AppIndex> = (0..apps).map(AppIndex).collect();
-        for app in &apps {
-            channels.iter().for_each(|channel| inbox.interest.add(publisher.hash(*app, channel)));
+        for app in 0..apps {
+            channels.iter().for_each(|channel| inbox.interest.add(publisher.hash(AppIndex(app), channel)));
         }
-        let (ingress, known) = Ingress::new(apps, prefix, publisher, FRAME_BYTES_MAX);
-        Fixture { ingress, known, inbox }
+        let (audiences, mut known) = Audiences::new(&vec![None; apps.into()], prefix);
+        let ingress = Ingress::new(audiences, publisher, FRAME_BYTES_MAX);
+        Fixture { ingress, known: known.remove(0), inbox }
     }
 
     impl Fixture {
@@ -359,7 +356,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_event_one_frame_for_every_app() {
-        let mut fixture = fixture(Prefix::configured("p_".to_owned()), 2, &["private-user.1"]);
+        let mut fixture = fixture(Some("p_"), 2, &["private-user.1"]);
         let deliveries = fixture.take("p_private-user.1", LARAVEL).await;
         let [first, second] = &deliveries[..] else { panic!("{deliveries:?}") };
         assert_eq!(text(first), r#"{"event":"message.sent","channel":"private-user.1","data":"{\"id\":1}"}"#);
@@ -372,7 +369,7 @@ mod tests {
 
     #[tokio::test]
     async fn recognises_the_prefix_and_closes_at_a_second_one() {
-        let mut fixture = fixture(Prefix::recognise(), 1, &["orders", "a_database_orders", "b_database_orders"]);
+        let mut fixture = fixture(None, 1, &["orders", "a_database_orders", "b_database_orders"]);
         let names = |deliveries: Vec<Delivery>| -> Vec<String> {
             deliveries.iter().map(|delivery| delivery.channel.to_string()).collect()
         };
@@ -386,10 +383,23 @@ mod tests {
         assert_eq!(*fixture.known.borrow(), None);
     }
 
+    #[tokio::test]
+    async fn an_app_with_a_prefix_of_its_own_hears_that_and_nothing_else() {
+        let mut fixture = fixture(None, 2, &["orders", "b_orders"]);
+        fixture.ingress.audiences = Audiences::new(&[None, Some("b_".to_owned())], None).0;
+        for (published, app, channel) in [("b_orders", 1, "orders"), ("orders", 0, "orders")] {
+            let deliveries = fixture.take(published, LARAVEL).await;
+            let [delivery] = &deliveries[..] else { panic!("{deliveries:?}") };
+            assert_eq!((delivery.app, delivery.channel.as_str()), (AppIndex(app), channel));
+        }
+        fixture.ingress.audiences = Audiences::new(&[Some("a_".to_owned()), Some("b_".to_owned())], None).0;
+        assert_eq!(fixture.take("orders", LARAVEL).await.len(), 0, "nothing is guessed");
+    }
+
     /// It would close every subscriber, again after each reconnect.
     #[tokio::test]
     async fn what_no_outbox_takes_goes_to_nobody() {
-        let mut fixture = fixture(Prefix::recognise(), 1, &["orders"]);
+        let mut fixture = fixture(None, 1, &["orders"]);
         let event = |bytes| format!(r#"{{"event":"e","data":"{}"}}"#, "x".repeat(bytes));
         assert_eq!(fixture.take("orders", &event(FRAME_BYTES_MAX - 100)).await.len(), 1);
         assert_eq!(fixture.take("orders", &event(FRAME_BYTES_MAX)).await.len(), 0);
@@ -399,7 +409,7 @@ mod tests {
     #[tokio::test]
     async fn events_for_a_user_do_not_come_over_redis() {
         let names = ["#server-to-user-7", "a_database_#server-to-user-7"];
-        let mut fixture = fixture(Prefix::recognise(), 1, &names);
+        let mut fixture = fixture(None, 1, &names);
         for name in names {
             assert!(fixture.take(name, LARAVEL).await.is_empty(), "{name}");
         }
@@ -409,7 +419,7 @@ mod tests {
     /// Its last event is kept for those who come.
     #[tokio::test]
     async fn a_cache_channel_needs_no_subscribers() {
-        let mut fixture = fixture(Prefix::recognise(), 2, &[]);
+        let mut fixture = fixture(None, 2, &[]);
         let deliveries = fixture.take("a_database_private-cache-x", LARAVEL).await;
         let names: Vec<&str> = deliveries.iter().map(|delivery| delivery.channel.as_str()).collect();
         assert_eq!(names, ["private-cache-x"; 2], "for each app, and only under the bare name");
@@ -417,7 +427,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_event_is_ignored_and_counted() {
-        let mut fixture = fixture(Prefix::recognise(), 1, &["x"]);
+        let mut fixture = fixture(None, 1, &["x"]);
         let long = format!("{{\"event\":\"e\",\"data\":\"{}\"}}", "x".repeat(PAYLOAD_BYTES_MAX));
         for payload in ["set", "null", "{", "{}", r#"{"event":{"channel":"presence-k:members"}}"#, &long] {
             assert!(fixture.take("x", payload).await.is_empty());
@@ -431,7 +441,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_queue_is_taken_in_order_and_a_full_inbox_waited_for() {
-        let Fixture { ingress, inbox, known: _ } = fixture(Prefix::configured(String::new()), 1, &["x"]);
+        let Fixture { ingress, inbox, known: _ } = fixture(Some(""), 1, &["x"]);
         let (queue, waiting) = mpsc::channel(1);
         let task = tokio::spawn(from_queue(waiting, ingress));
         let count = EVENTS_MAX + 100;

@@ -26,6 +26,7 @@ pub mod ingress;
 pub mod presence_store;
 pub mod protocol;
 pub mod publish;
+pub mod query;
 pub mod redis;
 pub mod server;
 pub mod shard;

@@ -214,21 +214,25 @@ async fn told(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// For each app what stands before its channels. Two apps with one prefix would overwrite each other's lists.
+/// For each app what stands before its channels. Two apps with one prefix would overwrite each other's
+/// lists, so the first one has it.
 fn prefixes(config: &Config) -> Vec<Option<String>> {
     let mut taken = HashSet::new();
     let prefix = |app: &config::App| {
-        let prefix = config.redis.key_prefix.clone().unwrap_or_default();
-        let is_first = taken.insert(prefix.clone());
-        if !is_first {
-            tracing::warn!(
-                "The presence lists of the app {} are not kept in Redis: they would have the keys of another app's",
-                app.id
-            );
-        }
-        is_first.then_some(prefix)
+        let prefix = app.key_prefix.as_ref().or(config.redis.key_prefix.as_ref()).cloned().unwrap_or_default();
+        taken.insert(prefix.clone()).then_some(prefix)
     };
-    config.apps.iter().map(prefix).collect()
+    let prefixes: Vec<_> = config.apps.iter().map(prefix).collect();
+    let without = config.apps.iter().zip(&prefixes).filter(|(_, prefix)| prefix.is_none());
+    let without: Vec<&str> = without.map(|(app, _)| app.id.as_str()).collect();
+    if !without.is_empty() {
+        tracing::warn!(
+            "The presence lists of {} are not kept in Redis: they would have the keys of another app's. Give each client a \
+             \"keyPrefix\".",
+            without.join(", ")
+        );
+    }
+    prefixes
 }
 
 /// The old server's message: the key, less the prefix, and the list.

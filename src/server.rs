@@ -14,10 +14,10 @@ use crate::auth::Asked;
 use crate::auth::callback::Laravel;
 use crate::config::Config;
 use crate::http::{self, Front};
-use crate::inbox::{self, AppIndex, Control, Inbox};
-use crate::ingress::{self, Ingress};
+use crate::inbox::{self, Control, Inbox};
+use crate::ingress::{self, Audiences, Ingress};
 use crate::presence_store::PresenceStore;
-use crate::protocol::prefix::Prefix;
+use crate::protocol::app_tag;
 use crate::protocol::session::Rules;
 use crate::publish::Publisher;
 use crate::redis::Status;
@@ -68,7 +68,7 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
             rules: rules(&config),
             message_bytes_max: config.limits.message_bytes,
             outbound_bytes_max: config.limits.outbound_bytes,
-            presence_members_max: config.limits.presence_members,
+            presence_members_max: config.apps.iter().map(|app| app.limits.presence_members).collect(),
             presence_changes: store.as_ref().map(PresenceStore::changes),
             cache_time: config.limits.cache_time,
             cache_bytes_max: config.limits.cache_bytes / config.shards,
@@ -77,17 +77,15 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
         drop(context);
         tokio::spawn(publisher.clone().wake_shards());
 
-        let prefix = match &config.redis.key_prefix {
-            Some(prefix) => Prefix::configured(prefix.clone()),
-            None => Prefix::recognise(),
-        };
-        let apps = (0..config.apps.len()).map(|index| AppIndex(index as u16)).collect();
-        let (ingress, known_prefix) = Ingress::new(apps, prefix, publisher.clone(), config.limits.outbound_bytes);
-        let laravel = Laravel::new(&config.auth, known_prefix)?;
+        let own_prefixes: Vec<_> = config.apps.iter().map(|app| app.key_prefix.clone()).collect();
+        let (audiences, known_prefixes) = Audiences::new(&own_prefixes, config.redis.key_prefix.as_deref());
+        let ingress = Ingress::new(audiences, publisher.clone(), config.limits.outbound_bytes);
+        let tags = config.apps.iter().map(|app| app_tag(&app.key));
+        let laravel = Laravel::new(&config.auth, tags.zip(known_prefixes).collect())?;
         tokio::spawn(answer(asked, laravel.clone(), publisher.clone()));
         match source {
             Source::Redis if !config.subscribers.redis => {
-                tracing::info!("Redis is not listened to: \"subscribers.redis\" is off");
+                tracing::info!("Redis is not listened to");
             }
             Source::Redis => {
                 let (status, _) = watch::channel(Status::starting());
@@ -216,17 +214,16 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 fn rules(config: &Config) -> Arc<[Rules]> {
-    let limits = &config.limits;
     let rules = |app: &crate::config::App| Rules {
         app_key: app.key.clone(),
         secret: app.secret.expose().to_owned(),
-        subscriptions_max: limits.subscriptions_per_connection,
-        client_events_per_second: limits.client_events_per_second,
-        client_event_bytes_max: limits.client_event_bytes,
-        presence_member_bytes_max: limits.presence_member_bytes,
-        user_authentication_timeout: limits.user_authentication_timeout.map(|timeout| timeout.as_millis() as u64),
-        activity_timeout: limits.activity_timeout.as_millis() as u64,
-        pong_timeout: limits.pong_timeout.as_millis() as u64,
+        subscriptions_max: app.limits.subscriptions_per_connection,
+        client_events_per_second: app.limits.client_events_per_second,
+        client_event_bytes_max: app.limits.client_event_bytes,
+        presence_member_bytes_max: app.limits.presence_member_bytes,
+        user_authentication_timeout: app.limits.user_authentication_timeout.map(|timeout| timeout.as_millis() as u64),
+        activity_timeout: app.limits.activity_timeout.as_millis() as u64,
+        pong_timeout: app.limits.pong_timeout.as_millis() as u64,
         reauthorize_after: config.auth.reauthorize_after.map(|after| after.as_millis() as u64),
     };
     config.apps.iter().map(rules).collect()

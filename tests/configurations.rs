@@ -13,7 +13,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_laravel-echo-server");
 const FILE: &str = "laravel-echo-server.json";
 const APP: &str = "   App       5a1b2c3d4e5f6071, key 00112233445566778899aabbccddeeff; no secret in the file";
 const NO_APP: &str = "   App       none (\"clients\" is empty): only Socket.IO clients can connect";
-const NO_CLIENTS: &str = "\"clients\" is empty, so only Socket.IO clients can connect";
+const NO_CLIENTS: &str = "there is no app in \"clients\", so only Socket.IO clients can connect";
 
 /// Files that start: the lines that the banner must have beside others, and every warning, by its
 /// beginning after the file's name.
@@ -31,7 +31,7 @@ const START: &[(&str, &[&str], &[&str])] = &[
     (
         "wizard-1.0",
         &["⚠ Starting server in DEV mode...", "   Laravel   http://app.test/broadcasting/auth", NO_APP],
-        &["\"clients\" is missing, so only Socket.IO clients can connect"],
+        &[NO_CLIENTS],
     ),
     ("wizard-1.3", &[APP], &[]),
     ("wizard-https", &["✔  Running at 127.0.0.1 on port"], &[NO_CLIENTS]),
@@ -41,7 +41,7 @@ const START: &[(&str, &[&str], &[&str])] = &[
         &[
             APP,
             "   App       42, key ffeeddccbbaa99887766554433221100; no secret",
-            "   App       shop, key shop-key; secret from the file",
+            "   App       shop, key shop-key; with a secret",
         ],
         &[],
     ),
@@ -110,7 +110,7 @@ const START: &[(&str, &[&str], &[&str])] = &[
             "\"sslCertChain\" is not a known key and is ignored; did you mean \"sslCertChainPath\"?",
         ],
     ),
-    ("empty-object", &[NO_APP], &["\"clients\" is missing, so only Socket.IO clients can connect"]),
+    ("empty-object", &[NO_APP], &[NO_CLIENTS]),
 ];
 
 const AUTH_HOSTS: &str = "\"authHost\" names several hosts; only the first is asked in this version.";

@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use laravel_echo_server::config::{self, Secret};
 use laravel_echo_server::inbox::{AppIndex, Delivery, Inbox, inbox};
-use laravel_echo_server::ingress::{self, BACKLOG_BYTES_MAX, Ingress};
-use laravel_echo_server::protocol::prefix::Prefix;
+use laravel_echo_server::ingress::{self, Audiences, BACKLOG_BYTES_MAX, Ingress};
 use laravel_echo_server::publish::Publisher;
 use laravel_echo_server::redis::{Link, Status, Timing};
 use redis::aio::MultiplexedConnection;
@@ -252,12 +251,12 @@ impl World {
         for channel in subscribed {
             inbox.interest.add(publisher.hash(AppIndex(0), channel));
         }
-        let prefix = config.key_prefix.clone().map_or_else(Prefix::recognise, Prefix::configured);
-        let (ingress, known_prefix) = Ingress::new(vec![AppIndex(0)], prefix, publisher, BACKLOG_BYTES_MAX);
+        let (audiences, mut known_prefixes) = Audiences::new(&[None], config.key_prefix.as_deref());
+        let ingress = Ingress::new(audiences, publisher, BACKLOG_BYTES_MAX);
         let (report, status) = watch::channel(Status::starting());
         let link = Link::new(config.clone(), ingress::PAYLOAD_BYTES_MAX).with_timing(TIMING);
         let task = tokio::spawn(ingress::from_link(link, ingress, report));
-        Self { task, status, known_prefix, inbox }
+        Self { task, status, known_prefix: known_prefixes.remove(0), inbox }
     }
 
     async fn connected(&mut self) -> std::time::Instant {

@@ -164,9 +164,17 @@ fn the_readme_names_every_key_and_variable() {
     let in_full = table("USED").into_iter().map(str::to_owned);
     // Keys that do nothing are listed by their last part.
     let by_last_part = table("OLD").into_iter().map(|key| key.rsplit('.').next().unwrap().to_owned());
-    let variables: Vec<String> =
+    let mut variables: Vec<String> =
         file.split('"').filter(|text| text.starts_with("LARAVEL_ECHO_SERVER_")).map(str::to_owned).collect();
     assert!(variables.len() > 5, "only {variables:?}");
+    let environment = read("src/config/environment.rs");
+    let (environment, _) = environment.split_once("mod tests {").unwrap();
+    let is_variable = |text: &&str| {
+        let is_name = |byte: u8| byte.is_ascii_uppercase() || byte == b'_';
+        text.contains('_') && text.bytes().all(is_name)
+    };
+    variables.extend(environment.split('"').filter(is_variable).map(str::to_owned));
+    assert!(variables.len() > 25, "only {variables:?}");
     for name in in_full.chain(by_last_part).chain(variables) {
         assert!(readme.contains(&format!("`{name}`")), "README.md does not name `{name}`");
     }

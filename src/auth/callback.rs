@@ -7,7 +7,7 @@ use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE, USER_AGENT};
 
 use super::laravel::{About, Inquiry};
-pub use super::laravel::{CannotAsk, Laravel};
+pub use super::laravel::{CannotAsk, KnownPrefixes, Laravel};
 use super::origin::{self, OriginVerdict};
 use super::reply::{self, No};
 use super::{Answer, Credentials, Question, Refusal, headers};

@@ -2,6 +2,7 @@
 //!
 //! Not what the answer means; that is [`reply`](super::reply).
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,8 +45,12 @@ struct Inner {
     user_url: Url,
     auth: Auth,
     turns: Semaphore,
-    known_prefix: watch::Receiver<Option<String>>,
+    known_prefixes: KnownPrefixes,
 }
+
+/// The Redis key prefix of each app that is known at the moment (configured, or the only one recognised),
+/// by the app's tag: Laravel knows its channels without it.
+pub type KnownPrefixes = HashMap<u16, watch::Receiver<Option<String>>>;
 
 /// Laravel cannot be asked at all with this configuration.
 #[derive(Debug, thiserror::Error)]
@@ -69,9 +74,8 @@ pub enum CannotAsk {
 }
 
 impl Laravel {
-    /// Laravel at authHost. `known_prefix` is the Redis key prefix known at the moment
-    /// (configured, or the only one recognised): Laravel knows its channels without it.
-    pub fn new(auth: &Auth, known_prefix: watch::Receiver<Option<String>>) -> Result<Self, CannotAsk> {
+    /// Laravel at authHost.
+    pub fn new(auth: &Auth, known_prefixes: KnownPrefixes) -> Result<Self, CannotAsk> {
         // The HTTP client would panic.
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             return Err(CannotAsk::NoCryptography);
@@ -99,7 +103,7 @@ impl Laravel {
             .build()
             .map_err(CannotAsk::Client)?;
         let turns = Semaphore::new(auth.concurrency.clamp(1, Semaphore::MAX_PERMITS));
-        Ok(Self(Arc::new(Inner { client, url, user_url, auth: auth.clone(), turns, known_prefix })))
+        Ok(Self(Arc::new(Inner { client, url, user_url, auth: auth.clone(), turns, known_prefixes })))
     }
 
     /// The settings it was made with.
@@ -134,7 +138,8 @@ impl Laravel {
         let mut body = form_urlencoded::Serializer::new(String::new());
         body.extend_pairs(inquiry.fields).append_pair("socket_id", &inquiry.socket_id.to_string());
         if let About::Channel(channel) = inquiry.about {
-            let prefix = self.0.known_prefix.borrow().clone();
+            let prefix = self.0.known_prefixes.get(&inquiry.socket_id.app_tag());
+            let prefix = prefix.and_then(|known| known.borrow().clone());
             body.append_pair("channel_name", without_prefix(channel.as_str(), prefix.as_deref()));
         }
         let body = body.finish();

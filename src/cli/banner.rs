@@ -27,22 +27,27 @@ fn write_banner(text: &mut String, config: &Config, address: SocketAddr) -> fmt:
     writeln!(text, "version {}\n", env!("CARGO_PKG_VERSION"))?;
     writeln!(text, "{starting}\n")?;
     writeln!(text, "✔  Running at {host} on port {}", address.port())?;
-    writeln!(text, "   Settings  {}", config.path.display())?;
+    let taken: String = config.taken.iter().map(|taken| format!("; {taken}")).collect();
+    writeln!(text, "   Settings  {}{taken}", config.path.display())?;
     for app in config.apps.iter().take(APPS_MAX) {
         if app.id.is_empty() {
             writeln!(text, "   App       none (\"clients\" is empty): only Socket.IO clients can connect")?;
-        } else {
-            writeln!(text, "   App       {}, key {}; {}", app.id, app.key, secret(app))?;
+            continue;
         }
+        let prefix = app.key_prefix.as_ref().map(|prefix| format!("; events under the prefix {prefix:?} only"));
+        writeln!(text, "   App       {}, key {}; {}{}", app.id, app.key, secret(app), prefix.unwrap_or_default())?;
     }
     if config.apps.len() > APPS_MAX {
         writeln!(text, "   App       and {} more", config.apps.len() - APPS_MAX)?;
     }
-    writeln!(text, "   Redis     {}", redis(&config.redis))?;
-    match &config.redis.key_prefix {
-        None => writeln!(text, "   Prefix    found out from what Laravel publishes (\"keyPrefix\" sets it)")?,
-        Some(prefix) if prefix.is_empty() => writeln!(text, "   Prefix    none (\"keyPrefix\" in the file)")?,
-        Some(prefix) => writeln!(text, "   Prefix    {prefix} (\"keyPrefix\" in the file)")?,
+    if config.subscribers.redis {
+        writeln!(text, "   Redis     {}", redis(&config.redis))?;
+        write_prefix(text, config)?;
+    } else {
+        writeln!(
+            text,
+            "   Redis     not listened to (\"subscribers.redis\" is off; without a file, LARAVEL_ECHO_SERVER_REDIS_HOST names it)"
+        )?;
     }
     writeln!(text, "   Laravel   {}", config.auth.url())?;
     if config.proxy {
@@ -56,11 +61,19 @@ fn write_banner(text: &mut String, config: &Config, address: SocketAddr) -> fmt:
     writeln!(text, "\nServer ready!\n")
 }
 
+fn write_prefix(text: &mut String, config: &Config) -> fmt::Result {
+    match &config.redis.key_prefix {
+        None => writeln!(text, "   Prefix    found out from what Laravel publishes (\"keyPrefix\" sets it)"),
+        Some(prefix) if prefix.is_empty() => writeln!(text, "   Prefix    none (\"keyPrefix\" in the file)"),
+        Some(prefix) => writeln!(text, "   Prefix    {prefix} (\"keyPrefix\" in the file)"),
+    }
+}
+
 fn secret(app: &App) -> &'static str {
     if app.secret_is_random {
         "no secret in the file: one was made for this run, so only this server itself can sign"
     } else {
-        "secret from the file"
+        "with a secret"
     }
 }
 
@@ -114,7 +127,7 @@ Server ready!
     fn shows_no_secret() {
         let config = config(
             r#"{ "authHost": "http://app.test/sub/", "host": "::1", "proxy": true,
-                 "clients": [ { "appId": "a", "key": "k", "secret": "hush2" } ],
+                 "clients": [ { "appId": "a", "key": "k", "secret": "hush2" }, { "appId": "b", "key": "l", "secret": "hush2", "keyPrefix": "b_" } ],
                  "databaseConfig": { "redis": "rediss://u:hush3@r.test/2" } }"#,
         );
         let text = banner(&config, "[::1]:7000".parse().unwrap());
@@ -122,7 +135,8 @@ Server ready!
         for line in [
             "Starting server...\n",
             "✔  Running at ::1 on port 7000\n",
-            "a, key k; secret from the file\n",
+            "a, key k; with a secret\n",
+            "b, key l; with a secret; events under the prefix \"b_\" only\n",
             "r.test:6379, db 2, user u, with a password, TLS\n",
             "http://app.test/sub/broadcasting/auth\n",
             "on: open the application at http://[::1]:7000/\n",

@@ -98,6 +98,8 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
             key: APP_KEY.to_owned(),
             secret: Secret::random().context("the system gives no random numbers for the app's secret")?,
             secret_is_random: true,
+            limits: Limits::default(),
+            key_prefix: None,
         }],
         auth: Auth {
             host: url::Url::parse(&format!("http://{application}")).context("the stand-in's address")?,
@@ -110,13 +112,14 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         },
         proxy: true,
         // Not asked: the events come out of the stand-in's queue.
-        subscribers: Subscribers { http: true, redis: true },
+        subscribers: Subscribers { http: true, redis: false },
         api_cors: None,
         presence_store: None,
         redis: Redis::default(),
         dev_mode: false,
         limits: Limits::default(),
         shards: std::thread::available_parallelism().map_or(1, usize::from),
+        taken: Vec::new(),
         warnings: Vec::new(),
     })
 }

@@ -7,17 +7,19 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
+use super::environment::Environment;
 use super::error::ConfigError;
 use super::json::{Document, Setting};
 use super::known::{warn_of_placeholders, warn_of_unknown};
 use super::{App, Auth, Config, Limits, Secret, old, redis};
 use crate::protocol::app_tag;
+use crate::protocol::channel::NAME_BYTES_MAX;
 
 /// The file's name where `--config` gives none.
 pub const FILE_NAME: &str = "laravel-echo-server.json";
@@ -38,10 +40,30 @@ impl Config {
         let name = config.unwrap_or(Path::new(FILE_NAME));
         let path = dir.map_or_else(|| name.to_owned(), |dir| dir.join(name));
         let mut bytes = Vec::new();
-        File::open(&path)
-            .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
-            .map_err(|reason| ConfigError::from_io(&path, reason))?;
-        Self::parse(&path, &bytes, variables)
+        match File::open(&path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)) {
+            Ok(_) => Self::parse(&path, &bytes, variables),
+            // A file that was asked for has to be there.
+            Err(reason)
+                if reason.kind() == ErrorKind::NotFound
+                    && config.is_none()
+                    && Environment::new(variables).has_app() =>
+            {
+                Self::from_environment(variables)
+            }
+            Err(reason) => Err(ConfigError::from_io(&path, reason)),
+        }
+    }
+
+    /// What the environment of a user of Reverb, Pusher or soketi says, without a file.
+    fn from_environment(variables: Variables<'_>) -> Result<Self, ConfigError> {
+        let path = Path::new("the environment");
+        let document = Document::parse(path, "{}")?;
+        let mut config = read(path, &document.root(), variables)?;
+        let is_set = |name| variables(name).is_some_and(|value| !value.is_empty());
+        // Their events come over HTTP; a Redis that nobody named would only be missed in the log.
+        config.subscribers.redis =
+            ["LARAVEL_ECHO_SERVER_REDIS_HOST", "LARAVEL_ECHO_SERVER_REDIS_PORT"].iter().any(|name| is_set(*name));
+        Ok(config)
     }
 
     /// Reads the content of a file. `path` is what errors call it.
@@ -77,10 +99,11 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         variables(name).filter(|value| !value.is_empty()).map(|value| Setting::variable(name, value, key))
     };
     old::warn_of_what_is_not_done(&members, &mut warnings)?;
+    let mut environment = Environment::new(variables);
 
     let auth_host = variable("LARAVEL_ECHO_SERVER_AUTH_HOST", "authHost").or(file("authHost"));
-    let host = variable("LARAVEL_ECHO_SERVER_HOST", "host").or(file("host"));
-    let port = variable("LARAVEL_ECHO_SERVER_PORT", "port").or(file("port"));
+    let host = variable("LARAVEL_ECHO_SERVER_HOST", "host").or(file("host")).or_else(|| environment.host());
+    let port = variable("LARAVEL_ECHO_SERVER_PORT", "port").or(file("port")).or_else(|| environment.port());
     let dev_mode = variable("LARAVEL_ECHO_SERVER_DEBUG", "devMode").or(file("devMode"));
     let tls = old::TlsKeys {
         protocol: variable("LARAVEL_ECHO_SERVER_PROTO", "protocol").or(file("protocol")),
@@ -110,13 +133,37 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         redis.key_prefix = Some(prefix.text()?);
     }
 
+    let limits = Limits::default();
+    let limits = file("limits").map_or_else(|| Ok(limits.clone()), |own| read_limits(&own, &limits, &mut warnings))?;
+    let clients = file("clients").filter(|clients| !clients.is_list() || clients.has_members());
+    let apps = match if clients.is_none() { environment.app(&limits)? } else { None } {
+        Some(app) => vec![app],
+        None => read_apps(root, clients, &limits, &mut environment, &mut warnings)?,
+    };
+    let hears_all = apps.iter().find(|app| app.key_prefix.as_deref() == Some(""));
+    if let (Some(app), None) = (hears_all, &redis.key_prefix)
+        && apps.iter().any(|app| app.key_prefix.is_none())
+    {
+        warnings.push(format!(
+            "The client {} has the \"keyPrefix\" \"\", under which is all that Redis carries: clients without \"keyPrefix\" \
+             hear nothing. Give each its own.",
+            app.id
+        ));
+    }
+
+    let default_port =
+        if members.is_empty() && port.is_none() { environment.default_port() } else { None }.unwrap_or(6001);
+    let tls = match tls.read(&mut warnings)? {
+        None if tls.protocol.is_none() => environment.tls(),
+        tls => tls,
+    };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(Config {
+    let mut config = Config {
         path: path.to_owned(),
         host: host.map(|host| listen_host(&host)).transpose()?.flatten(),
-        port: port.map_or(Ok(6001), |port| listen_port(&port))?,
-        tls: tls.read(&mut warnings)?,
-        apps: read_apps(root, file("clients"), &mut warnings)?,
+        port: port.map_or(Ok(default_port), |port| listen_port(&port))?,
+        tls,
+        apps,
         auth: Auth {
             host: auth_base(auth_host, &mut warnings)?,
             endpoint: file("authEndpoint")
@@ -135,11 +182,15 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         subscribers: old::read_subscribers(file("subscribers"), &mut warnings)?,
         api_cors: old::read_api_cors(file("apiOriginAllow"), &mut warnings)?,
         presence_store,
-        dev_mode: dev_mode.is_some_and(|flag| flag.flag(&mut warnings)),
-        limits: file("limits").map_or_else(|| Ok(Limits::default()), |limits| read_limits(&limits, &mut warnings))?,
+        dev_mode: dev_mode.map_or_else(|| environment.dev_mode(), |flag| flag.flag(&mut warnings)),
+        limits,
         shards: number(&file("shards"), cores as u64, 1..=1024, "of threads")? as usize,
+        taken: Vec::new(),
         warnings,
-    })
+    };
+    environment.check_where_laravel_looks(&mut config);
+    config.taken = environment.taken;
+    Ok(config)
 }
 
 pub(super) fn member<'a>(members: &[(String, Setting<'a>)], name: &str) -> Option<Setting<'a>> {
@@ -174,21 +225,23 @@ fn listen_port(setting: &Setting<'_>) -> Result<u16, ConfigError> {
 fn read_apps(
     root: &Setting<'_>,
     clients: Option<Setting<'_>>,
+    limits: &Limits,
+    environment: &mut Environment<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<App>, ConfigError> {
     const ADD: &str = "so only Socket.IO clients can connect; for pusher-js add for example \
                        \"clients\": [ { \"appId\": \"my-app\", \"key\": \"my-app-key\" } ], \
                        with the key that Laravel Echo is given as \"key\"";
-    // As the old wizard left it: Socket.IO clients name no app, so one without a name is theirs.
     let Some(clients) = clients else {
-        warnings.push(root.warning(format_args!("\"clients\" is missing, {ADD}")));
-        return nameless_app();
+        // As the old wizard left it: Socket.IO clients name no app, so one without a name is theirs.
+        warnings.push(root.warning(format_args!("there is no app in \"clients\", {ADD}")));
+        let random = || Secret::random().map_err(ConfigError::NoRandomNumbers);
+        let (key, secret) = (random()?.expose().to_owned(), random()?);
+        let app =
+            App { id: String::new(), key, secret, secret_is_random: true, limits: limits.clone(), key_prefix: None };
+        return Ok(vec![app]);
     };
     let clients_list = clients.list()?;
-    if clients_list.is_empty() {
-        warnings.push(clients.warning(format_args!("is empty, {ADD}")));
-        return nameless_app();
-    }
     let mut apps = Vec::with_capacity(clients_list.len());
     let mut keys = HashMap::new();
     let mut ids = HashMap::new();
@@ -216,25 +269,25 @@ fn read_apps(
             Some(secret) => secret.text()?,
             None => String::new(),
         };
+        let secret = if secret.is_empty() { environment.secret_of(&key).unwrap_or_default() } else { secret };
         let secret_is_random = secret.is_empty();
         let secret = if secret_is_random {
             Secret::random().map_err(ConfigError::NoRandomNumbers)?
         } else {
             Secret::new(secret)
         };
-        apps.push(App { id, key, secret, secret_is_random });
+        let limits = match member(&members, "limits") {
+            Some(own) => read_app_limits(&own, limits, warnings)?,
+            None => limits.clone(),
+        };
+        let key_prefix = member(&members, "keyPrefix").map(|prefix| prefix.text()).transpose()?;
+        apps.push(App { id, key, secret, secret_is_random, limits, key_prefix });
     }
     Ok(apps)
 }
 
-fn nameless_app() -> Result<Vec<App>, ConfigError> {
-    let random = || Secret::random().map_err(ConfigError::NoRandomNumbers);
-    let key = random()?.expose().to_owned();
-    Ok(vec![App { id: String::new(), key, secret: random()?, secret_is_random: true }])
-}
-
 /// An app's id or key. Both are a segment of URLs, and the key stands before the colon of a signature.
-fn name_in_a_path(setting: &Setting<'_>) -> Result<String, ConfigError> {
+pub(super) fn name_in_a_path(setting: &Setting<'_>) -> Result<String, ConfigError> {
     let name = setting.text()?;
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()) || name.contains(['/', '?', '#', '%', ':'])
     {
@@ -312,12 +365,24 @@ fn read_origins(setting: &Setting<'_>) -> Result<Vec<String>, ConfigError> {
     if setting.is_list() { setting.list()?.iter().map(one).collect() } else { Ok(vec![one(setting)?]) }
 }
 
-fn read_limits(setting: &Setting<'_>, warnings: &mut Vec<String>) -> Result<Limits, ConfigError> {
+/// `clients[].limits`, on top of those of the whole server.
+fn read_app_limits(setting: &Setting<'_>, default: &Limits, warnings: &mut Vec<String>) -> Result<Limits, ConfigError> {
+    // These bound a socket before its app is known, or buffers that know no apps.
+    const WHOLE_SERVER: [&str; 5] = ["messageBytes", "outboundBytes", "handshakeTimeout", "cacheSeconds", "cacheBytes"];
+    if let Some((name, limit)) = setting.object()?.iter().find(|(name, _)| WHOLE_SERVER.contains(&name.as_str())) {
+        return Err(
+            limit.error(format_args!("cannot differ from app to app; set it as \"{name}\" in the top \"limits\""))
+        );
+    }
+    read_limits(setting, default, warnings)
+}
+
+/// Limits of which those that are absent are as in `default`.
+fn read_limits(setting: &Setting<'_>, default: &Limits, warnings: &mut Vec<String>) -> Result<Limits, ConfigError> {
     const BYTES: RangeInclusive<u64> = 1..=1024 * 1024 * 1024;
     const SECONDS: RangeInclusive<u64> = 1..=86_400;
     let members = setting.object()?;
     warn_of_unknown(&members, warnings);
-    let default = Limits::default();
     let bytes = |name, default: usize| {
         number(&member(&members, name), default as u64, BYTES, "of bytes").map(|bytes| bytes as usize)
     };
@@ -330,7 +395,8 @@ fn read_limits(setting: &Setting<'_>, warnings: &mut Vec<String>) -> Result<Limi
     let per_second = member(&members, "clientEventsPerSecond");
     let per_second = number(&per_second, default.client_events_per_second.into(), 0..=1_000_000, "of client events")?;
     let timeout = member(&members, "userAuthenticationTimeout");
-    let user_authentication_timeout = number(&timeout, 0, 0..=86_400, "of seconds")?;
+    let default_timeout = default.user_authentication_timeout.map_or(0, |timeout| timeout.as_secs());
+    let user_authentication_timeout = number(&timeout, default_timeout, 0..=86_400, "of seconds")?;
     Ok(Limits {
         message_bytes: bytes("messageBytes", default.message_bytes)?,
         outbound_bytes: bytes("outboundBytes", default.outbound_bytes)?,
@@ -339,6 +405,16 @@ fn read_limits(setting: &Setting<'_>, warnings: &mut Vec<String>) -> Result<Limi
         client_events_per_second: per_second as u32,
         client_event_bytes: bytes("clientEventBytes", default.client_event_bytes)?,
         event_bytes: bytes("eventBytes", default.event_bytes)?,
+        event_name_bytes: bytes("eventNameBytes", default.event_name_bytes)?,
+        channel_name_bytes: number(
+            &member(&members, "channelNameBytes"),
+            default.channel_name_bytes as u64,
+            1..=NAME_BYTES_MAX as u64,
+            "of bytes",
+        )? as usize,
+        channels_per_event: count("channelsPerEvent", default.channels_per_event)?,
+        events_per_batch: count("eventsPerBatch", default.events_per_batch)?,
+        timestamp_window: seconds("timestampWindow", default.timestamp_window)?,
         presence_member_bytes: bytes("presenceMemberBytes", default.presence_member_bytes)?,
         presence_members: count("presenceMembers", default.presence_members)?,
         cache_time: seconds("cacheSeconds", default.cache_time)?,

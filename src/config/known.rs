@@ -18,6 +18,8 @@ const USED: &[&str] = &[
     "clients",
     "clients[].appId",
     "clients[].key",
+    "clients[].keyPrefix",
+    "clients[].limits",
     "clients[].secret",
     "database",
     "databaseConfig",
@@ -50,10 +52,14 @@ const USED: &[&str] = &[
     "limits.activityTimeout",
     "limits.cacheBytes",
     "limits.cacheSeconds",
+    "limits.channelNameBytes",
+    "limits.channelsPerEvent",
     "limits.clientEventBytes",
     "limits.clientEventsPerSecond",
     "limits.connections",
     "limits.eventBytes",
+    "limits.eventNameBytes",
+    "limits.eventsPerBatch",
     "limits.handshakeTimeout",
     "limits.messageBytes",
     "limits.outboundBytes",
@@ -61,6 +67,7 @@ const USED: &[&str] = &[
     "limits.presenceMemberBytes",
     "limits.presenceMembers",
     "limits.subscriptionsPerConnection",
+    "limits.timestampWindow",
     "limits.userAuthenticationTimeout",
     "port",
     "protocol",
@@ -155,13 +162,15 @@ fn nearest(path: &str) -> Option<&'static str> {
         .map(|known| (strsim::damerau_levenshtein(&name, &plain(split(known).1)), *known))
         .filter(|(distance, known)| *distance <= (split(known).1.len() / 3).max(1))
         .min_by_key(|(distance, _)| *distance);
-    let elsewhere = || USED.iter().find(|known| plain(split(known).1) == name).copied();
+    let elsewhere = || USED.iter().rev().find(|known| plain(split(known).1) == name).copied();
     similar.map(|(_, known)| known).or_else(elsewhere)
 }
 
-/// `clients[3].key` → `clients[].key`. Keys that are no list's keep what they have in brackets.
+/// `clients[3].key` → `clients[].key`; an app's own limits have the names of all apps' limits. Keys that are
+/// no list's keep what they have in brackets.
 fn without_indices(path: &str) -> String {
     match path.strip_prefix("clients[").and_then(|rest| rest.split_once(']')) {
+        Some((_, rest)) if rest.starts_with(".limits.") => rest[1..].to_owned(),
         Some((_, rest)) => format!("clients[]{rest}"),
         None => path.to_owned(),
     }
@@ -201,6 +210,12 @@ mod tests {
         ] {
             assert_eq!(nearest(written), meant, "{written}");
         }
+    }
+
+    #[test]
+    fn limits_of_an_app_are_limits() {
+        assert_eq!(without_indices("clients[2].limits.eventBytes"), "limits.eventBytes");
+        assert!(is_known(&without_indices("clients[0].limits")));
     }
 
     #[test]

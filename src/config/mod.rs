@@ -8,10 +8,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::protocol::channel::NAME_BYTES_MAX;
 use crate::protocol::signature;
 
 mod dotenv;
 pub mod edit;
+mod environment;
 mod error;
 mod file;
 mod json;
@@ -56,6 +58,8 @@ pub struct Config {
     pub limits: Limits,
     /// Engine threads that own the connections; default: one per core.
     pub shards: usize,
+    /// What was taken from the environment of another server's user, as "port from SOKETI_PORT".
+    pub taken: Vec<String>,
     /// What was odd in the file but no error: unknown keys and the like. Sentences.
     pub warnings: Vec<String>,
 }
@@ -100,6 +104,11 @@ pub struct App {
     pub secret: Secret,
     /// The file had no secret; `secret` was made at random for this run.
     pub secret_is_random: bool,
+    /// `limits` of the file, with this app's own on top.
+    pub limits: Limits,
+    /// `keyPrefix`: the app gets exactly the events of Redis that are published under this
+    /// prefix; `None`: those of all apps.
+    pub key_prefix: Option<String>,
 }
 
 /// The certificate of `"protocol": "https"`. Paths are relative to the working directory.
@@ -271,7 +280,7 @@ pub struct Limits {
     pub outbound_bytes: usize,
     /// `subscriptionsPerConnection`.
     pub subscriptions_per_connection: usize,
-    /// `connections`: in all.
+    /// `connections`: in all; an app's own, of that app.
     pub connections: usize,
     /// `clientEventsPerSecond`: per connection.
     pub client_events_per_second: u32,
@@ -279,6 +288,16 @@ pub struct Limits {
     pub client_event_bytes: usize,
     /// `eventBytes`: the longest `data` of an event of the HTTP API.
     pub event_bytes: usize,
+    /// `eventNameBytes`: the longest name of an event of the HTTP API.
+    pub event_name_bytes: usize,
+    /// `channelNameBytes`: the longest name of a channel that the HTTP API takes.
+    pub channel_name_bytes: usize,
+    /// `channelsPerEvent`: how many channels one event of the HTTP API may name.
+    pub channels_per_event: usize,
+    /// `eventsPerBatch`: how many events one batch of the HTTP API may hold.
+    pub events_per_batch: usize,
+    /// `timestampWindow`: how far the time of an HTTP API request may be from this server's clock.
+    pub timestamp_window: Duration,
     /// `presenceMemberBytes`: the longest `channel_data` of a presence member.
     pub presence_member_bytes: usize,
     /// `presenceMembers`: users of one presence channel.
@@ -309,6 +328,11 @@ impl Default for Limits {
             client_events_per_second: 10,
             client_event_bytes: 10 * 1024,
             event_bytes: 10 * 1024,
+            event_name_bytes: NAME_BYTES_MAX,
+            channel_name_bytes: NAME_BYTES_MAX,
+            channels_per_event: 100,
+            events_per_batch: 10,
+            timestamp_window: Duration::from_secs(600),
             presence_member_bytes: 2 * 1024,
             presence_members: 10_000,
             cache_time: Duration::from_secs(30 * 60),

@@ -10,7 +10,7 @@ use super::*;
 const CLIENTS: &str = r#""clients": [ { "appId": "a", "key": "k" } ]"#;
 
 /// Reads a file of this content, with these environment variables.
-fn read_with(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+pub(super) fn read_with(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
     let find = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
     Config::parse(Path::new("f.json"), text.as_bytes(), &find).map_err(|error| error.to_string())
 }
@@ -291,18 +291,14 @@ fn apps_that_cannot_be() {
 /// As the old wizard left it, for Socket.IO clients.
 #[test]
 fn without_an_app_there_is_one_that_nobody_knows() {
-    for (text, said) in [
-        ("{}", "f.json: \"clients\" is missing, "),
-        ("{ \"clients\": null }", "f.json: \"clients\" is missing, "),
-        ("{\n\n \"clients\": [] }", "f.json, line 3: \"clients\" is empty, "),
-    ] {
+    for text in ["{}", "{ \"clients\": null }", "{ \"clients\": [ ] }"] {
         let config = read_with(text, &[]).unwrap();
         assert_eq!(config.apps.len(), 1);
         assert_eq!((config.apps[0].id.as_str(), config.apps[0].key.len()), ("", 64));
         assert_ne!(config.apps[0].key, read_with(text, &[]).unwrap().apps[0].key);
-        let rest = "so only Socket.IO clients can connect; for pusher-js add for example \"clients\": [ { \"appId\": \
+        let said = "f.json: there is no app in \"clients\", so only Socket.IO clients can connect; for pusher-js add for example \"clients\": [ { \"appId\": \
                     \"my-app\", \"key\": \"my-app-key\" } ], with the key that Laravel Echo is given as \"key\".";
-        assert_eq!(config.warnings, [format!("{said}{rest}")]);
+        assert_eq!(config.warnings, [said]);
     }
 }
 
@@ -589,14 +585,17 @@ fn what_is_not_done_yet_is_said() {
     }
 }
 
+/// None of them as it is by default.
+const EVERY_LIMIT: &str = r#"{ "messageBytes": 1, "outboundBytes": 2,
+    "subscriptionsPerConnection": 3, "connections": 4, "clientEventsPerSecond": 0, "clientEventBytes": 6,
+    "eventBytes": 7, "eventNameBytes": 12, "channelNameBytes": 13, "channelsPerEvent": 14, "eventsPerBatch": 15,
+    "timestampWindow": 16, "presenceMemberBytes": 8, "activityTimeout": 9, "pongTimeout": 10, "handshakeTimeout": "11",
+    "presenceMembers": 17, "cacheSeconds": 18, "cacheBytes": 19, "userAuthenticationTimeout": 20 }"#;
+
 #[test]
 fn new_numbers() {
-    let config = quiet(
-        r#""authTimeoutMs": "500", "authConcurrency": 3, "shards": 2, "limits": { "messageBytes": 1, "outboundBytes": 2,
-        "subscriptionsPerConnection": 3, "connections": 4, "clientEventsPerSecond": 0, "clientEventBytes": 6,
-        "eventBytes": 7, "presenceMemberBytes": 8, "activityTimeout": 9, "pongTimeout": 10, "handshakeTimeout": "11",
-        "presenceMembers": 12, "cacheSeconds": 13, "cacheBytes": 14, "userAuthenticationTimeout": 15 }"#,
-    );
+    let config =
+        quiet(&format!(r#""authTimeoutMs": "500", "authConcurrency": 3, "shards": 2, "limits": {EVERY_LIMIT}"#));
     assert_eq!((config.auth.timeout, config.auth.concurrency, config.shards), (Duration::from_millis(500), 3, 2));
     let expected = Limits {
         message_bytes: 1,
@@ -606,11 +605,16 @@ fn new_numbers() {
         client_events_per_second: 0,
         client_event_bytes: 6,
         event_bytes: 7,
+        event_name_bytes: 12,
+        channel_name_bytes: 13,
+        channels_per_event: 14,
+        events_per_batch: 15,
+        timestamp_window: Duration::from_secs(16),
         presence_member_bytes: 8,
-        presence_members: 12,
-        cache_time: Duration::from_secs(13),
-        cache_bytes: 14,
-        user_authentication_timeout: Some(Duration::from_secs(15)),
+        presence_members: 17,
+        cache_time: Duration::from_secs(18),
+        cache_bytes: 19,
+        user_authentication_timeout: Some(Duration::from_secs(20)),
         activity_timeout: Duration::from_secs(9),
         pong_timeout: Duration::from_secs(10),
         handshake_timeout: Duration::from_secs(11),
@@ -625,6 +629,10 @@ fn new_numbers() {
         (
             "\"limits\": { \"connections\": 0 }",
             "limits.connections\" is 0; it must be a number from 1 to 100000000, as 100000.",
+        ),
+        (
+            "\"limits\": { \"channelNameBytes\": 201 }",
+            "limits.channelNameBytes\" is 201; it must be a number of bytes from 1 to 200, as 200.",
         ),
         ("\"limits\": []", "limits\" is a list; it must be an object in braces, as "),
     ] {
@@ -861,5 +869,36 @@ proptest! {
         let at = at.index(bytes.len());
         if cut { bytes.truncate(at) } else { bytes[at] = byte }
         is_read_or_refused_by_name(&bytes)?;
+    }
+}
+
+#[test]
+fn an_app_may_have_limits_and_a_prefix_of_its_own() {
+    let of = |second: &str| {
+        let clients =
+            format!(r#"{{ "clients": [ {{ "appId": "a", "key": "k" }}, {{ "appId": "b", "key": "l", {second} }} ],"#);
+        read_with(&format!(r#"{clients} "limits": {{ "eventBytes": 5, "pongTimeout": 6 }} }}"#), &[])
+    };
+    let config = of(r#""keyPrefix": "b_", "limits": { "eventBytes": "7", "connections": 8 }"#).unwrap();
+    assert_eq!(config.warnings, [""; 0]);
+    assert_eq!((config.apps[0].limits.clone(), config.apps[0].key_prefix.as_deref()), (config.limits.clone(), None));
+    let expected = Limits { event_bytes: 7, connections: 8, ..config.limits };
+    assert_eq!((config.apps[1].limits.clone(), config.apps[1].key_prefix.as_deref()), (expected, Some("b_")));
+
+    // Whatever an app does not say is as for all, each of the limits.
+    let clients = r#""clients": [ { "appId": "a", "key": "k", "limits": {} } ]"#;
+    let config = read_with(&format!("{{ {clients}, \"limits\": {EVERY_LIMIT} }}"), &[]).unwrap();
+    assert_ne!(config.limits, Limits::default());
+    assert_eq!(config.apps[0].limits, config.limits);
+
+    let warnings = of(r#""limits": { "eventByte": 1 }"#).unwrap().warnings;
+    assert!(warnings[0].contains("\"clients[1].limits.eventByte\" is not a known key"), "{warnings:?}");
+    assert!(warnings[0].contains("\"limits.eventBytes\""), "{warnings:?}");
+    let warnings = of(r#""keyPrefix": """#).unwrap().warnings;
+    assert!(warnings[0].starts_with("The client b has the \"keyPrefix\" \"\""), "{warnings:?}");
+    for name in ["messageBytes", "outboundBytes", "handshakeTimeout"] {
+        let error = of(&format!(r#""limits": {{ "{name}": 1 }}"#)).unwrap_err();
+        let expected = format!("\"clients[1].limits.{name}\" cannot differ from app to app");
+        assert!(error.contains(&expected), "{error}");
     }
 }

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -26,9 +26,10 @@ use tokio_rustls::server::TlsStream;
 use crate::auth::callback::Laravel;
 use crate::auth::gateway;
 use crate::config::Config;
-use crate::inbox::{AppIndex, Credentials, Handover};
+use crate::inbox::{AppConnection, AppIndex, Credentials, Handover};
 use crate::protocol::{SocketId, app_tag, pusher};
 use crate::publish::Publisher;
+use crate::query::Everybody;
 use crate::tls;
 use crate::ws::{self, frame};
 use pace::Pace;
@@ -43,16 +44,19 @@ pub use proxy::Body;
 /// The longest request head, in bytes: a Laravel page's cookies have room.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 
-/// Room in a request of the HTTP API beside the event's data, in bytes: JSON escapes, names.
-const API_BYTES_EXTRA: usize = 64 * 1024;
-
 /// How long a client that is refused may take to answer the close frame.
 const REFUSED_WAIT: Duration = Duration::from_secs(5);
+
+/// How long the rest of a body that is refused is read.
+const DISCARD_WAIT: Duration = Duration::from_secs(5);
 
 /// What the front needs to answer requests.
 pub struct Front {
     config: Arc<Config>,
     publisher: Publisher,
+    everybody: Everybody,
+    /// How many connections each app has.
+    app_connections: Vec<Arc<AtomicUsize>>,
     laravel: Laravel,
     user_endpoint: String,
     proxy: Option<Proxy>,
@@ -70,7 +74,10 @@ impl Front {
             .transpose()?;
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
         let user_endpoint = config.auth.user_endpoint();
-        Ok(Self { config, publisher, laravel, user_endpoint, proxy, tls, open: AtomicUsize::new(0) })
+        let everybody = Everybody::new(publisher.shards());
+        let app_connections = config.apps.iter().map(|_| Arc::default()).collect();
+        let open = AtomicUsize::new(0);
+        Ok(Self { config, publisher, everybody, app_connections, laravel, user_endpoint, proxy, tls, open })
     }
 
     fn connections(&self) -> usize {
@@ -181,12 +188,8 @@ async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: S
         let key = key.trim_end_matches('/').to_owned();
         return upgrade::<S>(open, request, &key);
     }
-    if let Some(id) = path.strip_prefix("/apps/").and_then(|rest| rest.strip_suffix("/events")) {
-        let id = id.to_owned();
-        return api(front, request, &id).await;
-    }
-    if path.starts_with("/apps/") {
-        return error(StatusCode::NOT_FOUND, "this part of the HTTP API does not exist here");
+    if let Some(route) = api::route(path, request.uri().query()) {
+        return api::respond(front, request, route).await;
     }
     if path == front.config.auth.endpoint || path == front.user_endpoint {
         match *method {
@@ -271,6 +274,14 @@ fn admit(front: &Front, key: &str, query: Option<&str>) -> Result<(AppIndex, Soc
         tracing::warn!("a client was refused: there are {limit} connections already (limits.connections)");
         return Err(Refusal { code: 4100, message: "Over capacity".into() });
     }
+    let app = &front.config.apps[index];
+    if front.app_connections[index].load(Ordering::Relaxed) >= app.limits.connections {
+        let (id, limit) = (&app.id, app.limits.connections);
+        tracing::warn!(
+            "a client was refused: the app {id} has {limit} connections already (clients[].limits.connections)"
+        );
+        return Err(Refusal { code: 4100, message: "Over capacity".into() });
+    }
     let random = getrandom::u64().map_err(|error| {
         tracing::error!("no random number for a socket id: {error}");
         Refusal { code: 4100, message: "Over capacity".into() }
@@ -311,7 +322,8 @@ fn hand_over(
     };
     let shards = front.publisher.shards();
     let Some(shard) = shards.iter().min_by_key(|shard| shard.connections().load(Ordering::Relaxed)) else { return };
-    shard.hand_over(Handover { stream, tls, leftover, app, socket_id, credentials });
+    let counted = AppConnection::new(&front.app_connections[usize::from(app.0)]);
+    shard.hand_over(Handover { stream, tls, leftover, app, socket_id, credentials, counted });
 }
 
 async fn refuse(mut stream: impl Stream, refusal: Refusal) {
@@ -333,61 +345,31 @@ async fn refuse(mut stream: impl Stream, refusal: Refusal) {
 
 // --- HTTP ----------------------------------------------------------------------------------
 
-async fn api(front: Arc<Front>, request: Request<Incoming>, id: &str) -> Response<Body> {
-    let Some(index) = front.config.apps.iter().position(|app| app.id == id) else {
-        return error(StatusCode::NOT_FOUND, &format!("no app has the id {id:.64?} (clients[].appId)"));
-    };
-    if request.method() != Method::POST {
-        return error(StatusCode::METHOD_NOT_ALLOWED, "events are published with POST");
-    }
-    let limits = &front.config.limits;
-    let (parts, body) = request.into_parts();
-    // A string's escapes take up to six bytes for one.
-    let body = match collect(body, limits.event_bytes * 6 + API_BYTES_EXTRA).await {
-        Ok(body) => body,
-        Err(response) => return response,
-    };
-    let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
-    let app = &front.config.apps[index];
-    let verified = api::verify(app, &parts.method, path, query, &body, SystemTime::now());
-    let published = match verified.and_then(|()| api::deliveries(AppIndex(index as u16), limits, &body)) {
-        Ok(deliveries) => {
-            // A backend that hangs up does not publish to half of the channels.
-            front.publisher.publish_all(deliveries).await;
-            Ok(())
-        }
-        Err(refusal) => Err(refusal),
-    };
-    match published {
-        Ok(()) => json(StatusCode::OK, "{}".into()),
-        Err(refusal) => {
-            tracing::warn!(
-                "an HTTP API request for the app {id} was refused with {}: {}",
-                refusal.status,
-                refusal.error
-            );
-            error(refusal.status, &refusal.error)
-        }
-    }
-}
-
 async fn authorise(front: Arc<Front>, request: Request<Incoming>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     match collect(body, gateway::BODY_BYTES_MAX).await {
         Ok(body) => gateway::gateway(&front.laravel, &front.config.apps, &parts, body).await.map(full),
-        Err(response) => response,
+        Err((status, sentence)) => error(status, &sentence),
     }
 }
 
-async fn collect(body: Incoming, limit: usize) -> Result<Bytes, Response<Body>> {
+/// Reads on without keeping anything, for a moment: a client that is still sending would miss the answer.
+async fn discard(body: &mut Incoming) {
+    let reading = async { while let Some(Ok(_)) = body.frame().await {} };
+    let _ = tokio::time::timeout(DISCARD_WAIT, reading).await;
+}
+
+/// The whole body, or the status and the sentence for its refusal.
+async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes, (StatusCode, String)> {
     // A body must come as quickly as a head: nothing here waits for a client without end.
-    match tokio::time::timeout(Duration::from_secs(30), Limited::new(body, limit).collect()).await {
+    match tokio::time::timeout(Duration::from_secs(30), Limited::new(&mut body, limit).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(why)) if why.is::<LengthLimitError>() => {
-            Err(error(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body is over the limit of {limit} bytes")))
+            discard(&mut body).await;
+            Err((StatusCode::PAYLOAD_TOO_LARGE, format!("the body is over the limit of {limit} bytes")))
         }
-        Ok(Err(_)) => Err(error(StatusCode::BAD_REQUEST, "the body broke off")),
-        Err(_) => Err(error(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
+        Ok(Err(_)) => Err((StatusCode::BAD_REQUEST, "the body broke off".to_owned())),
+        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned())),
     }
 }
 

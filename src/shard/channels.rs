@@ -92,6 +92,17 @@ impl Channels {
         channel.into_iter().flat_map(|channel| channel.subscribers.iter().map(|subscriber| subscriber.slot))
     }
 
+    /// All channels of an app, each with the number of its subscribers, which is never 0.
+    pub fn counts(&self, app: AppIndex) -> impl Iterator<Item = (&ChannelName, usize)> {
+        let channels = self.by_name.get(usize::from(app.0)).into_iter().flatten();
+        channels.map(|(name, id)| (name, self.channels[*id as usize].subscribers.len()))
+    }
+
+    /// How many subscribers a channel has.
+    pub fn count(&self, app: AppIndex, name: &ChannelName) -> usize {
+        self.id(app, name).map_or(0, |id| self.channels[id as usize].subscribers.len())
+    }
+
     fn id(&self, app: AppIndex, name: &ChannelName) -> Option<u32> {
         self.by_name.get(usize::from(app.0))?.get(name).copied()
     }
@@ -157,8 +168,12 @@ mod tests {
                     let mut there: Vec<Slot> = channels.subscribers(APP, &name(*n)).collect();
                     there.sort_unstable();
                     prop_assert_eq!(&there, &set.iter().copied().collect::<Vec<_>>());
+                    prop_assert_eq!(channels.count(APP, &name(*n)), set.len());
                 }
             }
+            let counted: BTreeMap<String, usize> = channels.counts(APP).map(|(n, count)| (n.to_string(), count)).collect();
+            let expected = model.iter().filter(|(_, set)| !set.is_empty()).map(|(n, set)| (format!("c{n}"), set.len()));
+            prop_assert_eq!(counted, expected.collect());
             prop_assert_eq!(channels.channels.len(), model.values().filter(|set| !set.is_empty()).count());
         }
     }

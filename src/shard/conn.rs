@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::Shard;
 use super::outbox::{Outbox, Socket};
-use crate::inbox::{AppIndex, ConnKey, Credentials};
+use crate::inbox::{AppConnection, AppIndex, ConnKey, Credentials};
 use crate::protocol::SocketId;
 use crate::protocol::session::{Millis, Session};
 use crate::ws::frame::Decoder;
@@ -56,6 +56,8 @@ pub struct Conn {
     pub decoder: Decoder,
     /// For asking Laravel.
     pub credentials: Arc<Credentials>,
+    /// Counts it among its app's.
+    pub _counted: AppConnection,
 }
 
 impl Conn {

@@ -6,6 +6,7 @@
 //! either the last one of before or comes live.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -24,7 +25,8 @@ use crate::ws::frame;
 pub struct Homes {
     members: HashMap<(AppIndex, ChannelName), Members>,
     last_events: LastEvents,
-    members_max: usize,
+    /// For each app.
+    members_max: Arc<[usize]>,
     /// Who wants to know of changed members, if anybody.
     changes: Option<PresenceChanges>,
     changed: HashSet<(AppIndex, ChannelName)>,
@@ -39,7 +41,7 @@ impl Homes {
         Self {
             members: HashMap::new(),
             last_events,
-            members_max: context.presence_members_max,
+            members_max: context.presence_members_max.clone(),
             changes: context.presence_changes.clone(),
             changed: HashSet::new(),
         }
@@ -72,6 +74,16 @@ impl Homes {
         lists
     }
 
+    /// The members of a presence channel whose home is here.
+    pub fn members(&self, app: AppIndex, channel: &ChannelName) -> Option<&Members> {
+        self.members.get(&(app, channel.clone()))
+    }
+
+    /// All presence channels of an app whose home is here.
+    pub fn all_members(&self, app: AppIndex) -> impl Iterator<Item = (&ChannelName, &Members)> {
+        self.members.iter().filter(move |((of, _), _)| *of == app).map(|((_, name), members)| (name, members))
+    }
+
     /// Forgets the events that are too old.
     pub fn expire(&mut self, now: Millis) {
         self.last_events.expire(now);
@@ -81,7 +93,7 @@ impl Homes {
 impl Shard {
     pub(super) fn join(&mut self, app: AppIndex, channel: ChannelName, member: Option<Member>, joiner: Joiner) {
         let Some(member) = member else { return self.list(app, &channel, joiner) };
-        let limit = self.homes.members_max;
+        let limit = self.homes.members_max[usize::from(app.0)];
         let members = self.homes.members.entry((app, channel.clone())).or_default();
         if members.len() >= limit && !members.contains(&member.user_id) {
             let error = format!("The channel has {limit} members; no more are allowed (limits.presenceMembers)");

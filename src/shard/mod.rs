@@ -36,6 +36,7 @@ mod delivery;
 mod home;
 mod last_events;
 mod outbox;
+mod query;
 #[cfg(test)]
 pub(crate) mod test;
 mod users;
@@ -69,7 +70,7 @@ pub struct Context {
     /// See `limits.outboundBytes`.
     pub outbound_bytes_max: usize,
     /// See `limits.presenceMembers`.
-    pub presence_members_max: usize,
+    pub presence_members_max: Arc<[usize]>,
     /// Told of changed members, where somebody keeps copies of the lists.
     pub presence_changes: Option<PresenceChanges>,
     /// See `limits.cacheSeconds`.
@@ -237,6 +238,10 @@ impl Shard {
             Control::Leave { app, channel, user_id, socket_id } => self.leave(app, channel, &user_id, socket_id),
             Control::User { app, user_id, from, change } => self.user_changed(app, user_id, from, change),
             Control::UserStatus { app, user_id, is_online } => self.user_status(app, user_id, is_online),
+            Control::Query { app, query, reply } => {
+                // Whoever asked may have given up.
+                let _ = reply.send(self.found(app, &query));
+            }
             Control::Terminate { app, user_id } => self.terminate(app, &user_id),
             Control::PresenceLists { all, answer } => {
                 let _ = answer.send(self.homes.take_lists(all));
@@ -254,7 +259,7 @@ impl Shard {
     // --- connections -----------------------------------------------------------------------
 
     fn accept(&mut self, handover: Handover) {
-        let Handover { stream, tls, leftover, app, socket_id, credentials } = handover;
+        let Handover { stream, tls, leftover, app, socket_id, credentials, counted } = handover;
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => Rc::new(stream),
             Err(error) => {
@@ -279,6 +284,7 @@ impl Shard {
             dirty: false,
             draining: false,
             closing: None,
+            _counted: counted,
         }) as Slot;
         let key = ConnKey { slot, generation: self.generation };
         tracing::debug!("{socket_id} connected");

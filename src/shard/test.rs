@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::{Context, spawn};
-use crate::inbox::{AppIndex, Handover, inbox};
+use crate::inbox::{AppConnection, AppIndex, Handover, inbox};
 use crate::protocol::SocketId;
 use crate::protocol::session::Rules;
 use crate::publish::Publisher;
@@ -37,7 +37,7 @@ pub fn start(shards: usize) -> Publisher {
         rules: [rules].into(),
         message_bytes_max: 10_000,
         outbound_bytes_max: 1_000_000,
-        presence_members_max: 100,
+        presence_members_max: [100].into(),
         presence_changes: None,
         cache_time: Duration::from_secs(60),
         cache_bytes_max: 100_000,
@@ -61,6 +61,7 @@ impl Client {
         let (stream, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (stream, socket_id) = (stream.unwrap(), SocketId::new(getrandom::u64().unwrap(), 0));
         let handover = Handover {
+            counted: AppConnection::new(&Arc::default()),
             stream: accepted.unwrap().0.into_std().unwrap(),
             tls: None,
             leftover: Bytes::new(),

@@ -21,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Server {
     child: Child,
     pub port: u16,
+    /// What it said before it was ready.
+    #[allow(dead_code)]
+    pub banner: String,
     http: reqwest::Client,
     scheme: &'static str,
     _dir: tempfile::TempDir,
@@ -42,12 +45,15 @@ impl Server {
         let dir = tempfile::tempdir().unwrap();
         let path: PathBuf = dir.path().join("laravel-echo-server.json");
         std::fs::write(&path, config.to_string()).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_laravel-echo-server"))
-            .args(["start", "--config"])
-            .arg(&path)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_laravel-echo-server"));
+        command.args(["start", "--config"]).arg(&path);
+        Self::launch(command, dir)
+    }
+
+    /// Runs the program and waits until it is ready.
+    pub fn launch(mut command: Command, dir: tempfile::TempDir) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut banner = String::new();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut port = None;
         for line in lines.by_ref() {
@@ -58,6 +64,8 @@ impl Server {
             if line.contains("Server ready!") {
                 break;
             }
+            banner.push_str(&line);
+            banner.push('\n');
         }
         // The log is read on, or the program would wait for the pipe.
         std::thread::spawn(move || lines.for_each(drop));
@@ -67,6 +75,7 @@ impl Server {
             child,
             http,
             scheme: "http",
+            banner,
             port: port.expect("the server said its port before it was ready"),
             _dir: dir,
         }
@@ -118,15 +127,65 @@ impl Server {
     }
 
     pub async fn post(&self, path: &str, body: &str, secret: &str) -> (u16, String) {
+        let call = Call { secret, ..Call::post(path, body) };
+        self.call(call).await
+    }
+
+    /// A signed request of the HTTP API; gives the status and the body.
+    #[allow(dead_code)]
+    pub async fn get(&self, path: &str, parameters: &[(&str, &str)]) -> (u16, String) {
+        self.call(Call { parameters, ..Call::get(path) }).await
+    }
+
+    pub async fn call(&self, call: Call<'_>) -> (u16, String) {
+        let method = call.method.parse().unwrap();
+        let query = call.query();
+        let url = format!("{}://localhost:{}{}?{query}", self.scheme, self.port, call.path);
+        let response = self.http.request(method, url).body(call.body.to_owned()).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+}
+
+/// A request of the HTTP API, and how it is signed.
+#[derive(Clone)]
+pub struct Call<'a> {
+    pub method: &'a str,
+    pub path: &'a str,
+    /// They win over those that authenticate.
+    pub parameters: &'a [(&'a str, &'a str)],
+    pub body: &'a str,
+    pub key: &'a str,
+    pub secret: &'a str,
+    /// Seconds to add to the time of this machine.
+    pub clock: i64,
+}
+
+impl<'a> Call<'a> {
+    pub fn get(path: &'a str) -> Self {
+        Self { method: "GET", path, parameters: &[], body: "", key: KEY, secret: SECRET, clock: 0 }
+    }
+
+    pub fn post(path: &'a str, body: &'a str) -> Self {
+        Self { method: "POST", path, parameters: &[], body, key: KEY, secret: SECRET, clock: 0 }
+    }
+
+    /// The parameters with those that authenticate.
+    pub fn query(&self) -> String {
         use laravel_echo_server::protocol::signature;
         use md5::{Digest, Md5};
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-        let digest = signature::hex(&Md5::digest(body.as_bytes()));
-        let query = format!("auth_key={KEY}&auth_timestamp={now}&auth_version=1.0&body_md5={digest}");
-        let signed = signature::sign(secret, &format!("POST\n{path}\n{query}"));
-        let url = format!("{}://localhost:{}{path}?{query}&auth_signature={signed}", self.scheme, self.port);
-        let response = self.http.post(url).body(body.to_owned()).send().await.unwrap();
-        (response.status().as_u16(), response.text().await.unwrap())
+        let timestamp = now.saturating_add_signed(self.clock).to_string();
+        let digest = signature::hex(&Md5::digest(self.body.as_bytes()));
+        let mut all = vec![("auth_key", self.key), ("auth_timestamp", &timestamp), ("auth_version", "1.0")];
+        if !self.body.is_empty() {
+            all.push(("body_md5", &digest));
+        }
+        all.retain(|(name, _)| !self.parameters.iter().any(|(own, _)| own == name));
+        all.extend(self.parameters);
+        all.sort_unstable();
+        let query = all.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&");
+        let signature = signature::sign(self.secret, &format!("{}\n{}\n{query}", self.method, self.path));
+        format!("{query}&auth_signature={signature}")
     }
 }
 

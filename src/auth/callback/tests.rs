@@ -13,7 +13,12 @@ use crate::config::Auth;
 use crate::protocol::channel::ChannelName;
 
 fn laravel_with(auth: &Auth, prefix: Option<&str>) -> Laravel {
-    Laravel::new(auth, watch::channel(prefix.map(str::to_owned)).1).unwrap()
+    Laravel::new(auth, known(watch::channel(prefix.map(str::to_owned)).1)).unwrap()
+}
+
+/// Of the app of [`question`]'s socket.
+fn known(prefix: watch::Receiver<Option<String>>) -> KnownPrefixes {
+    [(1234, prefix)].into()
 }
 
 fn bearer() -> Credentials {
@@ -409,14 +414,19 @@ async fn what_laravel_is_asked() {
 #[tokio::test]
 async fn the_prefix_is_the_one_known_at_the_moment() {
     let fake = FakeLaravel::answering(response("200 OK", "", "true")).await;
-    let (tell, known) = watch::channel(None);
-    let laravel = Laravel::new(&fake.auth(), known).unwrap();
+    let (tell, prefix) = watch::channel(None);
+    let laravel = Laravel::new(&fake.auth(), known(prefix)).unwrap();
     for prefix in [None, Some("app_database_"), None, Some("other_database_")] {
         tell.send(prefix.map(str::to_owned)).unwrap();
         laravel.ask(&question("app_database_private-a", bearer())).await;
     }
     let names: Vec<_> = fake.asked().iter().map(|r| r.body.rsplit('=').next().unwrap().to_owned()).collect();
     assert_eq!(names, ["app_database_private-a", "private-a", "app_database_private-a", "app_database_private-a"]);
+    // Another app's prefix is no business of this one.
+    tell.send(Some("app_database_".to_owned())).unwrap();
+    let other = Question { socket_id: "1235.5678".parse().unwrap(), ..question("app_database_private-a", bearer()) };
+    laravel.ask(&other).await;
+    assert!(fake.asked().last().unwrap().body.ends_with("=app_database_private-a"));
 }
 
 #[tokio::test]

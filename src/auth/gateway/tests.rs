@@ -1,10 +1,11 @@
+use std::collections::HashMap;
+
 use http::{Method, Request};
 use serde_json::Value;
-use tokio::sync::watch;
 
 use super::*;
 use crate::auth::fake::{FakeLaravel, response};
-use crate::config::Secret;
+use crate::config::{Limits, Secret};
 
 const BEFORE: &str =
     "Content-Type: application/json\r\nSet-Cookie: session=new; path=/\r\nSet-Cookie: XSRF-TOKEN=y\r\n";
@@ -17,6 +18,8 @@ fn apps() -> Vec<App> {
             key: key.to_owned(),
             secret: Secret::new(format!("{key}-secret")),
             secret_is_random: false,
+            limits: Limits::default(),
+            key_prefix: None,
         })
         .collect()
 }
@@ -39,7 +42,7 @@ fn parts_at(target: &str, headers: &[(&str, &str)]) -> Parts {
 }
 
 fn laravel(auth: &Auth) -> Laravel {
-    Laravel::new(auth, watch::channel(None).1).unwrap()
+    Laravel::new(auth, HashMap::new()).unwrap()
 }
 
 async fn post(fake: &FakeLaravel, headers: &[(&str, &str)], body: &str) -> Response<Bytes> {

@@ -66,7 +66,9 @@ pub(super) fn authorise(
     let member = match (data, user) {
         _ if !is_presence => return Ok(Authorised::Yes),
         (Some(data), _) => Member::parse(data).map_err(|error| unsigned(format!("{channel}: {error}")))?,
-        (None, Some(user)) => Member { user_id: user.id.clone(), user_info: user.user_info.clone() },
+        (None, Some(user)) => {
+            Member { user_id: user.id.clone(), user_info: user.user_info.clone(), id_is_number: false }
+        }
         (None, None) => return Err(unsigned(format!("Invalid auth for {channel}: nobody is signed in"))),
     };
     too_big(&member, rules).map_or(Ok(Authorised::As(member)), Err)

@@ -578,7 +578,7 @@ proptest! {
             }
             Step::Unsubscribe(n) => client.unsubscribes(channels[*n as usize]),
             Step::Answer(ticket, true) => {
-                let member = Member { user_id: "1".into(), user_info: "null".into() };
+                let member = Member { user_id: "1".into(), user_info: "null".into(), id_is_number: false };
                 let channel = client.session.subscriptions.iter().find(|s| s.ticket == u32::from(*ticket)).map(|s| s.channel.access());
                 let answer = if channel == Some(Access::Presence) { Answer::Member(member) } else { Answer::Yes };
                 client.input(Input::Answered((*ticket).into(), answer))
