@@ -137,6 +137,10 @@ async fn answer(front: &Arc<Front>, request: Request<Incoming>, route: Route) ->
         let Some(endpoint) = route.endpoint else {
             return refusal(StatusCode::NOT_FOUND, "this part of the HTTP API does not exist here");
         };
+        let is_event = matches!(endpoint, Endpoint::Events | Endpoint::BatchEvents);
+        if is_event && !front.config.subscribers.http {
+            return refusal(StatusCode::NOT_FOUND, "events over HTTP are switched off here (\"subscribers.http\")");
+        }
         let method = endpoint.method();
         if parts.method != method {
             return refusal(StatusCode::METHOD_NOT_ALLOWED, format!("this path is asked with {method}"));
