@@ -301,6 +301,8 @@ pub struct Credentials {
     pub authorization: Option<HeaderValue>,
     /// `Origin`: the page that opened the socket. No browser leaves it out.
     pub origin: Option<String>,
+    /// `Referer`: the page where there is no `Origin`, and `authHost` names several.
+    pub referer: Option<String>,
     /// `Host`.
     pub host: Option<String>,
     /// `User-Agent`, passed on so that Laravel's logs make sense.

@@ -95,7 +95,7 @@ const START: &[(&str, &[&str], &[&str])] = &[
         ],
         &[],
     ),
-    ("auth-hosts", &["   Laravel   http://a.test/broadcasting/auth"], &[AUTH_HOSTS]),
+    ("auth-hosts", &["   Laravel   http://a.test/broadcasting/auth"], &[]),
     ("sqlite", &[APP], &["\"database\" is \"sqlite\"; this server needs no database"]),
     ("publish-presence", &[APP], &[]),
     ("redis-only", &[APP], &[]),
@@ -113,7 +113,6 @@ const START: &[(&str, &[&str], &[&str])] = &[
     ("empty-object", &[NO_APP], &[NO_CLIENTS]),
 ];
 
-const AUTH_HOSTS: &str = "\"authHost\" names several hosts; only the first is asked in this version.";
 const SOCKETIO: &str = "\"socketio\" is not acted on yet";
 
 /// Files that do not start: what is said, after the file's name.

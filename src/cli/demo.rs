@@ -103,6 +103,7 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         }],
         auth: Auth {
             host: url::Url::parse(&format!("http://{application}")).context("the stand-in's address")?,
+            hosts: Vec::new(),
             endpoint: "/broadcasting/auth".to_owned(),
             allowed_origins: Vec::new(),
             timeout: Duration::from_secs(10),

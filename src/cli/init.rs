@@ -129,40 +129,41 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 fn ask_all(options: &Options, ask: &mut Questions<'_>) -> anyhow::Result<Settings> {
-    let mut settings = Settings::default();
-    settings.dev_mode = options.dev || ask.yes_or_no("Do you want to run this server in development mode?", false)?;
-    settings.port = match options.port {
+    // One after the other, in the order of the questions.
+    let dev_mode = options.dev || ask.yes_or_no("Do you want to run this server in development mode?", false)?;
+    let port = match options.port {
         Some(port) => port.to_string(),
         None => ask.until_right("Which port would you like to serve from?", "6001", |answer| {
             answer.parse::<u16>().map(|port| port.to_string()).map_err(|_| "a port is a number up to 65535")
         })?,
     };
-    settings.database = match &options.database {
+    let database = match &options.database {
         Some(database) => database.clone(),
         None => ask.one_of("Which database would you like to use to store presence channel members?", DATABASES)?,
     };
-    settings.auth_host = match &options.auth_host {
+    let auth_host = match &options.auth_host {
         Some(host) => host.clone(),
         None => ask.until_right("Enter the host of your Laravel authentication server.", HOST, |answer| {
             let is_url = answer.starts_with("http://") || answer.starts_with("https://");
             if is_url { Ok(answer.to_owned()) } else { Err("it begins with http:// or https://") }
         })?,
     };
-    settings.protocol = match &options.protocol {
+    let protocol = match &options.protocol {
         Some(protocol) => protocol.clone(),
         None => ask.one_of("Will you be serving on http or https?", PROTOCOLS)?,
     };
-    if settings.protocol == "https" {
-        settings.ssl_cert_path = match &options.ssl_cert {
+    let (mut ssl_cert_path, mut ssl_key_path) = (String::new(), String::new());
+    if protocol == "https" {
+        ssl_cert_path = match &options.ssl_cert {
             Some(path) => path.clone(),
             None => ask.needed("Enter the path to your SSL cert file.", "--ssl-cert")?,
         };
-        settings.ssl_key_path = match &options.ssl_key {
+        ssl_key_path = match &options.ssl_key {
             Some(path) => path.clone(),
             None => ask.needed("Enter the path to your SSL key file.", "--ssl-key")?,
         };
     }
-    Ok(settings)
+    Ok(Settings { dev_mode, port, database, auth_host, protocol, ssl_cert_path, ssl_key_path, ..Settings::default() })
 }
 
 fn ask_cors(options: &Options, ask: &mut Questions<'_>) -> anyhow::Result<ApiOriginAllow> {

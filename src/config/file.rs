@@ -157,6 +157,7 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         None if tls.protocol.is_none() => environment.tls(),
         tls => tls,
     };
+    let (host_for_all, hosts) = old::read_auth_hosts(auth_host)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut config = Config {
         path: path.to_owned(),
@@ -165,7 +166,8 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         tls,
         apps,
         auth: Auth {
-            host: auth_base(auth_host, &mut warnings)?,
+            host: host_for_all,
+            hosts,
             endpoint: file("authEndpoint")
                 .map_or_else(|| Ok("/broadcasting/auth".to_owned()), |endpoint| auth_path(&endpoint, &mut warnings))?,
             allowed_origins: file("allowedOrigins").map_or_else(|| Ok(Vec::new()), |origins| read_origins(&origins))?,
@@ -296,23 +298,10 @@ pub(super) fn name_in_a_path(setting: &Setting<'_>) -> Result<String, ConfigErro
     Ok(name)
 }
 
-/// `authHost`; empty is absent. The path, if any, loses its last slash: the endpoint begins with one.
-fn auth_base(setting: Option<Setting<'_>>, warnings: &mut Vec<String>) -> Result<url::Url, ConfigError> {
+/// One URL of `authHost`. The path, if any, loses its last slash: the endpoint begins with one.
+pub(super) fn auth_base(setting: &Setting<'_>) -> Result<url::Url, ConfigError> {
     const MUST: &str = "must be the base URL of the Laravel application, as \"http://localhost:8000\"";
-    let setting = match setting {
-        Some(list) if list.is_list() => {
-            let hosts = list.list()?;
-            if hosts.len() > 1 {
-                warnings.push(list.warning("names several hosts; only the first is asked in this version"));
-            }
-            hosts.into_iter().next()
-        }
-        other => other,
-    };
-    let text = setting.as_ref().map_or_else(|| Ok(String::new()), Setting::text)?;
-    let Some(setting) = setting.filter(|_| !text.trim().is_empty()) else {
-        return Ok(url::Url::parse("http://localhost").unwrap_or_else(|_| unreachable!("a constant, and a URL")));
-    };
+    let text = setting.text()?;
     if !text.contains("://") {
         return Err(setting.wrong("must begin with http:// or https://, as \"http://localhost:8000\""));
     }

@@ -162,6 +162,9 @@ pub struct Auth {
     /// `authHost`: `http` or `https` and a host; it may have a path, under which the application
     /// lives. It has no user, password, query or fragment. See [`Auth::url`].
     pub host: url::Url,
+    /// All entries of `authHost`, where it does more than name one: then the page decides, and `host` is
+    /// for pages of nobody's.
+    pub hosts: Vec<AuthHost>,
     /// `authEndpoint`: a path that begins with a slash.
     pub endpoint: String,
     /// `allowedOrigins`: `https://app.example.com`, `https://*.example.com` or `*`, beside the
@@ -175,6 +178,33 @@ pub struct Auth {
     pub reauthorize_after: Option<Duration>,
     /// `authAcceptAny200`: take any 200 for a yes on private channels, as the old server did.
     pub accept_any_200: bool,
+}
+
+/// An entry of `authHost`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum AuthHost {
+    /// As [`Auth::host`].
+    Url(url::Url),
+    /// `.example.com`: each host one label below that domain. Scheme and port are those of the
+    /// entry; without them the page's scheme, and its usual port.
+    SubDomains {
+        /// `http` or `https`.
+        scheme: Option<String>,
+        /// Begins with a dot.
+        domain: String,
+        /// TCP port.
+        port: Option<u16>,
+    },
+}
+
+impl AuthHost {
+    /// If it names one host.
+    pub fn url(&self) -> Option<&url::Url> {
+        match self {
+            Self::Url(url) => Some(url),
+            Self::SubDomains { .. } => None,
+        }
+    }
 }
 
 impl Auth {

@@ -7,10 +7,10 @@
 use std::path::PathBuf;
 
 use super::error::ConfigError;
-use super::file::member;
+use super::file::{auth_base, member};
 use super::json::Setting;
 use super::known::warn_of_unknown;
-use super::{ApiCors, PresenceStore, Redis, Secret, Subscribers, Tls, redis};
+use super::{ApiCors, AuthHost, PresenceStore, Redis, Secret, Subscribers, Tls, redis};
 
 /// What decides about TLS on the port, from file or environment.
 pub(super) struct TlsKeys<'a> {
@@ -47,6 +47,60 @@ impl TlsKeys<'_> {
             chain: path(&self.chain)?,
         }))
     }
+}
+
+/// `authHost`: one, or a list, of which the page chooses. The first is the one for pages of nobody's.
+pub(super) fn read_auth_hosts(setting: Option<Setting<'_>>) -> Result<(url::Url, Vec<AuthHost>), ConfigError> {
+    let entries = match setting {
+        None => Vec::new(),
+        Some(list) if list.is_list() => list.list()?,
+        Some(one) => vec![one],
+    };
+    let mut hosts = Vec::new();
+    for entry in &entries {
+        if !entry.text()?.trim().is_empty() {
+            hosts.push(read_auth_host(entry)?);
+        }
+    }
+    let first = hosts.iter().find_map(AuthHost::url).cloned().or_else(|| {
+        let AuthHost::SubDomains { scheme, domain, port } = hosts.first()? else { return None };
+        let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+        url::Url::parse(&format!("{}://{}{port}", scheme.as_deref().unwrap_or("http"), &domain[1..])).ok()
+    });
+    let first = match first {
+        Some(first) => first,
+        None => url::Url::parse("http://localhost").unwrap_or_else(|_| unreachable!("a constant, and a URL")),
+    };
+    if let [AuthHost::Url(_)] = hosts[..] {
+        hosts.clear();
+    }
+    Ok((first, hosts))
+}
+
+fn read_auth_host(setting: &Setting<'_>) -> Result<AuthHost, ConfigError> {
+    let text = setting.text()?.trim().to_ascii_lowercase();
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (Some(scheme), rest),
+        None => (None, text.as_str()),
+    };
+    if !rest.starts_with('.') {
+        return auth_base(setting).map(AuthHost::Url);
+    }
+    let wrong = || {
+        let must = "must be a domain for its sub-domains, as \".example.com\" or \"https://.example.com:8443\", without a path";
+        setting.wrong(must)
+    };
+    let (domain, port) = match rest.split_once(':') {
+        Some((domain, port)) => (domain, Some(port.parse().map_err(|_| wrong())?)),
+        None => (rest, None),
+    };
+    let is_label =
+        |label: &str| !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let is_domain = domain.contains(|c: char| c != '.') && domain[1..].split('.').all(is_label);
+    if !is_domain || scheme.is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
+        return Err(wrong());
+    }
+    Ok(AuthHost::SubDomains { scheme: scheme.map(str::to_owned), domain: domain.to_owned(), port })
 }
 
 fn path(setting: &Option<Setting<'_>>) -> Result<Option<PathBuf>, ConfigError> {

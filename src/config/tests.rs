@@ -183,12 +183,28 @@ fn laravels_address() {
     assert!(error(r#""authHost": true"#).contains("must be a text"));
     assert!(!error(r#""authHost": "http://me:hush@a.test""#).contains("hush"));
 
-    let config = config(r#""authHost": ["http://a.test", "http://b.test"]"#);
-    assert_eq!(config.auth.host.as_str(), "http://a.test/");
-    assert_eq!(
-        config.warnings,
-        ["f.json, line 2: \"authHost\" names several hosts; only the first is asked in this version."]
+    let auth = quiet(r#""authHost": ["http://a.test", "", ".B.test", "https://.c.test:444"]"#).auth;
+    assert_eq!(auth.host.as_str(), "http://a.test/");
+    let sub_domains = |scheme: Option<&str>, domain: &str, port| AuthHost::SubDomains {
+        scheme: scheme.map(str::to_owned),
+        domain: domain.to_owned(),
+        port,
+    };
+    let expected = [
+        AuthHost::Url(auth.host.clone()),
+        sub_domains(None, ".b.test", None),
+        sub_domains(Some("https"), ".c.test", Some(444)),
+    ];
+    assert_eq!(auth.hosts, expected);
+    assert_eq!(quiet(r#""authHost": ["http://a.test"]"#).auth.hosts, []);
+    assert!(
+        error(r#""authHost": ["http://a.test", "b.test"]"#)
+            .contains("\"authHost[1]\" is \"b.test\"; it must begin with http://")
     );
+    for entry in [".", "..a", ".a/x", "ftp://.a.test", ".a.test:x", ".a b", "http://.a@b"] {
+        let error = error(&format!("\"authHost\": \"{entry}\""));
+        assert!(error.contains("must be a domain for its sub-domains"), "{error}");
+    }
 }
 
 #[test]

@@ -97,7 +97,7 @@ impl Block {
         let mut dek_info = None;
         for line in body.lines().map(str::trim) {
             match line.split_once(':') {
-                Some((name, value)) if name == "DEK-Info" => dek_info = Some(value.trim().to_owned()),
+                Some(("DEK-Info", value)) => dek_info = Some(value.trim().to_owned()),
                 Some(_) => {}
                 None => base64.push_str(line),
             }
