@@ -29,15 +29,12 @@ pub fn user_text(socket_id: crate::protocol::SocketId, user_data: &str) -> Strin
     format!("{socket_id}::user::{user_data}")
 }
 
-/// What is signed for an HTTP API request: method, path, and the parameters but `auth_signature`,
-/// keys in lowercase and in order, values decoded (protocol section 5).
+/// What is signed for an HTTP API request: method, path, and the parameters but `auth_signature`, in
+/// order of their keys. They are decoded and their keys in lowercase already (protocol section 5).
 pub fn request_text<T: AsRef<str>>(method: &str, path: &str, parameters: &[(T, T)]) -> String {
-    let lower = |key: &str| key.bytes().any(|byte| byte.is_ascii_uppercase()).then(|| key.to_lowercase());
-    let lowered: Vec<Option<String>> = parameters.iter().map(|(key, _)| lower(key.as_ref())).collect();
     let mut signed: Vec<(&str, &str)> = parameters
         .iter()
-        .zip(&lowered)
-        .map(|((key, value), lowered)| (lowered.as_deref().unwrap_or(key.as_ref()), value.as_ref()))
+        .map(|(key, value)| (key.as_ref(), value.as_ref()))
         .filter(|(key, _)| *key != "auth_signature")
         .collect();
     signed.sort_unstable();
@@ -53,7 +50,12 @@ pub fn request_text<T: AsRef<str>>(method: &str, path: &str, parameters: &[(T, T
 pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 0xf)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.push(digit(byte >> 4));
+        text.push(digit(*byte));
+    }
+    text
 }
 
 fn unhex(text: &str) -> Option<[u8; 32]> {
@@ -98,7 +100,7 @@ mod tests {
             pair("info", "user_count"),
             pair("auth_key", "278d425bdf160c739803"),
             pair("filter_by_prefix", "presence-"),
-            pair("Auth_Version", "1.0"),
+            pair("auth_version", "1.0"),
             pair("auth_timestamp", "1353088179"),
         ];
         for _ in 0..parameters.len() {

@@ -177,7 +177,7 @@ async fn answer(front: &Arc<Front>, request: Request<Incoming>, route: Route) ->
     }
 }
 
-fn find(front: &Front, named: &Named, parameters: &Parameters) -> Result<AppIndex, Refusal> {
+fn find(front: &Front, named: &Named, parameters: &Parameters<'_>) -> Result<AppIndex, Refusal> {
     let key = parameters.get("auth_key").unwrap_or_default();
     let position = front.config.apps.iter().position(|app| match named {
         Named::Id(id) => app.id == *id,

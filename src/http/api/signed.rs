@@ -19,23 +19,25 @@ const PARAMETERS_MAX: usize = 100;
 /// The parameters of a query as they are signed: decoded, names in lower case, the elements of an array
 /// (`info[]=a&info[]=b`, as PHP writes it) joined by commas under the array's name.
 #[derive(Debug)]
-pub(super) struct Parameters(Vec<(String, String)>);
+pub(super) struct Parameters<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
-impl Parameters {
-    pub(super) fn parse(query: &str) -> Self {
-        let mut parameters: Vec<(String, String)> = Vec::new();
+impl<'a> Parameters<'a> {
+    pub(super) fn parse(query: &'a str) -> Self {
+        let mut parameters: Vec<(Cow<'a, str>, Cow<'a, str>)> = Vec::with_capacity(8);
         for (name, value) in form_urlencoded::parse(query.as_bytes()).take(PARAMETERS_MAX) {
             let (name, is_element) = match name.split_once('[') {
-                Some((array, index)) if index.ends_with(']') => (Cow::Borrowed(array), true),
+                Some((array, index)) if index.ends_with(']') => (Cow::Owned(array.to_owned()), true),
                 _ => (name, false),
             };
-            let name = name.to_lowercase();
+            let is_lower = name.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase());
+            let name = if is_lower { name } else { Cow::Owned(name.to_lowercase()) };
             match parameters.iter_mut().find(|(known, _)| is_element && *known == name) {
                 Some((_, values)) => {
+                    let values = values.to_mut();
                     values.push(',');
                     values.push_str(&value);
                 }
-                None => parameters.push((name, value.into_owned())),
+                None => parameters.push((name, value)),
             }
         }
         Self(parameters)
@@ -43,7 +45,7 @@ impl Parameters {
 
     /// The value of the first of this name.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_ref())
     }
 }
 
@@ -56,13 +58,13 @@ pub(super) fn verify(
     app: &App,
     method: &Method,
     path: &str,
-    parameters: &Parameters,
+    parameters: &Parameters<'_>,
     now: SystemTime,
 ) -> Result<(), Refusal> {
     let Some(signature) = parameters.get("auth_signature") else {
         return denied("auth_signature is missing: requests must be signed with the app's secret");
     };
-    if parameters.get("auth_key") != Some(&app.key) {
+    if parameters.get("auth_key") != Some(app.key.as_str()) {
         return denied("auth_key is not the key of this app");
     }
     if parameters.get("auth_version") != Some("1.0") {
@@ -95,7 +97,7 @@ pub(super) fn verify(
 
 /// Whether the body is the one that was signed. A library that signs the digest of an empty body (PyPI
 /// `pusher`) may; who sends a body must.
-pub(super) fn verify_digest(parameters: &Parameters, body: &[u8]) -> Result<(), Refusal> {
+pub(super) fn verify_digest(parameters: &Parameters<'_>, body: &[u8]) -> Result<(), Refusal> {
     match parameters.get("body_md5") {
         Some(digest) if digest == signature::hex(&Md5::digest(body)) => Ok(()),
         Some(_) => denied("body_md5 is not the digest of this body"),
