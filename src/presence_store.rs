@@ -73,10 +73,11 @@ impl PresenceStore {
         while let Err(failure) = self.try_run(&mut stop, &mut said).await {
             self.changes.want(false);
             let failure = failure.to_string();
-            if said != failure {
+            // The ingress says what becomes of Redis; here once is enough.
+            if said.is_empty() {
                 tracing::warn!("{failure} Presence lists in Redis are not up to date; still trying.");
-                said = failure;
             }
+            said = failure;
             let step = backoff.step(getrandom::u32().unwrap_or(u32::MAX));
             tokio::select! {
                 () = time::sleep(step) => {}

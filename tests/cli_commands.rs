@@ -319,6 +319,16 @@ fn dotenv_files_stand_in_for_the_environment() {
     );
 }
 
+/// Laravel's own directory is all that a Reverb user needs.
+#[test]
+fn the_application_s_dotenv_file_is_enough() {
+    let place = Place::new();
+    place.write(".env", "REVERB_APP_ID=7\nREVERB_APP_KEY=the-key\nREVERB_APP_SECRET=hush\nREVERB_SERVER_HOST=127.0.0.1\nREVERB_SERVER_PORT=0\n");
+    let server = place.start(&[]);
+    assert!(server.said.contains("   App       7, key the-key; with a secret\n"), "{}", server.said);
+    assert!(!server.said.contains("hush"));
+}
+
 #[test]
 fn init_with_nothing_but_defaults_writes_the_old_file() {
     let place = Place::new();

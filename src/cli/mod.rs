@@ -25,7 +25,12 @@ mod stop;
 
 /// What stands after `laravel-echo-server`.
 #[derive(Debug, Parser)]
-#[command(name = "laravel-echo-server", version, about = "WebSocket broadcast server for Laravel, fed by Redis.")]
+#[command(
+    override_usage = "laravel-echo-server <command> [options]",
+    name = "laravel-echo-server",
+    version,
+    about = "WebSocket broadcast server for Laravel, fed by Redis."
+)]
 struct CommandLine {
     #[command(subcommand)]
     command: Option<Command>,
@@ -92,6 +97,9 @@ pub struct StartOptions {
     /// Run in dev mode: say more in the log, as "devMode" in the config file.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t, value_name = "true|false", hide_possible_values = true, action = clap::ArgAction::Set)]
     pub dev: bool,
+    /// What the old command line took for `--dev=false`.
+    #[arg(long, hide = true)]
+    pub no_dev: bool,
 }
 
 /// Options of `demo`.
@@ -184,7 +192,7 @@ mod tests {
             ("x start --dir=/srv --config=echo.json", false, false),
         ] {
             let Some(Command::Start(options)) = parse(text) else { panic!("not start") };
-            assert_eq!(options, StartOptions { file: file.clone(), force, dev }, "{text}");
+            assert_eq!(options, StartOptions { file: file.clone(), force, dev, no_dev: false }, "{text}");
         }
         let Some(Command::Stop(options)) = parse("x stop --dir /srv --config=echo.json") else { panic!("not stop") };
         assert_eq!((options.path(), options), ("/srv/echo.json".into(), file.clone()));

@@ -20,6 +20,7 @@ use crate::inbox::AppIndex;
 use signed::Parameters;
 
 mod channels;
+mod cors;
 mod events;
 mod signed;
 
@@ -107,8 +108,18 @@ pub(super) fn route(path: &str, query: Option<&str>) -> Option<Route> {
 
 /// Answers a request. A refusal is logged: the backend's own log may not say what the body said.
 pub(super) async fn respond(front: Arc<Front>, request: Request<Incoming>, route: Route) -> Response<Body> {
+    let Some(cors) = &front.config.api_cors else { return answer(&front, request, route).await };
+    let mut response = match &route.endpoint {
+        Some(endpoint) if request.method() == Method::OPTIONS => cors::preflight(&endpoint.method()),
+        _ => answer(&front, request, route).await,
+    };
+    cors::put(response.headers_mut(), cors);
+    response
+}
+
+async fn answer(front: &Arc<Front>, request: Request<Incoming>, route: Route) -> Response<Body> {
     let method = route.endpoint.as_ref().map(Endpoint::method);
-    match answer(&front, request, route).await {
+    match try_answer(front, request, route).await {
         Ok(text) => json(StatusCode::OK, text),
         Err(refusal) => {
             // A path and a name may be long, and hold what a terminal would obey.
@@ -126,7 +137,7 @@ pub(super) async fn respond(front: Arc<Front>, request: Request<Incoming>, route
     }
 }
 
-async fn answer(front: &Arc<Front>, request: Request<Incoming>, route: Route) -> Result<String, Refusal> {
+async fn try_answer(front: &Arc<Front>, request: Request<Incoming>, route: Route) -> Result<String, Refusal> {
     let (parts, mut body) = request.into_parts();
     let query = parts.uri.query().unwrap_or_default();
     let parameters = Parameters::parse(query);
