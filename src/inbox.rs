@@ -96,8 +96,54 @@ pub enum Control {
     Query { app: AppIndex, query: Query, reply: mpsc::UnboundedSender<Found> },
     /// Close the connections that are signed in as this user.
     Terminate { app: AppIndex, user_id: Arc<str> },
+    /// To a home shard: tell the lists of presence channels that have changed since the last time, or
+    /// of all; some of them, none when there are no more.
+    PresenceLists { all: bool, answer: oneshot::Sender<Vec<PresenceList>> },
     /// Close every connection, then end.
     Stop,
+}
+
+/// The members of a presence channel, as its home knows them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PresenceList {
+    /// The app whose channel it is.
+    pub app: AppIndex,
+    /// The channel.
+    pub channel: ChannelName,
+    /// JSON: an object for each connection of a member; `[]` when the last one has left.
+    pub members: String,
+}
+
+/// How home shards say that presence lists have changed, to whoever keeps copies of them.
+#[derive(Clone, Debug, Default)]
+pub struct PresenceChanges(Arc<PresenceChangesInner>);
+
+#[derive(Debug, Default)]
+struct PresenceChangesInner {
+    wanted: AtomicBool,
+    some: Notify,
+}
+
+impl PresenceChanges {
+    /// For home shards: whether somebody wants to know. While nobody does, nothing need be remembered.
+    pub fn are_wanted(&self) -> bool {
+        self.0.wanted.load(Ordering::Relaxed)
+    }
+
+    /// For home shards: there is something to ask for.
+    pub fn tell(&self) {
+        self.0.some.notify_one();
+    }
+
+    /// For the one who keeps copies: begins or ends to want changes. Those of before are not told.
+    pub fn want(&self, wanted: bool) {
+        self.0.wanted.store(wanted, Ordering::Relaxed);
+    }
+
+    /// For the one who keeps copies: waits until there is something to ask for.
+    pub async fn some(&self) {
+        self.0.some.notified().await;
+    }
 }
 
 /// What a shard is asked about an app's channels. Of the members of a presence channel only its
@@ -341,6 +387,8 @@ pub struct Credentials {
     pub authorization: Option<HeaderValue>,
     /// `Origin`: the page that opened the socket. No browser leaves it out.
     pub origin: Option<String>,
+    /// `Referer`: the page where there is no `Origin`, and `authHost` names several.
+    pub referer: Option<String>,
     /// `Host`.
     pub host: Option<String>,
     /// `User-Agent`, passed on so that Laravel's logs make sense.

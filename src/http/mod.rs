@@ -375,6 +375,7 @@ fn credentials(headers: &HeaderMap) -> Credentials {
         cookie: headers.get(header::COOKIE).cloned(),
         authorization: headers.get(header::AUTHORIZATION).cloned(),
         origin: text(header::ORIGIN),
+        referer: text(header::REFERER),
         host: text(header::HOST),
         user_agent: headers.get(header::USER_AGENT).cloned(),
     }

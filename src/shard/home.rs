@@ -5,14 +5,14 @@
 //! from the home, too, through the same queue. So list and changes cannot disagree, and an event is
 //! either the last one of before or comes live.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::last_events::LastEvents;
 use super::{Context, Shard};
-use crate::inbox::{AppIndex, Cached, Control, Delivery, Joiner};
+use crate::inbox::{AppIndex, Cached, Control, Delivery, Joiner, PresenceChanges, PresenceList};
 use crate::protocol::SocketId;
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::presence::{Joined, Member, Members};
@@ -27,12 +27,51 @@ pub struct Homes {
     last_events: LastEvents,
     /// For each app.
     members_max: Arc<[usize]>,
+    /// Who wants to know of changed members, if anybody.
+    changes: Option<PresenceChanges>,
+    changed: HashSet<(AppIndex, ChannelName)>,
 }
+
+/// How much of presence lists is told at once, in bytes: a shard has other things to do.
+const LISTS_BYTES: usize = 256 * 1024;
 
 impl Homes {
     pub fn new(context: &Context) -> Self {
         let last_events = LastEvents::new(context.cache_time.as_millis() as Millis, context.cache_bytes_max);
-        Self { members: HashMap::new(), last_events, members_max: context.presence_members_max.clone() }
+        Self {
+            members: HashMap::new(),
+            last_events,
+            members_max: context.presence_members_max.clone(),
+            changes: context.presence_changes.clone(),
+            changed: HashSet::new(),
+        }
+    }
+
+    /// The members of this channel have changed.
+    fn note(&mut self, key: &(AppIndex, ChannelName)) {
+        if let Some(changes) = self.changes.as_ref().filter(|changes| changes.are_wanted())
+            && self.changed.insert(key.clone())
+        {
+            changes.tell();
+        }
+    }
+
+    /// See [`Control::PresenceLists`].
+    pub fn take_lists(&mut self, all: bool) -> Vec<PresenceList> {
+        if all {
+            self.changed = self.members.keys().cloned().collect();
+        }
+        let mut lists = Vec::new();
+        let mut bytes = 0;
+        let mut told = self.changed.extract_if(|_| true);
+        while bytes < LISTS_BYTES
+            && let Some(key) = told.next()
+        {
+            let members = self.members.get(&key).map_or_else(|| "[]".to_owned(), Members::stored);
+            bytes += members.len() + key.1.as_str().len();
+            lists.push(PresenceList { app: key.0, channel: key.1, members });
+        }
+        lists
     }
 
     /// The members of a presence channel whose home is here.
@@ -62,6 +101,9 @@ impl Shard {
             return self.answer(joiner, Err(refusal));
         }
         let joined = members.join(joiner.socket_id, member.clone());
+        if joined != Joined::Already {
+            self.homes.note(&(app, channel.clone()));
+        }
         self.list(app, &channel, joiner);
         if joined == Joined::First {
             let text = pusher::member_added(channel.as_str(), &member);
@@ -77,6 +119,7 @@ impl Shard {
         if members.is_empty() {
             self.homes.members.remove(&key);
         }
+        self.homes.note(&key);
         if let Some(member) = gone {
             let (app, channel) = key;
             let text = pusher::member_removed(channel.as_str(), user_id);

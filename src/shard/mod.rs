@@ -19,7 +19,9 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 use crate::auth::{Asked, Question};
-use crate::inbox::{AppIndex, ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient};
+use crate::inbox::{
+    AppIndex, ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient, PresenceChanges,
+};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::engineio::Timing;
 use crate::protocol::session::{Action, Input, Millis, Rules, Session};
@@ -76,6 +78,8 @@ pub struct Context {
     pub socketio: Timing,
     /// See `limits.presenceMembers`.
     pub presence_members_max: Arc<[usize]>,
+    /// Told of changed members, where somebody keeps copies of the lists.
+    pub presence_changes: Option<PresenceChanges>,
     /// See `limits.cacheSeconds`.
     pub cache_time: Duration,
     /// A shard's part of `limits.cacheBytes`.
@@ -251,6 +255,9 @@ impl Shard {
                 let _ = reply.send(self.found(app, &query));
             }
             Control::Terminate { app, user_id } => self.terminate(app, &user_id),
+            Control::PresenceLists { all, answer } => {
+                let _ = answer.send(self.homes.take_lists(all));
+            }
             Control::Stop => {
                 self.stopping = true;
                 let slots: Vec<Slot> = self.conns.iter().map(|(slot, _)| slot as Slot).collect();

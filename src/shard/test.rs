@@ -39,6 +39,7 @@ pub fn start(shards: usize) -> Publisher {
         message_bytes_max: 10_000,
         outbound_bytes_max: 1_000_000,
         presence_members_max: [100].into(),
+        presence_changes: None,
         cache_time: Duration::from_secs(60),
         cache_bytes_max: 100_000,
         socketio: Timing { ping_interval: 25_000, ping_timeout: 20_000 },

@@ -17,10 +17,11 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::cors::{page, preflight};
 use super::events::{self, Written};
 use super::signed::{self, Parameters};
-use super::{BODY_BYTES_EXTRA, Endpoint, Named, Refusal, Route, body_bytes_max, log, text};
-use crate::config::{ApiCors, Config, KeyAuth, Limits};
+use super::{BODY_BYTES_EXTRA, Endpoint, Named, Refusal, Route, body_bytes_max, is_switched_on, log, text};
+use crate::config::{Config, KeyAuth, Limits};
 use crate::http::{Body, Front, collect, discard, error, full};
 use crate::inbox::{AppIndex, Counts, Found, Query};
 use crate::protocol::channel::{Access, ChannelName, access};
@@ -109,6 +110,7 @@ async fn answer(
     let (parts, mut body) = request.into_parts();
     let checked = admission::admit(&front.config, &app, &parts, peer).and_then(|index| match endpoint {
         Some(endpoint) if endpoint.method() == parts.method || is_head_of(&endpoint, &parts.method) => {
+            is_switched_on(front, &endpoint)?;
             Ok((index, endpoint))
         }
         _ => {
@@ -305,46 +307,9 @@ async fn publish(
 
 /// `GET /`: the old server's sign of life.
 pub(in crate::http) fn health(method: &Method) -> Response<Body> {
-    let text = match *method {
-        Method::GET | Method::HEAD => "OK",
-        Method::OPTIONS => return allow("GET,HEAD"),
-        _ => return error(StatusCode::NOT_FOUND, "this path is asked with GET"),
-    };
-    page(text)
-}
-
-fn page(text: &'static str) -> Response<Body> {
-    let mut response = Response::new(full(text.into()));
-    let html = HeaderValue::from_static("text/html; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, html);
-    response
-}
-
-/// The answer to `OPTIONS`, with which a browser asks before a page's request.
-pub(super) fn options(endpoint: Option<&Endpoint>) -> Response<Body> {
-    match endpoint.map(Endpoint::method) {
-        None => error(StatusCode::NOT_FOUND, "this part of the HTTP API does not exist here"),
-        Some(Method::GET) => allow("GET,HEAD"),
-        Some(_) => allow("POST"),
-    }
-}
-
-fn allow(methods: &'static str) -> Response<Body> {
-    let mut response = page(methods);
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
-    response
-}
-
-/// Puts the headers of `apiOriginAllow` on an answer, as they stand in the file.
-pub(in crate::http) fn allow_pages(config: &Config, response: &mut Response<Body>) {
-    let Some(ApiCors { origin, methods, headers }) = &config.api_cors else { return };
-    for (name, text) in [
-        (header::ACCESS_CONTROL_ALLOW_ORIGIN, origin),
-        (header::ACCESS_CONTROL_ALLOW_METHODS, methods),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, headers),
-    ] {
-        if let Ok(value) = HeaderValue::from_str(text) {
-            response.headers_mut().insert(name, value);
-        }
+    match *method {
+        Method::GET | Method::HEAD => page("OK"),
+        Method::OPTIONS => preflight(Some(Method::GET)),
+        _ => error(StatusCode::NOT_FOUND, "this path is asked with GET"),
     }
 }

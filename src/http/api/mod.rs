@@ -21,11 +21,13 @@ use crate::inbox::AppIndex;
 use signed::Parameters;
 
 mod channels;
+mod cors;
 mod events;
 mod legacy;
 mod signed;
 
-pub(super) use legacy::{allow_pages, health};
+pub(super) use cors::put as allow_pages;
+pub(super) use legacy::health;
 
 /// Room in a request beside the events' data, in bytes: names, channels, what JSON needs.
 const BODY_BYTES_EXTRA: usize = 64 * 1024;
@@ -128,13 +130,13 @@ pub(super) async fn respond(
     peer: IpAddr,
 ) -> Response<Body> {
     let mut response = if request.method() == Method::OPTIONS {
-        legacy::options(route.endpoint.as_ref())
+        cors::preflight(route.endpoint.as_ref().map(Endpoint::method))
     } else if legacy::is_meant(&front.config, &request, &route) {
         legacy::respond(&front, request, route, peer).await
     } else {
         respond_to_signed(&front, request, route).await
     };
-    allow_pages(&front.config, &mut response);
+    cors::put(&front.config, &mut response);
     response
 }
 
@@ -174,6 +176,7 @@ async fn answer(front: &Front, request: Request<Incoming>, route: Route) -> Resu
         let Some(endpoint) = route.endpoint else {
             return refusal(StatusCode::NOT_FOUND, "this part of the HTTP API does not exist here");
         };
+        is_switched_on(front, &endpoint)?;
         let method = endpoint.method();
         if parts.method != method {
             return refusal(StatusCode::METHOD_NOT_ALLOWED, format!("this path is asked with {method}"));
@@ -209,6 +212,14 @@ async fn answer(front: &Front, request: Request<Incoming>, route: Route) -> Resu
         }
         Endpoint::Status => Ok(legacy::status(front, index)),
     }
+}
+
+/// `subscribers.http` is about events alone.
+fn is_switched_on(front: &Front, endpoint: &Endpoint) -> Result<(), Refusal> {
+    if matches!(endpoint, Endpoint::Events | Endpoint::BatchEvents) && !front.config.subscribers.http {
+        return refusal(StatusCode::NOT_FOUND, "events over HTTP are switched off here (\"subscribers.http\")");
+    }
+    Ok(())
 }
 
 fn find(front: &Front, named: &Named, parameters: &Parameters<'_>) -> Result<AppIndex, Refusal> {
