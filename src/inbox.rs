@@ -14,10 +14,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 use http::HeaderValue;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
+use crate::protocol::engineio::{Sid, Version};
 use crate::protocol::presence::Member;
 use crate::protocol::session::{Answer, Refusal, Ticket};
 
@@ -35,10 +36,25 @@ pub struct Delivery {
     pub app: AppIndex,
     /// The channel.
     pub channel: ChannelName,
-    /// The WebSocket frame, header included; the same bytes go to everybody.
+    /// The WebSocket frame, header included; the same bytes go to every Pusher client.
     pub frame: Bytes,
+    /// The frame for Socket.IO clients. `None`: there were none when the event was taken in.
+    pub socketio: Option<Bytes>,
+    /// `frame`, compressed, for clients that have agreed to that. `None`: they get `frame`.
+    pub deflated: Option<Bytes>,
     /// The connection that shall not get it (`toOthers`, the sender of a client event).
     pub except: Option<SocketId>,
+}
+
+/// In which form a connection is sent events.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Form {
+    /// As text, in the Pusher protocol.
+    Plain,
+    /// The same, compressed (permessage-deflate).
+    Deflated,
+    /// As Socket.IO clients understand them.
+    SocketIo,
 }
 
 /// A connection of a shard. A key whose connection has gone is never used again.
@@ -53,6 +69,10 @@ pub struct ConnKey {
 /// What anybody but an event source says to a shard.
 #[derive(Debug)]
 pub enum Control {
+    /// A request of a Socket.IO client that polls.
+    Poll(Box<PollRequest>),
+    /// The client of the poll with this number has hung up.
+    PollGone { sid: Sid, number: u64 },
     /// Deliver an event that came from a shard.
     Deliver(Delivery),
     /// From the home shard of a cache channel: deliver an event that was published.
@@ -78,8 +98,54 @@ pub enum Control {
     Query { app: AppIndex, query: Query, reply: mpsc::UnboundedSender<Found> },
     /// Close the connections that are signed in as this user.
     Terminate { app: AppIndex, user_id: Arc<str> },
+    /// To a home shard: tell the lists of presence channels that have changed since the last time, or
+    /// of all; some of them, none when there are no more.
+    PresenceLists { all: bool, answer: oneshot::Sender<Vec<PresenceList>> },
     /// Close every connection, then end.
     Stop,
+}
+
+/// The members of a presence channel, as its home knows them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PresenceList {
+    /// The app whose channel it is.
+    pub app: AppIndex,
+    /// The channel.
+    pub channel: ChannelName,
+    /// JSON: an object for each connection of a member; `[]` when the last one has left.
+    pub members: String,
+}
+
+/// How home shards say that presence lists have changed, to whoever keeps copies of them.
+#[derive(Clone, Debug, Default)]
+pub struct PresenceChanges(Arc<PresenceChangesInner>);
+
+#[derive(Debug, Default)]
+struct PresenceChangesInner {
+    wanted: AtomicBool,
+    some: Notify,
+}
+
+impl PresenceChanges {
+    /// For home shards: whether somebody wants to know. While nobody does, nothing need be remembered.
+    pub fn are_wanted(&self) -> bool {
+        self.0.wanted.load(Ordering::Relaxed)
+    }
+
+    /// For home shards: there is something to ask for.
+    pub fn tell(&self) {
+        self.0.some.notify_one();
+    }
+
+    /// For the one who keeps copies: begins or ends to want changes. Those of before are not told.
+    pub fn want(&self, wanted: bool) {
+        self.0.wanted.store(wanted, Ordering::Relaxed);
+    }
+
+    /// For the one who keeps copies: waits until there is something to ask for.
+    pub async fn some(&self) {
+        self.0.some.notified().await;
+    }
 }
 
 /// What a shard is asked about an app's channels. Of the members of a presence channel only its
@@ -163,6 +229,8 @@ pub struct Joiner {
     pub ticket: Ticket,
     /// The connection's id.
     pub socket_id: SocketId,
+    /// It speaks Socket.IO.
+    pub is_socketio: bool,
 }
 
 /// Events of cache channels on their way from a home shard to the shards with subscribers. Control
@@ -220,32 +288,96 @@ pub struct Handover {
     pub tls: Option<Box<rustls::ServerConnection>>,
     /// Bytes that were read beyond the handshake.
     pub leftover: Bytes,
+    /// Whose it is.
+    pub client: NewClient,
+}
+
+/// Who has connected.
+#[derive(Debug)]
+pub struct NewClient {
     /// The app that it connected to.
     pub app: AppIndex,
     /// Its id.
     pub socket_id: SocketId,
     /// What the handshake said of who it is.
     pub credentials: Arc<Credentials>,
-    /// Counts it among its app's.
-    pub counted: AppConnection,
+    /// Counts it: among its app's, and among those of its form.
+    pub counted: [Option<OneMore>; 2],
+    /// In which form it is sent events.
+    pub form: Form,
+    /// It speaks Socket.IO and not the Pusher protocol.
+    pub socketio: Option<SocketIo>,
 }
 
-/// A connection, counted among its app's for as long as this lives.
+/// One more of something, for as long as this lives.
 #[derive(Debug)]
-pub struct AppConnection(Arc<AtomicUsize>);
+pub struct OneMore(Arc<AtomicUsize>);
 
-impl AppConnection {
+impl OneMore {
     /// One more.
-    pub fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
+    pub fn of(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
         Self(count.clone())
     }
 }
 
-impl Drop for AppConnection {
+impl Drop for OneMore {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+/// What a Socket.IO client connects for.
+#[derive(Clone, Copy, Debug)]
+pub enum SocketIo {
+    /// A new session over a WebSocket.
+    WebSocket(Sid, Version),
+    /// A new session that polls.
+    Polling {
+        /// Its id.
+        sid: Sid,
+        /// The protocol that the client speaks.
+        version: Version,
+        /// A WebSocket may take over later.
+        may_upgrade: bool,
+    },
+    /// A WebSocket that is to take over a session that polls.
+    Upgrade(Sid),
+}
+
+/// An HTTP request of a Socket.IO client, on its way to the shard that owns the session.
+#[derive(Debug)]
+pub struct PollRequest {
+    /// Whose it is.
+    pub sid: Sid,
+    /// What it wants.
+    pub what: Poll,
+    /// The request is answered with this. Dropped, the session is unknown.
+    pub answer: oneshot::Sender<PollAnswer>,
+}
+
+/// What a request of the polling transport wants.
+#[derive(Debug)]
+pub enum Poll {
+    /// A new session. It is a poll as well, with the number 0.
+    Open(NewClient),
+    /// GET: what there is, as soon as there is anything. No two polls have the same number.
+    Get(u64),
+    /// POST: packets of the client's.
+    Post(Bytes),
+}
+
+/// The answer to a [`PollRequest`].
+#[derive(Debug, Eq, PartialEq)]
+pub enum PollAnswer {
+    /// The body of a poll's response.
+    Payload(String),
+    /// The POST is taken.
+    Ok,
+    /// The session has a WebSocket, or the body is no payload.
+    Bad(&'static str),
+    /// There was a poll already; the session has ended.
+    Twice,
 }
 
 /// What a handshake said of who is asking. Never logged.
@@ -257,6 +389,8 @@ pub struct Credentials {
     pub authorization: Option<HeaderValue>,
     /// `Origin`: the page that opened the socket. No browser leaves it out.
     pub origin: Option<String>,
+    /// `Referer`: the page where there is no `Origin`, and `authHost` names several.
+    pub referer: Option<String>,
     /// `Host`.
     pub host: Option<String>,
     /// `User-Agent`, passed on so that Laravel's logs make sense.

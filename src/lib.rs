@@ -10,6 +10,7 @@
 //! - [`publish`]: one event, encoded once, into the inbox of each shard that has subscribers.
 //! - [`webhook`]: backends are told what happens on channels.
 //! - [`auth`]: who may join: signature, or Laravel's answer.
+//! - [`presence_store`]: copies of the presence lists in Redis.
 //! - [`shard`]: one thread that owns its connections; the delivery path.
 //! - [`redis`]: reach Redis, and know when it is away.
 //! - [`ingress`]: Laravel's events out of Redis.
@@ -23,6 +24,7 @@ pub mod config;
 pub mod http;
 pub mod inbox;
 pub mod ingress;
+pub mod presence_store;
 pub mod protocol;
 pub mod publish;
 pub mod query;

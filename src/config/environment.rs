@@ -163,7 +163,12 @@ impl<'a> Environment<'a> {
     pub(super) fn tls(&mut self) -> Option<Tls> {
         let (certificate, key) = (self.get("SOKETI_SSL_CERT")?, self.get("SOKETI_SSL_KEY")?);
         self.taken.push("certificate from SOKETI_SSL_CERT, SOKETI_SSL_KEY".to_owned());
-        Some(Tls { certificate: PathBuf::from(certificate), key: PathBuf::from(key), chain: None })
+        Some(Tls {
+            certificate: PathBuf::from(certificate),
+            key: PathBuf::from(key),
+            passphrase: self.get("SOKETI_SSL_PASS").map(Secret::new),
+            chain: None,
+        })
     }
 
     /// Whether Laravel looks for the server where it will be. Only said of this machine: elsewhere a
@@ -226,7 +231,7 @@ mod tests {
         let config =
             without_file(&[&REVERB_APP, &[("REVERB_HOST", "ws.example.com"), ("REVERB_PORT", "443")]]).unwrap();
         assert_eq!(app(&config), ["r-id", "r-key", "r-secret"]);
-        assert_eq!((config.host.as_deref(), config.port, config.redis_events), (None, 8080, false));
+        assert_eq!((config.host.as_deref(), config.port, config.subscribers.redis), (None, 8080, false));
         assert_eq!(config.path, Path::new("the environment"));
         let app = "app from REVERB_APP_ID, REVERB_APP_KEY, REVERB_APP_SECRET";
         assert_eq!(config.taken, [app, "port 8080, the usual one for REVERB_APP_KEY"]);
@@ -295,7 +300,7 @@ mod tests {
         let text = r#"{ "clients": [ { "appId": "a", "key": "r-key" }, { "appId": "b", "key": "k" } ], "port": 1 }"#;
         let variables = [&REVERB_APP[..], &[("REVERB_SERVER_PORT", "2"), ("SOKETI_HOST", "::1")]].concat();
         let config = read_with(text, &variables).unwrap();
-        assert_eq!((config.host.as_deref(), config.port, config.redis_events), (Some("::1"), 1, true));
+        assert_eq!((config.host.as_deref(), config.port, config.subscribers.redis), (Some("::1"), 1, true));
         // The app's secret stands in the environment of both sides: better than one made at random.
         assert_eq!((config.apps[0].id.as_str(), config.apps[0].secret.expose()), ("a", "r-secret"));
         assert!(config.apps[1].secret_is_random);
@@ -309,7 +314,7 @@ mod tests {
     fn redis_is_listened_to_without_a_file_if_it_is_named() {
         let named = [("LARAVEL_ECHO_SERVER_REDIS_HOST", "r.test")];
         let config = without_file(&[&REVERB_APP, &named]).unwrap();
-        assert_eq!((config.redis_events, config.redis.host.as_str()), (true, "r.test"));
+        assert_eq!((config.subscribers.redis, config.redis.host.as_str()), (true, "r.test"));
     }
 
     #[test]

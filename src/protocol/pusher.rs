@@ -101,7 +101,7 @@ impl<'a> ClientMessage<'a> {
 }
 
 /// `data` of subscribe and unsubscribe: an object, or its JSON text as a string.
-fn subscribe<'a>(data: Option<&'a RawValue>) -> Result<Subscribe<'a>, BadMessage> {
+pub(super) fn subscribe<'a>(data: Option<&'a RawValue>) -> Result<Subscribe<'a>, BadMessage> {
     #[derive(Deserialize)]
     struct Data<'a> {
         #[serde(borrow)]

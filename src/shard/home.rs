@@ -5,7 +5,7 @@
 //! from the home, too, through the same queue. So list and changes cannot disagree, and an event is
 //! either the last one of before or comes live.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -13,13 +13,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::last_events::LastEvents;
 use super::misses::Misses;
 use super::{Context, Shard};
-use crate::inbox::{AppIndex, Cached, Control, Delivery, Joiner};
+use crate::inbox::{AppIndex, Cached, Control, Delivery, Joiner, PresenceChanges, PresenceList};
 use crate::protocol::SocketId;
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::presence::{Joined, Member, Members};
-use crate::protocol::pusher;
 use crate::protocol::session::{Millis, Refusal};
 use crate::protocol::webhook::{Event, Kind};
+use crate::protocol::{pusher, socketio};
 use crate::ws::frame;
 
 /// What a shard knows as home.
@@ -30,7 +30,13 @@ pub struct Homes {
     misses: Misses,
     /// For each app.
     members_max: Arc<[usize]>,
+    /// Who wants to know of changed members, if anybody.
+    changes: Option<PresenceChanges>,
+    changed: HashSet<(AppIndex, ChannelName)>,
 }
+
+/// How much of presence lists is told at once, in bytes: a shard has other things to do.
+const LISTS_BYTES: usize = 256 * 1024;
 
 impl Homes {
     pub fn new(context: &Context) -> Self {
@@ -40,7 +46,36 @@ impl Homes {
             last_events,
             misses: Misses::default(),
             members_max: context.presence_members_max.clone(),
+            changes: context.presence_changes.clone(),
+            changed: HashSet::new(),
         }
+    }
+
+    /// The members of this channel have changed.
+    fn note(&mut self, key: &(AppIndex, ChannelName)) {
+        if let Some(changes) = self.changes.as_ref().filter(|changes| changes.are_wanted())
+            && self.changed.insert(key.clone())
+        {
+            changes.tell();
+        }
+    }
+
+    /// See [`Control::PresenceLists`].
+    pub fn take_lists(&mut self, all: bool) -> Vec<PresenceList> {
+        if all {
+            self.changed = self.members.keys().cloned().collect();
+        }
+        let mut lists = Vec::new();
+        let mut bytes = 0;
+        let mut told = self.changed.extract_if(|_| true);
+        while bytes < LISTS_BYTES
+            && let Some(key) = told.next()
+        {
+            let members = self.members.get(&key).map_or_else(|| "[]".to_owned(), Members::stored);
+            bytes += members.len() + key.1.as_str().len();
+            lists.push(PresenceList { app: key.0, channel: key.1, members });
+        }
+        lists
     }
 
     /// The members of a presence channel whose home is here.
@@ -72,35 +107,45 @@ impl Shard {
         let members = self.homes.members.entry((app, channel.clone())).or_default();
         if members.len() >= limit && !members.contains(&member.user_id) {
             let error = format!("The channel has {limit} members; no more are allowed (limits.presenceMembers)");
-            let refusal = Refusal { status: 4100, error };
+            let refusal = Refusal::new(4100, error);
             return self.answer(joiner, Err(refusal));
         }
         let joined = members.join(joiner.socket_id, member.clone());
+        if joined != Joined::Already {
+            self.homes.note(&(app, channel.clone()));
+        }
         self.list(app, &channel, joiner);
         if joined == Joined::First {
             self.tell_backend(app, &channel, Event::MemberAdded(&member.user_id));
             let text = pusher::member_added(channel.as_str(), &member);
-            self.relay(app, channel, &text, Some(joiner.socket_id));
+            let socketio = || socketio::presence_joining(channel.as_str(), &member);
+            self.relay(app, &channel, &text, socketio, Some(joiner.socket_id));
         }
     }
 
     pub(super) fn leave(&mut self, app: AppIndex, channel: ChannelName, user_id: &str, socket_id: SocketId) {
         let key = (app, channel);
         let Some(members) = self.homes.members.get_mut(&key) else { return };
-        let was_last = members.leave(socket_id, user_id);
+        let gone = members.leave(socket_id, user_id);
         if members.is_empty() {
             self.homes.members.remove(&key);
         }
-        if was_last {
-            self.tell_backend(key.0, &key.1, Event::MemberRemoved(user_id));
-            let text = pusher::member_removed(key.1.as_str(), user_id);
-            self.relay(key.0, key.1, &text, None);
+        self.homes.note(&key);
+        if let Some(member) = gone {
+            let (app, channel) = key;
+            self.tell_backend(app, &channel, Event::MemberRemoved(user_id));
+            let text = pusher::member_removed(channel.as_str(), user_id);
+            let socketio = || socketio::presence_leaving(channel.as_str(), &member);
+            self.relay(app, &channel, &text, socketio, None);
         }
     }
 
     /// Sends the joiner's shard `subscription_succeeded`, with the list of members where there are
     /// members, and on cache channels with the last event after it.
     pub(super) fn list(&mut self, app: AppIndex, channel: &ChannelName, joiner: Joiner) {
+        if joiner.is_socketio {
+            return self.list_for_socketio(app, channel, joiner);
+        }
         let key = (app, channel.clone());
         let succeeded = match self.homes.members.get(&key) {
             Some(members) => pusher::presence_succeeded(channel.as_str(), &members.list()),
@@ -125,6 +170,25 @@ impl Shard {
             answer = both.freeze();
         }
         self.answer(joiner, Ok(answer));
+    }
+
+    /// The same for a Socket.IO client, which is told nothing where there is nothing to tell.
+    fn list_for_socketio(&mut self, app: AppIndex, channel: &ChannelName, joiner: Joiner) {
+        let key = (app, channel.clone());
+        let mut answer = BytesMut::new();
+        match self.homes.members.get(&key) {
+            Some(members) => {
+                let text = socketio::presence_subscribed(channel.as_str(), &members.newest_first());
+                answer.put(frame::encode_text(&text));
+            }
+            None if channel.access() == Access::Presence => return,
+            None => {}
+        }
+        let last = self.homes.last_events.get(&key, self.now());
+        if let Some(text) = last.as_deref().and_then(frame::text).and_then(socketio::from_pusher) {
+            answer.put(frame::encode_text(&text));
+        }
+        self.answer(joiner, Ok(answer.freeze()));
     }
 
     /// As the channel's home: the last event, for whoever asks what there is. On other shards there

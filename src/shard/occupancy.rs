@@ -9,11 +9,12 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use super::{Context, Shard};
-use crate::inbox::{AppIndex, Control};
+use crate::inbox::{AppIndex, Control, Delivery};
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::pusher;
 use crate::protocol::session::Millis;
 use crate::protocol::webhook::{Event, Kind};
+use crate::ws::frame;
 
 /// With more subscribers than this a count is told at most every [`COUNT_EVERY`] (protocol section 6).
 const SMALL: u64 = 100;
@@ -125,7 +126,11 @@ impl Shard {
             }
             occupied.told_at = Some(now);
             let text = pusher::subscription_count(channel.as_str(), subscribers);
-            self.relay(app, channel.clone(), &text, None);
+            // Socket.IO clients know no such event.
+            let (frame, publisher) = (frame::encode_text(&text), &self.context.publisher);
+            let deflated = publisher.deflated(&frame);
+            let channel = channel.clone();
+            publisher.relay(&Delivery { app, channel, frame, socketio: None, deflated, except: None });
         }
         self.occupancy.late.remove(&key);
         self.tell_backend(app, channel, Event::SubscriptionCount(subscribers));

@@ -9,8 +9,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::{Context, spawn};
-use crate::inbox::{AppConnection, AppIndex, Handover, inbox};
+use crate::inbox::{AppIndex, Form, Handover, NewClient, inbox};
 use crate::protocol::SocketId;
+use crate::protocol::engineio::Timing;
 use crate::protocol::session::Rules;
 use crate::publish::Publisher;
 use crate::webhook::Webhooks;
@@ -47,10 +48,12 @@ pub fn context(publisher: &Publisher) -> Context {
         message_bytes_max: 10_000,
         outbound_bytes_max: 1_000_000,
         presence_members_max: [100].into(),
+        presence_changes: None,
         cache_time: Duration::from_secs(60),
         cache_bytes_max: 100_000,
         subscription_counts: [false].into(),
         webhooks: Webhooks::default(),
+        socketio: Timing { ping_interval: 25_000, ping_timeout: 20_000 },
     }
 }
 
@@ -67,13 +70,17 @@ impl Client {
         let (stream, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (stream, socket_id) = (stream.unwrap(), SocketId::new(getrandom::u64().unwrap(), 0));
         let handover = Handover {
-            counted: AppConnection::new(&Arc::default()),
             stream: accepted.unwrap().0.into_std().unwrap(),
             tls: None,
             leftover: Bytes::new(),
-            app: AppIndex(0),
-            socket_id,
-            credentials: Arc::default(),
+            client: NewClient {
+                app: AppIndex(0),
+                socket_id,
+                credentials: Arc::default(),
+                counted: [None, None],
+                form: Form::Plain,
+                socketio: None,
+            },
         };
         publisher.shards()[shard].hand_over(handover);
         let mut client = Self { stream, socket_id };

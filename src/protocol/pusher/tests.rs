@@ -121,7 +121,7 @@ fn bytes_on_the_wire() {
         subscription_succeeded("pub"),
         r#"{"event":"pusher_internal:subscription_succeeded","data":"{}","channel":"pub"}"#
     );
-    let member = Member { user_id: "9".into(), user_info: r#"{"name":"Bob"}"#.into() };
+    let member = Member { user_id: "9".into(), user_info: r#"{"name":"Bob"}"#.into(), id_is_number: false };
     assert_eq!(
         member_added("presence-room", &member),
         r#"{"event":"pusher_internal:member_added","data":"{\"user_id\":\"9\",\"user_info\":{\"name\":\"Bob\"}}","channel":"presence-room"}"#
