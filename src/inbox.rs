@@ -88,6 +88,8 @@ pub enum Control {
     /// From the home shard: the join is done, and the frame is the ready `subscription_succeeded`
     /// with what belongs after it; or the channel is full.
     Joined { conn: ConnKey, ticket: Ticket, outcome: Result<Bytes, Refusal> },
+    /// To the channel's home shard: so many more of the shard's connections are subscribed, or fewer.
+    Occupancy { app: AppIndex, channel: ChannelName, more: i64 },
     /// To the user's home shard: what has changed on the shard `from`.
     User { app: AppIndex, user_id: Arc<str>, from: usize, change: UserChange },
     /// From the user's home shard, to those that watch: whether the user is online.
@@ -96,8 +98,54 @@ pub enum Control {
     Query { app: AppIndex, query: Query, reply: mpsc::UnboundedSender<Found> },
     /// Close the connections that are signed in as this user.
     Terminate { app: AppIndex, user_id: Arc<str> },
+    /// To a home shard: tell the lists of presence channels that have changed since the last time, or
+    /// of all; some of them, none when there are no more.
+    PresenceLists { all: bool, answer: oneshot::Sender<Vec<PresenceList>> },
     /// Close every connection, then end.
     Stop,
+}
+
+/// The members of a presence channel, as its home knows them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PresenceList {
+    /// The app whose channel it is.
+    pub app: AppIndex,
+    /// The channel.
+    pub channel: ChannelName,
+    /// JSON: an object for each connection of a member; `[]` when the last one has left.
+    pub members: String,
+}
+
+/// How home shards say that presence lists have changed, to whoever keeps copies of them.
+#[derive(Clone, Debug, Default)]
+pub struct PresenceChanges(Arc<PresenceChangesInner>);
+
+#[derive(Debug, Default)]
+struct PresenceChangesInner {
+    wanted: AtomicBool,
+    some: Notify,
+}
+
+impl PresenceChanges {
+    /// For home shards: whether somebody wants to know. While nobody does, nothing need be remembered.
+    pub fn are_wanted(&self) -> bool {
+        self.0.wanted.load(Ordering::Relaxed)
+    }
+
+    /// For home shards: there is something to ask for.
+    pub fn tell(&self) {
+        self.0.some.notify_one();
+    }
+
+    /// For the one who keeps copies: begins or ends to want changes. Those of before are not told.
+    pub fn want(&self, wanted: bool) {
+        self.0.wanted.store(wanted, Ordering::Relaxed);
+    }
+
+    /// For the one who keeps copies: waits until there is something to ask for.
+    pub async fn some(&self) {
+        self.0.some.notified().await;
+    }
 }
 
 /// What a shard is asked about an app's channels. Of the members of a presence channel only its
@@ -341,6 +389,8 @@ pub struct Credentials {
     pub authorization: Option<HeaderValue>,
     /// `Origin`: the page that opened the socket. No browser leaves it out.
     pub origin: Option<String>,
+    /// `Referer`: the page where there is no `Origin`, and `authHost` names several.
+    pub referer: Option<String>,
     /// `Host`.
     pub host: Option<String>,
     /// `User-Agent`, passed on so that Laravel's logs make sense.

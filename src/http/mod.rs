@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -66,6 +66,8 @@ pub struct Front {
     open: AtomicUsize,
     /// Polls of Socket.IO clients so far.
     polls: AtomicU64,
+    /// When the server started.
+    since: Instant,
 }
 
 impl Front {
@@ -80,7 +82,19 @@ impl Front {
         let everybody = Everybody::new(publisher.shards());
         let app_connections = config.apps.iter().map(|_| Arc::default()).collect();
         let (open, polls) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Ok(Self { config, publisher, everybody, app_connections, laravel, user_endpoint, proxy, tls, open, polls })
+        Ok(Self {
+            config,
+            publisher,
+            everybody,
+            app_connections,
+            laravel,
+            user_endpoint,
+            proxy,
+            tls,
+            open,
+            polls,
+            since: Instant::now(),
+        })
     }
 
     fn connections(&self) -> usize {
@@ -210,7 +224,7 @@ async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: S
         return socketio::respond::<S>(open, request).await;
     }
     if let Some(route) = api::route(path, request.uri().query()) {
-        return api::respond(front, request, route).await;
+        return api::respond(front, request, route, peer.ip()).await;
     }
     if path == front.config.auth.endpoint || path == front.user_endpoint {
         match *method {
@@ -227,8 +241,14 @@ async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: S
     }
     match &front.proxy {
         Some(proxy) => proxy.forward(request, peer.ip()).await,
-        None if path == "/" => Response::new(full(Bytes::from_static(b"OK"))),
-        None => error(StatusCode::NOT_FOUND, "nothing is here; WebSockets connect to /app/{key}"),
+        None => {
+            let mut response = match path {
+                "/" => api::health(method),
+                _ => error(StatusCode::NOT_FOUND, "nothing is here; WebSockets connect to /app/{key}"),
+            };
+            api::allow_pages(&front.config, &mut response);
+            response
+        }
     }
 }
 
@@ -355,6 +375,7 @@ fn credentials(headers: &HeaderMap) -> Credentials {
         cookie: headers.get(header::COOKIE).cloned(),
         authorization: headers.get(header::AUTHORIZATION).cloned(),
         origin: text(header::ORIGIN),
+        referer: text(header::REFERER),
         host: text(header::HOST),
         user_agent: headers.get(header::USER_AGENT).cloned(),
     }

@@ -18,7 +18,7 @@ pub struct Member {
     pub user_id: Arc<str>,
     /// `user_info`, JSON as Laravel wrote it; `null` where there is none.
     pub user_info: Arc<str>,
-    /// Laravel wrote the id as a number: so Socket.IO clients get it.
+    /// Laravel wrote the id as a number: so Socket.IO clients, and those who read the list in Redis, get it.
     pub id_is_number: bool,
 }
 
@@ -163,6 +163,26 @@ impl Members {
         self.users.is_empty()
     }
 
+    /// The list as the old server stored it: a JSON object for each socket, in the order in which they joined.
+    pub fn stored(&self) -> String {
+        let mut seats: Vec<&Seat> = self.users.values().flatten().collect();
+        seats.sort_unstable_by_key(|seat| seat.number);
+        let mut text = String::with_capacity(2 + seats.len() * 96);
+        text.push('[');
+        for (index, Seat { socket_id, member, .. }) in seats.into_iter().enumerate() {
+            if index > 0 {
+                text.push(',');
+            }
+            member.push_json(&mut text);
+            text.pop();
+            text.push_str(",\"socketId\":");
+            push_json_string(&mut text, &socket_id.to_string());
+            text.push('}');
+        }
+        text.push(']');
+        text
+    }
+
     /// The data of `subscription_succeeded`. A user's info is that of the socket that has been
     /// there longest.
     pub fn list(&self) -> String {
@@ -280,6 +300,22 @@ mod tests {
         assert_eq!(members.newest_first(), r#"[{"user_id":"2","user_info":null},{"user_id":1,"user_info":{"tab":1}}]"#);
         members.join(socket(3), parse(r#"{"user_id":1,"user_info":{"tab":3}}"#));
         assert_eq!(members.newest_first(), r#"[{"user_id":1,"user_info":{"tab":3}},{"user_id":"2","user_info":null}]"#);
+    }
+
+    /// As the old server stored them (its specification, 5.4).
+    #[test]
+    fn the_stored_list_has_every_socket_in_order() {
+        let mut members = Members::default();
+        assert_eq!(members.stored(), "[]");
+        let parse = |data| Member::parse(data).unwrap();
+        members.join(socket(1), parse(r#"{"user_id":2,"user_info":{"tab":1}}"#));
+        members.join(socket(2), parse(r#"{"user_id":"1"}"#));
+        members.join(socket(3), parse(r#"{"user_id":2,"user_info":[]}"#));
+        let [first, second, third] = [1, 2, 3].map(|n| socket(n).to_string());
+        let expected = format!(
+            r#"[{{"user_id":2,"user_info":{{"tab":1}},"socketId":"{first}"}},{{"user_id":"1","user_info":null,"socketId":"{second}"}},{{"user_id":2,"user_info":[],"socketId":"{third}"}}]"#
+        );
+        assert_eq!(members.stored(), expected);
     }
 
     proptest! {

@@ -5,18 +5,20 @@
 //! from the home, too, through the same queue. So list and changes cannot disagree, and an event is
 //! either the last one of before or comes live.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::last_events::LastEvents;
+use super::misses::Misses;
 use super::{Context, Shard};
-use crate::inbox::{AppIndex, Cached, Control, Delivery, Joiner};
+use crate::inbox::{AppIndex, Cached, Control, Delivery, Joiner, PresenceChanges, PresenceList};
 use crate::protocol::SocketId;
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::presence::{Joined, Member, Members};
 use crate::protocol::session::{Millis, Refusal};
+use crate::protocol::webhook::{Event, Kind};
 use crate::protocol::{pusher, socketio};
 use crate::ws::frame;
 
@@ -25,14 +27,55 @@ use crate::ws::frame;
 pub struct Homes {
     members: HashMap<(AppIndex, ChannelName), Members>,
     last_events: LastEvents,
+    misses: Misses,
     /// For each app.
     members_max: Arc<[usize]>,
+    /// Who wants to know of changed members, if anybody.
+    changes: Option<PresenceChanges>,
+    changed: HashSet<(AppIndex, ChannelName)>,
 }
+
+/// How much of presence lists is told at once, in bytes: a shard has other things to do.
+const LISTS_BYTES: usize = 256 * 1024;
 
 impl Homes {
     pub fn new(context: &Context) -> Self {
         let last_events = LastEvents::new(context.cache_time.as_millis() as Millis, context.cache_bytes_max);
-        Self { members: HashMap::new(), last_events, members_max: context.presence_members_max.clone() }
+        Self {
+            members: HashMap::new(),
+            last_events,
+            misses: Misses::default(),
+            members_max: context.presence_members_max.clone(),
+            changes: context.presence_changes.clone(),
+            changed: HashSet::new(),
+        }
+    }
+
+    /// The members of this channel have changed.
+    fn note(&mut self, key: &(AppIndex, ChannelName)) {
+        if let Some(changes) = self.changes.as_ref().filter(|changes| changes.are_wanted())
+            && self.changed.insert(key.clone())
+        {
+            changes.tell();
+        }
+    }
+
+    /// See [`Control::PresenceLists`].
+    pub fn take_lists(&mut self, all: bool) -> Vec<PresenceList> {
+        if all {
+            self.changed = self.members.keys().cloned().collect();
+        }
+        let mut lists = Vec::new();
+        let mut bytes = 0;
+        let mut told = self.changed.extract_if(|_| true);
+        while bytes < LISTS_BYTES
+            && let Some(key) = told.next()
+        {
+            let members = self.members.get(&key).map_or_else(|| "[]".to_owned(), Members::stored);
+            bytes += members.len() + key.1.as_str().len();
+            lists.push(PresenceList { app: key.0, channel: key.1, members });
+        }
+        lists
     }
 
     /// The members of a presence channel whose home is here.
@@ -43,6 +86,12 @@ impl Homes {
     /// All presence channels of an app whose home is here.
     pub fn all_members(&self, app: AppIndex) -> impl Iterator<Item = (&ChannelName, &Members)> {
         self.members.iter().filter(move |((of, _), _)| *of == app).map(|((_, name), members)| (name, members))
+    }
+
+    /// Each member of each presence channel whose home is here.
+    pub fn everybody(&self) -> impl Iterator<Item = (AppIndex, &ChannelName, Member)> {
+        let all = self.members.iter();
+        all.flat_map(|((app, channel), members)| members.members().map(move |member| (*app, channel, member)))
     }
 
     /// Forgets the events that are too old.
@@ -62,8 +111,12 @@ impl Shard {
             return self.answer(joiner, Err(refusal));
         }
         let joined = members.join(joiner.socket_id, member.clone());
+        if joined != Joined::Already {
+            self.homes.note(&(app, channel.clone()));
+        }
         self.list(app, &channel, joiner);
         if joined == Joined::First {
+            self.tell_backend(app, &channel, Event::MemberAdded(&member.user_id));
             let text = pusher::member_added(channel.as_str(), &member);
             let socketio = || socketio::presence_joining(channel.as_str(), &member);
             self.relay(app, &channel, &text, socketio, Some(joiner.socket_id));
@@ -77,8 +130,10 @@ impl Shard {
         if members.is_empty() {
             self.homes.members.remove(&key);
         }
+        self.homes.note(&key);
         if let Some(member) = gone {
             let (app, channel) = key;
+            self.tell_backend(app, &channel, Event::MemberRemoved(user_id));
             let text = pusher::member_removed(channel.as_str(), user_id);
             let socketio = || socketio::presence_leaving(channel.as_str(), &member);
             self.relay(app, &channel, &text, socketio, None);
@@ -102,7 +157,12 @@ impl Shard {
         if channel.is_cache() {
             let last = match self.homes.last_events.get(&key, self.now()) {
                 Some(event) => event,
-                None => frame::encode_text(&pusher::cache_miss(channel.as_str())),
+                None => {
+                    if self.context.webhooks.hears(app, Kind::CacheMiss) && self.homes.misses.is_new(&key, self.now()) {
+                        self.tell_backend(app, channel, Event::CacheMiss);
+                    }
+                    frame::encode_text(&pusher::cache_miss(channel.as_str()))
+                }
             };
             let mut both = BytesMut::with_capacity(answer.len() + last.len());
             both.put(answer);

@@ -1,6 +1,7 @@
 //! Events of a backend: what a request says becomes deliveries, all of them or none.
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -21,19 +22,19 @@ const NOTHING: &str = "{}";
 
 /// An event as `POST /apps/{id}/events` takes it.
 #[derive(Deserialize)]
-struct Written<'a> {
+pub(super) struct Written<'a> {
     #[serde(borrow)]
-    name: Cow<'a, str>,
+    pub name: Cow<'a, str>,
     #[serde(borrow)]
-    data: &'a RawValue,
+    pub data: &'a RawValue,
     #[serde(borrow, default)]
-    channel: Option<Cow<'a, str>>,
+    pub channel: Option<Cow<'a, str>>,
     #[serde(default)]
-    channels: Option<Vec<String>>,
+    pub channels: Option<Vec<String>>,
     #[serde(borrow, default)]
-    socket_id: Option<Cow<'a, str>>,
+    pub socket_id: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
-    info: Option<Cow<'a, str>>,
+    pub info: Option<Cow<'a, str>>,
 }
 
 /// The body of `POST /apps/{id}/batch_events`.
@@ -95,25 +96,31 @@ impl<'a> Event<'a> {
         })
     }
 
+    fn delivery(
+        &self,
+        channel: &ChannelName,
+        app: AppIndex,
+        limits: &Limits,
+        publisher: &Publisher,
+    ) -> Result<Delivery, Refusal> {
+        let frame = event_frame(channel.as_str(), &self.name, &self.data);
+        let (bytes, limit) = (frame.len(), limits.outbound_bytes);
+        if bytes > limit {
+            // It would close every subscriber, again after each reconnect.
+            let error = format!(
+                "the event takes {bytes} bytes on the wire, and a connection may have {limit} waiting \
+                 (limits.outboundBytes)"
+            );
+            return refusal(StatusCode::PAYLOAD_TOO_LARGE, error);
+        }
+        let socketio = publisher
+            .for_socketio(|| socketio_event_frame(channel.as_str(), &self.name, &socketio::data_of_text(&self.data)));
+        let deflated = publisher.deflated(&frame);
+        Ok(Delivery { app, channel: channel.clone(), frame, socketio, deflated, except: self.except })
+    }
+
     fn deliveries(&self, app: AppIndex, limits: &Limits, publisher: &Publisher) -> Result<Vec<Delivery>, Refusal> {
-        let delivery = |channel: &ChannelName| {
-            let frame = event_frame(channel.as_str(), &self.name, &self.data);
-            let (bytes, limit) = (frame.len(), limits.outbound_bytes);
-            if bytes > limit {
-                // It would close every subscriber, again after each reconnect.
-                let error = format!(
-                    "the event takes {bytes} bytes on the wire, and a connection may have {limit} waiting \
-                     (limits.outboundBytes)"
-                );
-                return refusal(StatusCode::PAYLOAD_TOO_LARGE, error);
-            }
-            let socketio = publisher.for_socketio(|| {
-                socketio_event_frame(channel.as_str(), &self.name, &socketio::data_of_text(&self.data))
-            });
-            let deflated = publisher.deflated(&frame);
-            Ok(Delivery { app, channel: channel.clone(), frame, socketio, deflated, except: self.except })
-        };
-        self.channels.iter().map(delivery).collect()
+        self.channels.iter().map(|channel| self.delivery(channel, app, limits, publisher)).collect()
     }
 }
 
@@ -153,6 +160,19 @@ pub(super) async fn publish(front: &Front, app: AppIndex, limits: &Limits, body:
     let wanted: Vec<(ChannelName, Info)> = event.channels.iter().map(|name| (name.clone(), event.info)).collect();
     let counts = channels::attributes(front, app, &wanted).await?;
     text(&channels::by_name(wanted.iter().zip(counts).map(|((name, info), counts)| (name, *info, counts))))
+}
+
+/// Sends an event to each of its channels, or to none if it is refused. There is one frame at a time, however many
+/// channels there are.
+pub(super) async fn send(front: &Front, app: AppIndex, limits: &Limits, written: Written<'_>) -> Result<(), Refusal> {
+    let mut event = Event::check(written, limits)?;
+    // The longest frame first: if that one may go out, so may the others.
+    event.channels.sort_by_key(|channel| Reverse(channel.as_str().len()));
+    for channel in &event.channels {
+        let delivery = event.delivery(channel, app, limits, &front.publisher)?;
+        front.publisher.publish_all(vec![delivery]).await;
+    }
+    Ok(())
 }
 
 /// `POST /apps/{id}/batch_events`: several events, each for one channel.

@@ -24,6 +24,8 @@ export function socketIoClient(folder) {
 /** The name by which the server's log knows a socket: without the secret of a version 2 client's id. */
 export function logName(id) {
   const [high, low] = id.split('.');
+  // The old server's ids have no dot, and stand in its log as they are.
+  if (low === undefined) return id;
   return low.length > 10 ? `${high}.${Number(low.slice(0, 10))}` : id;
 }
 
