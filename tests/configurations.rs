@@ -99,7 +99,7 @@ const START: &[(&str, &[&str], &[&str])] = &[
     ("sqlite", &[APP], &["\"database\" is \"sqlite\"; this server needs no database"]),
     ("publish-presence", &[APP], &[]),
     ("redis-only", &[APP], &[]),
-    ("socketio-options", &[APP], &[SOCKETIO]),
+    ("socketio-options", &[APP], &[]),
     ("port-as-url", &[APP], &[]),
     ("byte-order-mark", &[APP], &[]),
     (
@@ -112,8 +112,6 @@ const START: &[(&str, &[&str], &[&str])] = &[
     ),
     ("empty-object", &[NO_APP], &[NO_CLIENTS]),
 ];
-
-const SOCKETIO: &str = "\"socketio\" is not acted on yet";
 
 /// Files that do not start: what is said, after the file's name.
 const FAIL: &[(&str, &str)] = &[
