@@ -92,6 +92,8 @@ pub enum Control {
     /// From the home shard: the join is done, and the frame is the ready `subscription_succeeded`
     /// with what belongs after it; or the channel is full.
     Joined { conn: ConnKey, ticket: Ticket, outcome: Result<Bytes, Refusal> },
+    /// To the channel's home shard: so many more of the shard's connections are subscribed, or fewer.
+    Occupancy { app: AppIndex, channel: ChannelName, more: i64 },
     /// To the user's home shard: what has changed on the shard `from`.
     User { app: AppIndex, user_id: Arc<str>, from: usize, change: UserChange },
     /// From the user's home shard, to those that watch: whether the user is online.

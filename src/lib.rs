@@ -8,6 +8,7 @@
 //! - [`tls`]: the certificate that the port serves.
 //! - [`inbox`]: everything that can reach a shard.
 //! - [`publish`]: one event, encoded once, into the inbox of each shard that has subscribers.
+//! - [`webhook`]: backends are told what happens on channels.
 //! - [`auth`]: who may join: signature, or Laravel's answer.
 //! - [`presence_store`]: copies of the presence lists in Redis.
 //! - [`shard`]: one thread that owns its connections; the delivery path.
@@ -31,4 +32,5 @@ pub mod redis;
 pub mod server;
 pub mod shard;
 pub mod tls;
+pub mod webhook;
 pub mod ws;

@@ -23,6 +23,7 @@ use crate::protocol::session::Rules;
 use crate::publish::Publisher;
 use crate::redis::Status;
 use crate::shard;
+use crate::webhook::Webhooks;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -58,10 +59,12 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
     };
     let front = front.enable_all().build().context("the threads could not be started")?;
     let local = tokio::task::LocalSet::new();
-    let shards = local.block_on(&front, async {
+    let (shards, webhooks) = local.block_on(&front, async {
         let listener = listen(&config)?;
         let address = listener.local_addr().context("the port that is open has no address")?;
         let (asker, asked) = mpsc::unbounded_channel();
+        let (webhooks, webhooks_running) =
+            Webhooks::start(&config.apps).context("the HTTP client for webhooks could not be made")?;
         let store = PresenceStore::new(&config, publisher.shards());
         let context = shard::Context {
             publisher: publisher.clone(),
@@ -77,6 +80,8 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
             presence_changes: store.as_ref().map(PresenceStore::changes),
             cache_time: config.limits.cache_time,
             cache_bytes_max: config.limits.cache_bytes / config.shards,
+            subscription_counts: config.apps.iter().map(|app| app.subscription_count).collect(),
+            webhooks,
         };
         let shards = start_shards(inboxes, &context).context("the threads could not be started")?;
         drop(context);
@@ -123,14 +128,17 @@ pub fn run(config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> an
             // Redis may be away: then the keys expire by themselves.
             let _ = tokio::time::timeout(STORE_WAIT, store).await;
         }
-        match shards {
-            Shards::Here(task) => task.await.map_err(|_| a_shard_panicked()).map(|()| Vec::new()),
-            Shards::Threads(threads) => Ok(threads),
-        }
+        let shards = match shards {
+            Shards::Here(task) => task.await.map_err(|_| a_shard_panicked()).map(|()| Vec::new())?,
+            Shards::Threads(threads) => threads,
+        };
+        anyhow::Ok((shards, webhooks_running))
     })?;
     for thread in shards {
         thread.join().map_err(|_| a_shard_panicked())?;
     }
+    // The shards have said who has left by their end.
+    front.block_on(webhooks.finish());
     front.shutdown_background();
     Ok(())
 }

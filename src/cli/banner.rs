@@ -35,7 +35,13 @@ fn write_banner(text: &mut String, config: &Config, address: SocketAddr) -> fmt:
             continue;
         }
         let prefix = app.key_prefix.as_ref().map(|prefix| format!("; events under the prefix {prefix:?} only"));
-        writeln!(text, "   App       {}, key {}; {}{}", app.id, app.key, secret(app), prefix.unwrap_or_default())?;
+        let webhooks = match app.webhooks.len() {
+            0 => String::new(),
+            1 => "; 1 webhook".to_owned(),
+            several => format!("; {several} webhooks"),
+        };
+        let (secret, prefix) = (secret(app), prefix.unwrap_or_default());
+        writeln!(text, "   App       {}, key {}; {secret}{prefix}{webhooks}", app.id, app.key)?;
     }
     if config.apps.len() > APPS_MAX {
         writeln!(text, "   App       and {} more", config.apps.len() - APPS_MAX)?;

@@ -100,6 +100,8 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
             secret_is_random: true,
             limits: Limits::default(),
             key_prefix: None,
+            subscription_count: false,
+            webhooks: Vec::new(),
         }],
         auth: Auth {
             host: url::Url::parse(&format!("http://{application}")).context("the stand-in's address")?,

@@ -46,8 +46,8 @@ fn take_lock(path: PathBuf, force: bool) -> anyhow::Result<Option<Lock>> {
             lock::end(pid)?;
         }
         Holder::Here(pid) => anyhow::bail!(
-            "There is already a server running! Use the option '--force' to stop it and start another one. (It has the \
-             process id {}, as {} says.)",
+            "There is already a server running! Use the option '--force' to stop it and start another one. It has the \
+             process id {}, as {} says",
             pid.as_raw_nonzero(),
             path.display()
         ),

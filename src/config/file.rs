@@ -17,7 +17,7 @@ use super::environment::Environment;
 use super::error::ConfigError;
 use super::json::{Document, Setting};
 use super::known::{warn_of_placeholders, warn_of_unknown};
-use super::{App, Auth, Config, KeyAuth, Limits, Secret, SocketIo, old, redis, socketio};
+use super::{App, Auth, Config, KeyAuth, Limits, Secret, SocketIo, old, redis, socketio, webhook};
 use crate::protocol::app_tag;
 use crate::protocol::channel::NAME_BYTES_MAX;
 
@@ -136,7 +136,7 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
     let limits = Limits::default();
     let limits = file("limits").map_or_else(|| Ok(limits.clone()), |own| read_limits(&own, &limits, &mut warnings))?;
     let clients = file("clients").filter(|clients| !clients.is_list() || clients.has_members());
-    let apps = match if clients.is_none() { environment.app(&limits)? } else { None } {
+    let apps = match if clients.is_none() { environment.app(&limits, &mut warnings)? } else { None } {
         Some(app) => vec![app],
         None => read_apps(root, clients, &limits, &mut environment, &mut warnings)?,
     };
@@ -242,8 +242,16 @@ fn read_apps(
         warnings.push(root.warning(format_args!("there is no app in \"clients\", {ADD}")));
         let random = || Secret::random().map_err(ConfigError::NoRandomNumbers);
         let (key, secret) = (random()?.expose().to_owned(), random()?);
-        let app =
-            App { id: String::new(), key, secret, secret_is_random: true, limits: limits.clone(), key_prefix: None };
+        let app = App {
+            id: String::new(),
+            key,
+            secret,
+            secret_is_random: true,
+            limits: limits.clone(),
+            key_prefix: None,
+            subscription_count: false,
+            webhooks: Vec::new(),
+        };
         return Ok(vec![app]);
     };
     let clients_list = clients.list()?;
@@ -286,7 +294,20 @@ fn read_apps(
             None => limits.clone(),
         };
         let key_prefix = member(&members, "keyPrefix").map(|prefix| prefix.text()).transpose()?;
-        apps.push(App { id, key, secret, secret_is_random, limits, key_prefix });
+        let subscription_count = member(&members, "subscriptionCount").is_some_and(|flag| flag.flag(warnings));
+        let webhooks = member(&members, "webhooks").map(|list| webhook::read(&list, warnings)).transpose()?;
+        let app = App {
+            id,
+            key,
+            secret,
+            secret_is_random,
+            limits,
+            key_prefix,
+            subscription_count,
+            webhooks: webhooks.unwrap_or_default(),
+        };
+        warnings.extend(webhook::warning(&app));
+        apps.push(app);
     }
     Ok(apps)
 }

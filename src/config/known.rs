@@ -21,6 +21,17 @@ const USED: &[&str] = &[
     "clients[].keyPrefix",
     "clients[].limits",
     "clients[].secret",
+    "clients[].subscriptionCount",
+    "clients[].webhooks",
+    "clients[].webhooks[].channelNameEndsWith",
+    "clients[].webhooks[].channelNameStartsWith",
+    "clients[].webhooks[].event_types",
+    "clients[].webhooks[].events",
+    "clients[].webhooks[].filter",
+    "clients[].webhooks[].filter.channel_name_ends_with",
+    "clients[].webhooks[].filter.channel_name_starts_with",
+    "clients[].webhooks[].headers",
+    "clients[].webhooks[].url",
     "database",
     "databaseConfig",
     "databaseConfig.publishPresence",
@@ -189,7 +200,10 @@ fn nearest(path: &str) -> Option<&'static str> {
 fn without_indices(path: &str) -> String {
     match path.strip_prefix("clients[").and_then(|rest| rest.split_once(']')) {
         Some((_, rest)) if rest.starts_with(".limits.") => rest[1..].to_owned(),
-        Some((_, rest)) => format!("clients[]{rest}"),
+        Some((_, rest)) => match rest.strip_prefix(".webhooks[").and_then(|rest| rest.split_once(']')) {
+            Some((_, rest)) => format!("clients[].webhooks[]{rest}"),
+            None => format!("clients[]{rest}"),
+        },
         None => path.to_owned(),
     }
 }

@@ -23,10 +23,12 @@ mod redis;
 mod socketio;
 #[cfg(test)]
 mod tests;
+mod webhook;
 
 pub use dotenv::DotEnv;
 pub use error::ConfigError;
 pub use file::{FILE_NAME, Variables};
+pub use webhook::Webhook;
 
 /// Everything that `start` needs to know.
 #[derive(Clone, Debug)]
@@ -129,6 +131,10 @@ pub struct App {
     /// `keyPrefix`: the app gets exactly the events of Redis that are published under this
     /// prefix; `None`: those of all apps.
     pub key_prefix: Option<String>,
+    /// `subscriptionCount`: subscribers are told how many they are.
+    pub subscription_count: bool,
+    /// `webhooks`: who is told of what happens on the app's channels.
+    pub webhooks: Vec<Webhook>,
 }
 
 /// The certificate of `"protocol": "https"`. Paths are relative to the working directory.

@@ -15,6 +15,7 @@ pub mod session;
 pub mod signature;
 pub mod socketio;
 pub mod user;
+pub mod webhook;
 
 /// A connection's id, `digits.digits` on the wire (protocol section 1, handshake).
 ///

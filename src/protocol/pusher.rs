@@ -252,6 +252,11 @@ pub fn member_removed(channel: &str, user_id: &str) -> String {
     internal("pusher_internal:member_removed", channel, &data)
 }
 
+/// `subscription_count`: how many connections are subscribed to a channel without members.
+pub fn subscription_count(channel: &str, count: u64) -> String {
+    internal("pusher_internal:subscription_count", channel, &format!(r#"{{"subscription_count":{count}}}"#))
+}
+
 /// `pusher:signin_success`; `user_data` has the id as a text, which pusher-js wants.
 pub fn signin_success(user_data: &str) -> String {
     let mut text = String::from(r#"{"event":"pusher:signin_success","data":{"user_data":"#);

@@ -11,12 +11,14 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::last_events::LastEvents;
+use super::misses::Misses;
 use super::{Context, Shard};
 use crate::inbox::{AppIndex, Cached, Control, Delivery, Joiner, PresenceChanges, PresenceList};
 use crate::protocol::SocketId;
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::presence::{Joined, Member, Members};
 use crate::protocol::session::{Millis, Refusal};
+use crate::protocol::webhook::{Event, Kind};
 use crate::protocol::{pusher, socketio};
 use crate::ws::frame;
 
@@ -25,6 +27,7 @@ use crate::ws::frame;
 pub struct Homes {
     members: HashMap<(AppIndex, ChannelName), Members>,
     last_events: LastEvents,
+    misses: Misses,
     /// For each app.
     members_max: Arc<[usize]>,
     /// Who wants to know of changed members, if anybody.
@@ -41,6 +44,7 @@ impl Homes {
         Self {
             members: HashMap::new(),
             last_events,
+            misses: Misses::default(),
             members_max: context.presence_members_max.clone(),
             changes: context.presence_changes.clone(),
             changed: HashSet::new(),
@@ -84,6 +88,12 @@ impl Homes {
         self.members.iter().filter(move |((of, _), _)| *of == app).map(|((_, name), members)| (name, members))
     }
 
+    /// Each member of each presence channel whose home is here.
+    pub fn everybody(&self) -> impl Iterator<Item = (AppIndex, &ChannelName, Member)> {
+        let all = self.members.iter();
+        all.flat_map(|((app, channel), members)| members.members().map(move |member| (*app, channel, member)))
+    }
+
     /// Forgets the events that are too old.
     pub fn expire(&mut self, now: Millis) {
         self.last_events.expire(now);
@@ -106,6 +116,7 @@ impl Shard {
         }
         self.list(app, &channel, joiner);
         if joined == Joined::First {
+            self.tell_backend(app, &channel, Event::MemberAdded(&member.user_id));
             let text = pusher::member_added(channel.as_str(), &member);
             let socketio = || socketio::presence_joining(channel.as_str(), &member);
             self.relay(app, &channel, &text, socketio, Some(joiner.socket_id));
@@ -122,6 +133,7 @@ impl Shard {
         self.homes.note(&key);
         if let Some(member) = gone {
             let (app, channel) = key;
+            self.tell_backend(app, &channel, Event::MemberRemoved(user_id));
             let text = pusher::member_removed(channel.as_str(), user_id);
             let socketio = || socketio::presence_leaving(channel.as_str(), &member);
             self.relay(app, &channel, &text, socketio, None);
@@ -145,7 +157,12 @@ impl Shard {
         if channel.is_cache() {
             let last = match self.homes.last_events.get(&key, self.now()) {
                 Some(event) => event,
-                None => frame::encode_text(&pusher::cache_miss(channel.as_str())),
+                None => {
+                    if self.context.webhooks.hears(app, Kind::CacheMiss) && self.homes.misses.is_new(&key, self.now()) {
+                        self.tell_backend(app, channel, Event::CacheMiss);
+                    }
+                    frame::encode_text(&pusher::cache_miss(channel.as_str()))
+                }
             };
             let mut both = BytesMut::with_capacity(answer.len() + last.len());
             both.put(answer);

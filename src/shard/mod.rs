@@ -25,12 +25,15 @@ use crate::inbox::{
 use crate::protocol::channel::ChannelName;
 use crate::protocol::engineio::Timing;
 use crate::protocol::session::{Action, Input, Millis, Rules, Session};
+use crate::protocol::webhook::Event;
 use crate::protocol::{SocketId, pusher, socketio};
 use crate::publish::Publisher;
+use crate::webhook::Webhooks;
 use crate::ws::frame::{self, Message};
 use channels::{Change, Channels, Slot};
 use conn::{CLOSE_WAIT, Closing, Conn};
 use home::Homes;
+use occupancy::Occupancy;
 use outbox::Outbox;
 use users::Users;
 
@@ -39,6 +42,8 @@ mod conn;
 mod delivery;
 mod home;
 mod last_events;
+mod misses;
+mod occupancy;
 mod outbox;
 mod polling;
 mod query;
@@ -84,6 +89,10 @@ pub struct Context {
     pub cache_time: Duration,
     /// A shard's part of `limits.cacheBytes`.
     pub cache_bytes_max: usize,
+    /// See `clients[].subscriptionCount`.
+    pub subscription_counts: Arc<[bool]>,
+    /// Who is told of what happens on channels.
+    pub webhooks: Webhooks,
 }
 
 /// Starts the thread of the shard with this index. It ends after [`Control::Stop`].
@@ -170,6 +179,7 @@ pub struct Shard {
     generation: u32,
     channels: Channels,
     homes: Homes,
+    occupancy: Occupancy,
     users: Users,
     /// Socket.IO sessions that began with polling.
     polled: HashMap<SocketId, Slot>,
@@ -189,7 +199,7 @@ impl Shard {
         connections: Arc<AtomicUsize>,
         this: Weak<RefCell<Shard>>,
     ) -> Self {
-        let homes = Homes::new(&context);
+        let (homes, occupancy) = (Homes::new(&context), Occupancy::new(&context));
         Self {
             index,
             context,
@@ -202,6 +212,7 @@ impl Shard {
             generation: 0,
             channels: Channels::default(),
             homes,
+            occupancy,
             users: Users::default(),
             polled: HashMap::new(),
             dirty: Vec::new(),
@@ -235,6 +246,7 @@ impl Shard {
         self.deliver(deliveries);
         arrived.drain(..).for_each(|handover| self.accept(handover));
         self.flush();
+        self.tell_homes_of_changes();
         self.conns.is_empty()
     }
 
@@ -248,6 +260,7 @@ impl Shard {
             Control::Join { app, channel, member, joiner } => self.join(app, channel, member, joiner),
             Control::List { app, channel, joiner } => self.list(app, &channel, joiner),
             Control::Leave { app, channel, user_id, socket_id } => self.leave(app, channel, &user_id, socket_id),
+            Control::Occupancy { app, channel, more } => self.occupancy_changed(app, channel, more),
             Control::User { app, user_id, from, change } => self.user_changed(app, user_id, from, change),
             Control::UserStatus { app, user_id, is_online } => self.user_status(app, user_id, is_online),
             Control::Query { app, query, reply } => {
@@ -259,6 +272,7 @@ impl Shard {
                 let _ = answer.send(self.homes.take_lists(all));
             }
             Control::Stop => {
+                self.tell_backends_of_the_end();
                 self.stopping = true;
                 let slots: Vec<Slot> = self.conns.iter().map(|(slot, _)| slot as Slot).collect();
                 for slot in slots {
@@ -356,6 +370,7 @@ impl Shard {
         }
         self.read_buffer = buffer;
         self.flush();
+        self.tell_homes_of_changes();
         self.conn(key).is_some()
     }
 
@@ -430,12 +445,14 @@ impl Shard {
                     if self.channels.subscribe(app, &channel, slot) == Change::Edge {
                         self.interest.add(self.context.publisher.hash(app, channel.as_str()));
                     }
+                    self.occupancy.count(app, &channel, 1);
                     tracing::debug!("{socket_id} joined channel: {channel}");
                 }
                 Action::Unsubscribe(channel) => {
                     if self.channels.unsubscribe(app, &channel, slot) == Change::Edge {
                         self.interest.remove(self.context.publisher.hash(app, channel.as_str()));
                     }
+                    self.occupancy.count(app, &channel, -1);
                     tracing::debug!("{socket_id} left channel: {channel}");
                 }
                 Action::Ask { ticket, channel, headers } => {
@@ -469,8 +486,9 @@ impl Shard {
                 }
                 Action::SignOut { user_id } => self.sign_out(app, &user_id, key),
                 Action::Whisper { channel, event, data, user_id } => {
-                    let (name, data) = (channel.as_str(), data.as_deref());
-                    let text = pusher::client_event(name, &event, data, user_id.as_deref());
+                    let (name, data, user_id) = (channel.as_str(), data.as_deref(), user_id.as_deref());
+                    self.tell_backend(app, &channel, Event::ClientEvent { event: &event, data, socket_id, user_id });
+                    let text = pusher::client_event(name, &event, data, user_id);
                     let socketio = || socketio::channel_event(name, &event, data.unwrap_or("null"));
                     self.relay(app, &channel, &text, socketio, Some(socket_id));
                 }
@@ -541,6 +559,7 @@ impl Shard {
             }
         }
         self.homes.expire(now);
+        self.tell_late_counts(now);
         self.tell_watchers_of_changes();
         self.flush();
     }

@@ -14,12 +14,21 @@ use crate::protocol::SocketId;
 use crate::protocol::engineio::Timing;
 use crate::protocol::session::Rules;
 use crate::publish::Publisher;
+use crate::webhook::Webhooks;
 
 /// Starts so many shards for one app, with the key `key` and the secret `secret`. They end with
 /// the process.
 pub fn start(shards: usize) -> Publisher {
     let (handles, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| inbox()).unzip();
     let publisher = Publisher::new(handles);
+    for (index, inbox) in inboxes.into_iter().enumerate() {
+        spawn(index, inbox, context(&publisher)).unwrap();
+    }
+    publisher
+}
+
+/// What shards of one app know, whose subscribers are not counted.
+pub fn context(publisher: &Publisher) -> Context {
     let rules = Rules {
         app_key: "key".into(),
         secret: "secret".into(),
@@ -32,7 +41,7 @@ pub fn start(shards: usize) -> Publisher {
         pong_timeout: 60_000,
         reauthorize_after: None,
     };
-    let context = Context {
+    Context {
         publisher: publisher.clone(),
         asker: mpsc::unbounded_channel().0,
         rules: [rules].into(),
@@ -42,12 +51,10 @@ pub fn start(shards: usize) -> Publisher {
         presence_changes: None,
         cache_time: Duration::from_secs(60),
         cache_bytes_max: 100_000,
+        subscription_counts: [false].into(),
+        webhooks: Webhooks::default(),
         socketio: Timing { ping_interval: 25_000, ping_timeout: 20_000 },
-    };
-    for (index, inbox) in inboxes.into_iter().enumerate() {
-        spawn(index, inbox, context.clone()).unwrap();
     }
-    publisher
 }
 
 /// A connection of the shard it was given to.

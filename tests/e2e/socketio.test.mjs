@@ -126,9 +126,11 @@ for (const pair of SOCKETIO_CLIENTS) {
       const gone = new Promise((resolve) => tab.socket.once('disconnect', resolve));
       await own.stop();
       await within(gone, 'the client to notice');
+      // It may be back before the server is known to be ready.
+      const back = new Promise((resolve) => tab.socket.once('connect', resolve));
       own = await life.keep(startServer({ redis, laravel, port: own.port }));
       tab.server = own;
-      await within(new Promise((resolve) => tab.socket.once('connect', resolve)), 'the client to come back');
+      await within(back, 'the client to come back');
       assert.notEqual(tab.socketId, first);
       for (const channel of [tab.private('user.1'), tab.join('online-users'), tab.channel('orders')]) await channel.subscribed({ from: 0 });
       await publisher.publish('talent2income_database_private-user.1', 'again', { n: 1 });

@@ -131,6 +131,10 @@ fn bytes_on_the_wire() {
         r#"{"event":"pusher_internal:member_removed","data":"{\"user_id\":\"9\"}","channel":"presence-room"}"#
     );
     assert_eq!(
+        subscription_count("pub", 3),
+        r#"{"event":"pusher_internal:subscription_count","data":"{\"subscription_count\":3}","channel":"pub"}"#
+    );
+    assert_eq!(
         error(Some(4001), "Application does not exist"),
         r#"{"event":"pusher:error","data":{"code":4001,"message":"Application does not exist"}}"#
     );
