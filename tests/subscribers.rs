@@ -71,14 +71,13 @@ async fn cors_headers_of_the_http_api_are_those_of_the_file() {
     for (method, path, status, allow) in [
         (reqwest::Method::OPTIONS, "/apps/app-id/events", 200, Some("POST")),
         (reqwest::Method::OPTIONS, "/apps/app-id/channels", 200, Some("GET,HEAD")),
-        (reqwest::Method::GET, "/apps/app-id/channels", 401, None),
-        (reqwest::Method::GET, "/apps/nobody/channels", 404, None),
+        (reqwest::Method::GET, "/apps/app-id/channels", 403, None),
+        (reqwest::Method::GET, "/apps/nobody/channels?auth_signature=0", 404, None),
     ] {
         let (said, allowed, cors, body) = ask(&server, method, path).await;
         assert_eq!((said, allowed.as_deref(), cors), (status, allow, expected.clone()), "{path}: {body}");
     }
     let server = Server::start(json!({}));
     let (status, _, cors, _) = ask(&server, reqwest::Method::OPTIONS, "/apps/app-id/events").await;
-    assert!(status >= 400);
-    assert_eq!(cors, [None, None, None]);
+    assert_eq!((status, cors), (200, [None, None, None]));
 }

@@ -223,7 +223,7 @@ promise('events that are posted', async (life) => {
   await differ(post({ name: 'e', channel: 'a b', data: 1 }), 'types of an event', { old: 200, ours: 400 });
 });
 
-promise('Laravel\'s way to sign', async () => {
+promise('Laravel\'s way to sign', async (life) => {
   const trigger = async (server, secret) => {
     const pusher = new Pusher({ appId: 'app1', key: 'key1', secret, host: '127.0.0.1', port: String(server.port), useTLS: false });
     const response = await pusher.trigger('news', 'e', { a: 1 });
@@ -231,6 +231,13 @@ promise('Laravel\'s way to sign', async () => {
   };
   // No secret in the file, as with the old server: whatever it is signed with counts for nothing.
   comparison.same('signed with anything', await each((server) => trigger(server, 'anything')));
+  const withSecret = await startBoth(life, { redis, laravel, extra: { clients: [{ appId: 'app1', key: 'key1', secret: 'secret1' }] } });
+  const refused = async (server) => (await trigger(server, 'anything').catch(({ status }) => ({ status }))).status;
+  comparison.different('signed with another secret', { old: await refused(withSecret.old), ours: await refused(withSecret.ours) }, 'signatures', { old: 200, ours: 401 });
+  comparison.different('signed well', { old: await trigger(withSecret.old, 'secret1'), ours: await trigger(withSecret.ours, 'secret1') }, 'answers to what is signed', {
+    old: { status: 200, body: { message: 'ok' } },
+    ours: { status: 200, body: {} },
+  });
 });
 
 promise('pages that may use the HTTP API', async (life) => {
@@ -267,6 +274,6 @@ for (const body of ['', 'null', 'nonsense', '{"name":"e","channels":"news","data
   });
 }
 
-const HERE = ['headers of Express', 'refusals say why', 'what is not there', 'paths of Pusher', 'bodies that are no event', 'types of an event', 'the key from elsewhere', 'the key from a page', 'memory of the process', 'order of users'];
+const HERE = ['headers of Express', 'refusals say why', 'what is not there', 'paths of Pusher', 'bodies that are no event', 'types of an event', 'the key from elsewhere', 'the key from a page', 'memory of the process', 'order of users', 'signatures', 'answers to what is signed'];
 
 after(() => assert.deepEqual([...comparison.used].sort(), [...HERE].sort(), 'what these tests have seen of the list'));

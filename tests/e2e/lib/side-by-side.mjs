@@ -17,13 +17,13 @@ export function programs() {
 }
 
 /** The file as the old server's `init` writes it, with the addresses of this test; `extra` replaces whole keys, as there. */
-export function oldConfiguration({ redis, laravel, port, db, extra = {} }) {
+export function oldConfiguration({ redis, laravel, port, db, publishPresence, extra = {} }) {
   return {
     authHost: `http://127.0.0.1:${laravel?.port ?? 9}`,
     authEndpoint: '/broadcasting/auth',
     clients: [{ appId: 'app1', key: 'key1' }],
     database: 'redis',
-    databaseConfig: { redis: { host: '127.0.0.1', port: String(redis.port), db: String(db), keyPrefix: 'talent2income_database_' }, sqlite: { databasePath: '/database/laravel-echo-server.sqlite' } },
+    databaseConfig: { redis: { host: '127.0.0.1', port: String(redis.port), db: String(db), keyPrefix: 'talent2income_database_' }, sqlite: { databasePath: '/database/laravel-echo-server.sqlite' }, ...(publishPresence && { publishPresence }) },
     devMode: true,
     host: null,
     port: String(port),
@@ -48,7 +48,8 @@ async function start(which, options) {
   server.url = `http://127.0.0.1:${server.port}`;
   // Both keep presence lists under one key; each has a database of its own for them. Events know no databases.
   server.db = which === 'old' ? 1 : 2;
-  const config = oldConfiguration({ ...options, port: server.port, db: server.db });
+  const redis = options.redis[which] ?? options.redis;
+  const config = oldConfiguration({ ...options, redis, port: server.port, db: server.db });
   writeFileSync(join(server.dir, 'laravel-echo-server.json'), JSON.stringify(config, null, '\t'));
   server.run(program, [...args, 'start', '--dir', server.dir], { env: { FORCE_COLOR: '0' } });
   await server.line(/Server ready!/);
@@ -56,7 +57,7 @@ async function start(which, options) {
   return server;
 }
 
-/** Starts both; each in a directory of its own. */
+/** Starts both; each in a directory of its own. `redis` may be one for each: `{ old, ours }`. */
 export async function startBoth(life, options) {
   const [old, ours] = await Promise.all(['old', 'ours'].map((which) => life.keep(start(which, options))));
   return { old, ours };
