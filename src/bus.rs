@@ -166,7 +166,8 @@ impl Bus {
         self.status.clone()
     }
 
-    fn is_alone(&self) -> bool {
+    /// No other node is known to live.
+    pub fn is_alone(&self) -> bool {
         self.shared.others.load(Ordering::Relaxed) == 0
     }
 
@@ -223,7 +224,14 @@ mod tests {
 
     fn delivery(bytes: usize) -> Delivery {
         let channel = ChannelName::published("a");
-        Delivery { app: AppIndex(0), channel, frame: Bytes::from(vec![0; bytes]), except: None }
+        Delivery {
+            app: AppIndex(0),
+            channel,
+            frame: Bytes::from(vec![0; bytes]),
+            socketio: None,
+            deflated: None,
+            except: None,
+        }
     }
 
     #[test]

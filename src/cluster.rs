@@ -16,9 +16,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::bus::{BusEnd, Node, Said, Status};
 use crate::config::{self, Config};
-use crate::inbox::{AppIndex, Control, Counts, Delivery, Found, Query};
+use crate::inbox::{AppIndex, Control, Counts, Delivery, Elsewhere, Found, Query};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::session::Millis;
+use crate::protocol::socketio;
 use crate::publish::{Backlog, Publisher};
 use crate::query::Everybody;
 use crate::redis::{Backoff, Failure, Link, Subscription, Timing};
@@ -347,11 +348,15 @@ impl Task {
                 Effect::Event { app, channel, except, text } => {
                     if self.publisher.has_subscribers(app, channel.as_str()) {
                         let except = except.and_then(|except| except.parse().ok());
-                        let delivery = Delivery { app, channel, frame: frame::encode_text(&text), except };
+                        let frame = frame::encode_text(&text);
+                        let publisher = &self.publisher;
+                        let for_socketio = || frame::encode_text(&socketio::from_pusher(&text).unwrap_or_default());
+                        let (socketio, deflated) = (publisher.for_socketio(for_socketio), publisher.deflated(&frame));
+                        let delivery = Delivery { app, channel, frame, socketio, deflated, except };
                         self.backlog.publish(delivery, &self.publisher);
                     }
                 }
-                Effect::Changed { node, changes } => self.changed(node, changes),
+                Effect::Changed { node, changes, is_gone } => self.changed(node, changes, is_gone),
                 Effect::Terminate { app, user_id } => self.publisher.terminate_here(app, &user_id),
                 Effect::Count { node, id, app, query } => self.answer(node, id, app, query),
                 Effect::Counted { node, id, is_last, channels } => self.counted(node, id, is_last, channels),
@@ -361,7 +366,8 @@ impl Task {
     }
 
     /// Tells the homes, one message for neighbours of one channel.
-    fn changed(&mut self, node: NodeId, changes: Vec<Changed>) {
+    fn changed(&mut self, node: NodeId, changes: Vec<Changed>, is_gone: bool) {
+        let from = Elsewhere { node: node.0, is_for_backends: is_gone && self.hub.is_first() };
         let mut changes = changes.into_iter().peekable();
         while let Some((place, user_id, info)) = changes.next() {
             let mut of_channel = vec![(user_id, info)];
@@ -376,7 +382,7 @@ impl Task {
             }
             let channel = ChannelName::published(&channel);
             let home = self.publisher.home(app, channel.as_str());
-            home.tell(Control::Elsewhere { app, channel, node: node.0, changes: of_channel });
+            home.tell(Control::Elsewhere { app, channel, from, changes: of_channel });
         }
     }
 

@@ -14,12 +14,19 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 use http::HeaderValue;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
+use crate::protocol::engineio::Sid;
 use crate::protocol::presence::Member;
 use crate::protocol::session::{Answer, Refusal, Ticket};
+
+mod presence_lists;
+mod socketio;
+
+pub use presence_lists::{PresenceChanges, PresenceList};
+pub use socketio::{Poll, PollAnswer, PollRequest, SocketIo};
 
 /// How many events may wait for one shard.
 pub const EVENTS_MAX: usize = 8 * 1024;
@@ -35,10 +42,25 @@ pub struct Delivery {
     pub app: AppIndex,
     /// The channel.
     pub channel: ChannelName,
-    /// The WebSocket frame, header included; the same bytes go to everybody.
+    /// The WebSocket frame, header included; the same bytes go to every Pusher client.
     pub frame: Bytes,
+    /// The frame for Socket.IO clients. `None`: there were none when the event was taken in.
+    pub socketio: Option<Bytes>,
+    /// `frame`, compressed, for clients that have agreed to that. `None`: they get `frame`.
+    pub deflated: Option<Bytes>,
     /// The connection that shall not get it (`toOthers`, the sender of a client event).
     pub except: Option<SocketId>,
+}
+
+/// In which form a connection is sent events.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Form {
+    /// As text, in the Pusher protocol.
+    Plain,
+    /// The same, compressed (permessage-deflate).
+    Deflated,
+    /// As Socket.IO clients understand them.
+    SocketIo,
 }
 
 /// A connection of a shard. A key whose connection has gone is never used again.
@@ -53,6 +75,10 @@ pub struct ConnKey {
 /// What anybody but an event source says to a shard.
 #[derive(Debug)]
 pub enum Control {
+    /// A request of a Socket.IO client that polls.
+    Poll(Box<PollRequest>),
+    /// The client of the poll with this number has hung up.
+    PollGone { sid: Sid, number: u64 },
     /// Deliver an event that came from a shard.
     Deliver(Delivery),
     /// From the home shard of a cache channel: deliver an event that was published.
@@ -67,12 +93,14 @@ pub enum Control {
     Leave { app: AppIndex, channel: ChannelName, user_id: Arc<str>, socket_id: SocketId },
     /// To a presence channel's home shard: who has come to another node or left it, with the info of who
     /// has come.
-    Elsewhere { app: AppIndex, channel: ChannelName, node: u64, changes: Vec<(Arc<str>, Option<Arc<str>>)> },
+    Elsewhere { app: AppIndex, channel: ChannelName, from: Elsewhere, changes: Vec<(Arc<str>, Option<Arc<str>>)> },
     /// To the home shard of a presence or cache channel: pass on an event of another node.
     PassOn(Delivery, UnderWay),
     /// From the home shard: the join is done, and the frame is the ready `subscription_succeeded`
     /// with what belongs after it; or the channel is full.
     Joined { conn: ConnKey, ticket: Ticket, outcome: Result<Bytes, Refusal> },
+    /// To the channel's home shard: so many more of the shard's connections are subscribed, or fewer.
+    Occupancy { app: AppIndex, channel: ChannelName, more: i64 },
     /// To the user's home shard: what has changed on the shard `from`.
     User { app: AppIndex, user_id: Arc<str>, from: usize, change: UserChange },
     /// From the user's home shard, to those that watch: whether the user is online.
@@ -81,8 +109,20 @@ pub enum Control {
     Query { app: AppIndex, query: Query, reply: mpsc::UnboundedSender<Found> },
     /// Close the connections that are signed in as this user.
     Terminate { app: AppIndex, user_id: Arc<str> },
+    /// To a home shard: tell the lists of presence channels that have changed since the last time, or
+    /// of all; some of them, none when there are no more.
+    PresenceLists { all: bool, answer: oneshot::Sender<Vec<PresenceList>> },
     /// Close every connection, then end.
     Stop,
+}
+
+/// Another node.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Elsewhere {
+    /// Its id.
+    pub node: u64,
+    /// It has gone, and it is for this one of those left to tell backends who has left with it.
+    pub is_for_backends: bool,
 }
 
 /// What a shard is asked about an app's channels. Of the members of a presence channel only its
@@ -166,6 +206,8 @@ pub struct Joiner {
     pub ticket: Ticket,
     /// The connection's id.
     pub socket_id: SocketId,
+    /// It speaks Socket.IO.
+    pub is_socketio: bool,
 }
 
 /// Events of cache channels on their way from a home shard to the shards with subscribers. Control
@@ -223,31 +265,42 @@ pub struct Handover {
     pub tls: Option<Box<rustls::ServerConnection>>,
     /// Bytes that were read beyond the handshake.
     pub leftover: Bytes,
+    /// Whose it is.
+    pub client: NewClient,
+}
+
+/// Who has connected.
+#[derive(Debug)]
+pub struct NewClient {
     /// The app that it connected to.
     pub app: AppIndex,
     /// Its id.
     pub socket_id: SocketId,
     /// What the handshake said of who it is.
     pub credentials: Arc<Credentials>,
-    /// Counts it among its app's.
-    pub counted: AppConnection,
+    /// Counts it: among its app's, and among those of its form.
+    pub counted: [Option<OneMore>; 2],
+    /// In which form it is sent events.
+    pub form: Form,
+    /// It speaks Socket.IO and not the Pusher protocol.
+    pub socketio: Option<SocketIo>,
 }
 
-/// A connection, counted among its app's for as long as this lives.
+/// One more of something, for as long as this lives.
 #[derive(Debug)]
-pub struct AppConnection(Arc<AtomicUsize>);
+pub struct OneMore(Arc<AtomicUsize>);
 
-impl AppConnection {
+impl OneMore {
     /// One more.
-    pub fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
+    pub fn of(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
         Self(count.clone())
     }
 }
 
-impl Drop for AppConnection {
+impl Drop for OneMore {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -260,6 +313,8 @@ pub struct Credentials {
     pub authorization: Option<HeaderValue>,
     /// `Origin`: the page that opened the socket. No browser leaves it out.
     pub origin: Option<String>,
+    /// `Referer`: the page where there is no `Origin`, and `authHost` names several.
+    pub referer: Option<String>,
     /// `Host`.
     pub host: Option<String>,
     /// `User-Agent`, passed on so that Laravel's logs make sense.

@@ -16,7 +16,7 @@ use crate::inbox::Delivery;
 use crate::protocol::channel::{self, ChannelName};
 use crate::protocol::event::{self, BroadcastError};
 use crate::protocol::prefix::News;
-use crate::publish::{Backlog, Publisher, event_frame};
+use crate::publish::{Backlog, Publisher, event_frame, socketio_event_frame};
 use crate::redis::{Backoff, Failure, Link, Published, Reporter, Status, Subscription};
 
 pub use crate::publish::BACKLOG_BYTES_MAX;
@@ -97,10 +97,20 @@ impl Ingress {
                 self.ignored.note(Ignorable::OverOutbox(frame.len(), self.frame_bytes_max), name.as_bytes());
                 continue;
             }
+            let socketio = self
+                .publisher
+                .for_socketio(|| socketio_event_frame(name, &broadcast.event, &broadcast.data_for_socketio()));
+            let deflated = self.publisher.deflated(&frame);
             let channel = ChannelName::published(name);
             for app in &audience.apps {
-                let (channel, frame) = (channel.clone(), frame.clone());
-                let delivery = Delivery { app: *app, channel, frame, except: broadcast.except };
+                let delivery = Delivery {
+                    app: *app,
+                    channel: channel.clone(),
+                    frame: frame.clone(),
+                    socketio: socketio.clone(),
+                    deflated: deflated.clone(),
+                    except: broadcast.except,
+                };
                 self.backlog.publish(delivery, &self.publisher);
             }
         }

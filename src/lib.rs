@@ -9,7 +9,9 @@
 //! - [`inbox`]: everything that can reach a shard.
 //! - [`bus`]: what this node tells the others.
 //! - [`publish`]: one event, encoded once, into the inbox of each shard that has subscribers.
+//! - [`webhook`]: backends are told what happens on channels.
 //! - [`auth`]: who may join: signature, or Laravel's answer.
+//! - [`presence_store`]: copies of the presence lists in Redis.
 //! - [`shard`]: one thread that owns its connections; the delivery path.
 //! - [`redis`]: reach Redis, and know when it is away.
 //! - [`ingress`]: Laravel's events out of Redis.
@@ -26,6 +28,7 @@ pub mod config;
 pub mod http;
 pub mod inbox;
 pub mod ingress;
+pub mod presence_store;
 pub mod protocol;
 pub mod publish;
 pub mod query;
@@ -33,4 +36,5 @@ pub mod redis;
 pub mod server;
 pub mod shard;
 pub mod tls;
+pub mod webhook;
 pub mod ws;

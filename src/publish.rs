@@ -2,15 +2,16 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 
 use crate::bus::Bus;
-use crate::inbox::{AppIndex, Control, Delivery, Relays, ShardHandle};
+use crate::inbox::{AppIndex, Control, Delivery, Form, OneMore, Relays, ShardHandle};
 use crate::protocol::channel::{self, Access};
-use crate::protocol::pusher;
+use crate::protocol::{pusher, socketio};
 use crate::ws::frame;
 
 pub use backlog::{BACKLOG_BYTES_MAX, Backlog};
@@ -31,12 +32,23 @@ pub fn event_frame(channel: &str, event: &str, data: &str) -> Bytes {
     })
 }
 
+/// The same for Socket.IO clients; `data` is JSON here.
+pub fn socketio_event_frame(channel: &str, event: &str, data: &str) -> Bytes {
+    frame::build_text(socketio::channel_event_bytes(channel, event, data), |text| {
+        socketio::push_channel_event(text, channel, event, data);
+    })
+}
+
 /// Puts deliveries into the shards' inboxes. A clone shares everything.
 #[derive(Clone, Debug)]
 pub struct Publisher {
     shards: Arc<[ShardHandle]>,
     hasher: RandomState,
     published: Arc<Notify>,
+    /// How many connections are sent events in the forms that are not everybody's. Counted before the
+    /// connection can be subscribed to anything, so that an event that it must get finds it here.
+    socketio: Arc<AtomicUsize>,
+    deflating: Arc<AtomicUsize>,
     relays: Arc<Relays>,
     bus: Bus,
 }
@@ -44,8 +56,15 @@ pub struct Publisher {
 impl Publisher {
     /// A publisher to these shards.
     pub fn new(shards: Vec<ShardHandle>) -> Self {
-        let (published, relays) = (Arc::default(), Arc::default());
-        Self { shards: shards.into(), hasher: RandomState::new(), published, relays, bus: Bus::none() }
+        Self {
+            shards: shards.into(),
+            hasher: RandomState::new(),
+            published: Arc::default(),
+            relays: Arc::default(),
+            socketio: Arc::default(),
+            deflating: Arc::default(),
+            bus: Bus::none(),
+        }
     }
 
     /// The same, with other nodes.
@@ -61,6 +80,25 @@ impl Publisher {
     /// All shards, in the order of their index.
     pub fn shards(&self) -> &[ShardHandle] {
         &self.shards
+    }
+
+    /// Counts a connection that is sent events in this form.
+    pub fn count(&self, form: Form) -> Option<OneMore> {
+        match form {
+            Form::Plain => None,
+            Form::Deflated => Some(OneMore::of(&self.deflating)),
+            Form::SocketIo => Some(OneMore::of(&self.socketio)),
+        }
+    }
+
+    /// Makes the frame for Socket.IO clients, if there are any.
+    pub fn for_socketio(&self, frame: impl FnOnce() -> Bytes) -> Option<Bytes> {
+        (self.socketio.load(Ordering::SeqCst) > 0).then(frame)
+    }
+
+    /// Compresses a frame, if anybody has agreed to that and it is worth it.
+    pub fn deflated(&self, frame: &[u8]) -> Option<Bytes> {
+        (self.deflating.load(Ordering::SeqCst) > 0).then(|| frame::deflated(frame)).flatten()
     }
 
     /// The hash by which shards say which channels they have subscribers of.
@@ -252,7 +290,14 @@ mod tests {
         let publisher = Publisher::new(vec![shard]);
         inbox.interest.add(publisher.hash(APP, "cache-x"));
         let channel = ChannelName::published("cache-x");
-        let delivery = Delivery { app: APP, channel, frame: event_frame("cache-x", "e", "1"), except: None };
+        let delivery = Delivery {
+            app: APP,
+            channel,
+            frame: event_frame("cache-x", "e", "1"),
+            socketio: None,
+            deflated: None,
+            except: None,
+        };
         publisher.publish(delivery.clone()).await;
         (0..EVENTS_MAX).for_each(|_| publisher.relay_published(&delivery));
         let mut publishing = Box::pin(publisher.publish(delivery));

@@ -7,27 +7,26 @@
 //! needs for that stands beside it: [`Backoff`] and the [`Reporter`] of the [`Status`].
 
 use std::fmt;
-use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::ServerName;
-use rustls_platform_verifier::ConfigVerifierExt as _;
-use tokio::net::{TcpStream, UnixStream};
 use tokio::time;
-use tokio_rustls::TlsConnector;
 
 use crate::config;
-use resp::{Replies, Reply};
-use subscription::{Connection, Transport};
+use resp::Reply;
+use server::{Place, Server};
+use subscription::Connection;
 
 mod commands;
 mod outage;
+mod publishing;
 mod resp;
+mod server;
 mod subscription;
+mod tls;
 
-pub use commands::{Commands, publish_command};
+pub use commands::{Commands, Pipeline};
 pub use outage::{Backoff, Reporter, Status};
+pub use publishing::{Publishing, publish_command};
 pub use subscription::{Published, Subscription};
 
 /// How long things may take. The defaults suit a server in use; tests are less patient.
@@ -82,7 +81,9 @@ impl Link {
     /// A link with the usual patience, for payloads of at most so many bytes: longer ones are told
     /// of, not kept. Connects nothing yet.
     pub fn new(config: config::Redis, payload_bytes_max: usize) -> Self {
-        Self { config, timing: Timing::default(), text_bytes_max: payload_bytes_max }
+        let usual = Timing::default();
+        let timing = Timing { connect_max: config.connect_timeout.unwrap_or(usual.connect_max), ..usual };
+        Self { config, timing, text_bytes_max: payload_bytes_max }
     }
 
     /// The same with other limits.
@@ -105,199 +106,157 @@ impl Link {
     /// No database is selected: pub/sub does not know databases, and a wrong number is no
     /// reason to miss events.
     pub async fn subscribe(&self, pattern: &str) -> Result<Subscription, Failure> {
-        match time::timeout(self.timing.connect_max, self.try_subscribe(pattern)).await {
-            Ok(Ok(subscription)) => Ok(subscription),
-            Ok(Err(failure)) => Err(failure),
-            Err(_) => Err(Failure(format!(
-                "Redis at {self} did not answer within {:?}. Is it overloaded or stopped, or does a firewall drop the packets?{}",
-                self.timing.connect_max,
-                if self.config.tls { " Does it speak TLS on this port?" } else { "" }
-            ))),
-        }
-    }
-
-    /// Connects, logs in and selects the database, for commands of the node bus.
-    pub async fn commands(&self) -> Result<Commands, Failure> {
-        let connect = async {
-            let mut connection = self.log_in("").await?;
-            if self.config.db != 0 {
-                self.ask(&mut connection, &["SELECT", &self.config.db.to_string()], "").await?;
-            }
-            Ok(Commands::new(connection, self.timing, self.to_string()))
-        };
-        match time::timeout(self.timing.connect_max, connect).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Failure(format!("Redis at {self} did not answer within {:?}.", self.timing.connect_max))),
-        }
-    }
-
-    async fn try_subscribe(&self, pattern: &str) -> Result<Subscription, Failure> {
-        let mut connection = self.log_in(pattern).await?;
-        self.ask(&mut connection, &["PSUBSCRIBE", pattern], pattern).await?;
+        let connection = self.connect(&["PSUBSCRIBE", pattern]).await?;
         Ok(Subscription::new(connection, self.timing, self.to_string()))
     }
 
-    async fn log_in(&self, pattern: &str) -> Result<Connection, Failure> {
-        let stream = self.connect().await?;
-        let mut connection = Connection { stream, replies: Replies::new(self.text_bytes_max) };
-        let mut login = vec!["AUTH"];
-        login.extend(self.config.username.as_deref());
-        login.extend(self.config.password.as_ref().map(config::Secret::expose));
-        if self.config.password.is_some() {
-            self.ask(&mut connection, &login, pattern).await?;
-        }
-        Ok(connection)
+    /// Connects and logs in for commands, in the configured database.
+    pub async fn commands(&self) -> Result<Commands, Failure> {
+        let connection = self.connect(&["SELECT", &self.config.db.to_string()]).await?;
+        Ok(Commands::new(connection, self))
     }
 
-    async fn connect(&self) -> Result<Box<dyn Transport>, Failure> {
-        let config = &self.config;
-        if let Some(path) = &config.path {
-            let stream = UnixStream::connect(path).await.map_err(|error| self.unreachable(&error))?;
-            return Ok(Box::new(stream));
-        }
-        let found = tokio::net::lookup_host((config.host.as_str(), config.port)).await;
-        let addresses: Vec<_> = found
-            .map_err(|error| {
-                Failure(format!("The host {:?} of Redis is unknown ({error}). {CHECK_HOST}", config.host))
-            })?
-            .collect();
-        if addresses.is_empty() {
-            return Err(Failure(format!("The host {:?} of Redis has no address. {CHECK_HOST}", config.host)));
-        }
-        let stream = TcpStream::connect(&addresses[..]).await.map_err(|error| self.unreachable(&error))?;
-        let _ = stream.set_nodelay(true);
-        if !config.tls {
-            return Ok(Box::new(stream));
-        }
-        // rustls panics without a provider. `server` installs one; whoever uses this module alone may not have.
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        }
-        let trust = rustls::ClientConfig::with_platform_verifier().map_err(|error| {
-            Failure(format!("TLS with {self} is impossible: this machine's trusted certificates: {error}"))
-        })?;
-        let name = ServerName::try_from(config.host.clone()).map_err(|_| {
-            Failure(format!("TLS with {self} is impossible: no certificate names such a host. {CHECK_HOST}"))
-        })?;
-        let stream = TlsConnector::from(Arc::new(trust)).connect(name, stream).await.map_err(|error| {
-            Failure(format!(
-                "TLS with {self} failed: {error}. Does Redis speak TLS on this port, with a certificate that this machine \
-                 trusts and that names the host?"
-            ))
-        })?;
-        Ok(Box::new(stream))
+    /// Connects and logs in to publish. No database is selected: pub/sub does not know databases.
+    pub async fn publishing(&self) -> Result<Publishing, Failure> {
+        // Whoever may not publish finds out at the first message.
+        let connection = self.connect(&["PING"]).await?;
+        Ok(Publishing::new(connection, self.timing, self.to_string()))
     }
 
-    /// Sends a command and waits for the reply; an error is explained.
-    async fn ask(&self, connection: &mut Connection, words: &[&str], pattern: &str) -> Result<(), Failure> {
-        let broken = |error: &io::Error| self.broken(error);
-        connection.send(&resp::command(words)).await.map_err(|error| broken(&error))?;
-        let refused = |reply: Reply<'_>| match reply {
-            Reply::Error(text) => Some(String::from_utf8_lossy(text).into_owned()),
-            _ => None,
-        };
-        match connection.reply(refused).await.map_err(|error| broken(&error))? {
-            None => Ok(()),
-            Some(error) => Err(self.refused(&error, pattern)),
-        }
-    }
-
-    fn unreachable(&self, error: &io::Error) -> Failure {
-        Failure(match error.kind() {
-            io::ErrorKind::ConnectionRefused => format!(
-                "Nothing listens at {self} (connection refused). Start Redis, or correct the address in databaseConfig.redis."
-            ),
-            io::ErrorKind::NotFound => {
-                format!("There is no socket {self}. Start Redis, or correct \"path\" in databaseConfig.redis.")
+    /// Makes a connection to the server that is the right one just now: the only one, the sentinels'
+    /// master, or any node of the cluster, since each hears what is published at any. The command is
+    /// part of it: who may not use it there has no connection.
+    async fn connect(&self, then: &[&str]) -> Result<Connection, Failure> {
+        if let Some(sentinel) = &self.config.sentinel {
+            let master = self.server(Place::Tcp(self.find_master(sentinel).await?));
+            let demoted = async {
+                let mut connection = master.connect(INFO_BYTES_MAX).await?;
+                master.query(&mut connection, &["INFO", "replication"], is_replica).await
+            };
+            // Sentinels take seconds to notice; what is published meanwhile would not be heard here.
+            // Who may not ask has to believe them.
+            if let Ok(true) = self.in_time(&master, demoted).await {
+                let what = "is a replica by now, and the sentinels have not noticed yet.";
+                return Err(Failure(format!("Redis at {master} {what}")));
             }
-            io::ErrorKind::PermissionDenied => format!(
-                "This user may not open {self} (permission denied). See unixsocketperm in redis.conf, or use host and port."
-            ),
-            _ => format!("Redis at {self} cannot be used: {error}."),
-        })
+            return self.make(&master, then).await;
+        }
+        if self.config.cluster.is_empty() {
+            let server = self.server(match &self.config.path {
+                Some(path) => Place::Unix(path.clone()),
+                None => Place::Tcp(config::Node { host: self.config.host.clone(), port: self.config.port }),
+            });
+            return self.make(&server, then).await;
+        }
+        let mut last = String::new();
+        for node in &self.config.cluster {
+            let server = self.server(Place::Tcp(node.clone()));
+            match self.make(&server, then).await {
+                Ok(connection) => return Ok(connection),
+                Err(failure) => last = failure.0,
+            }
+        }
+        Err(Failure(format!("No node of {self} can be used. Of the last one: {last}")))
     }
 
-    fn broken(&self, error: &io::Error) -> Failure {
-        let tls = self.config.tls || self.config.path.is_some();
-        Failure(match error.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => format!(
-                "Redis at {self} closed the connection while it was being made.{} Its log may say why.",
-                if tls { "" } else { " If it expects TLS, put \"tls\": {} into databaseConfig.redis." }
-            ),
-            _ => format!("Redis at {self} cannot be used: {error}."),
-        })
+    async fn make(&self, server: &Server<'_>, then: &[&str]) -> Result<Connection, Failure> {
+        let made = async {
+            let mut connection = server.connect(self.text_bytes_max).await?;
+            server.ask(&mut connection, then).await?;
+            Ok(connection)
+        };
+        self.in_time(server, made).await
     }
 
-    /// Explains an error of Redis, which begins with a code in capitals.
-    fn refused(&self, error: &str, pattern: &str) -> Failure {
-        let user = self.config.username.as_deref().unwrap_or("default");
-        Failure(match error.split(' ').next().unwrap_or_default() {
-            "WRONGPASS" => format!(
-                "Redis at {self} refuses the password of user {user:?} (WRONGPASS). Check \"username\" and \"password\" in \
-                 databaseConfig.redis; if Redis has no password, remove them."
-            ),
-            "NOAUTH" => format!(
-                "Redis at {self} wants a password (NOAUTH). Put \"password\", and with ACL users \"username\", into \
-                 databaseConfig.redis."
-            ),
-            "NOPERM" => format!(
-                "Redis at {self} does not allow user {user:?} to subscribe to {pattern:?} (NOPERM). Allow it in Redis: \
-                 ACL SETUSER {user} +psubscribe +ping &{pattern}"
-            ),
-            "DENIED" | "-DENIED" => format!(
-                "Redis at {self} is in protected mode and serves only its own machine. Set a password in redis.conf \
-                 (requirepass) and in databaseConfig.redis."
-            ),
-            _ => format!("Redis at {self} cannot be used: {}.", self.without_password(error)),
-        })
-    }
-
-    /// Whatever an unusual server sends back, a password in it stops here.
-    fn without_password(&self, text: &str) -> String {
-        match self.config.password.as_ref().map(config::Secret::expose) {
-            Some(password) if !password.is_empty() => text.replace(password, "(hidden)"),
-            _ => text.to_owned(),
+    fn server(&self, place: Place) -> Server<'_> {
+        let config = &self.config;
+        Server {
+            place,
+            username: config.username.as_deref(),
+            password: config.password.as_ref(),
+            tls: config.tls.then_some(&config.tls_options),
+            family: config.family,
         }
     }
+
+    /// Asks one sentinel after the other.
+    async fn find_master(&self, sentinel: &config::Sentinel) -> Result<config::Node, Failure> {
+        let mut last = String::new();
+        for node in &sentinel.nodes {
+            let server = Server {
+                place: Place::Tcp(node.clone()),
+                username: sentinel.username.as_deref(),
+                password: sentinel.password.as_ref(),
+                tls: sentinel.tls.then_some(&self.config.tls_options),
+                family: self.config.family,
+            };
+            let asked = async {
+                let mut connection = server.connect(self.text_bytes_max).await?;
+                let question = ["SENTINEL", "get-master-addr-by-name", sentinel.name.as_str()];
+                server.query(&mut connection, &question, address).await
+            };
+            match self.in_time(&server, asked).await {
+                Ok(Some(master)) => return Ok(master),
+                Ok(None) => {
+                    let name = &sentinel.name;
+                    last = format!("it knows no master {name:?}; check \"name\" in databaseConfig.redis.");
+                }
+                Err(failure) => last = failure.0,
+            }
+            last = format!("The sentinel {node}: {last}");
+        }
+        Err(Failure(format!("No sentinel says where the master of Redis is. {last}")))
+    }
+
+    async fn in_time<T>(
+        &self,
+        server: &Server<'_>,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        time::timeout(self.timing.connect_max, work).await.unwrap_or_else(|_| {
+            Err(Failure(format!(
+                "Redis at {server} did not answer within {:?}. Is it overloaded or stopped, or does a firewall drop the packets?{}",
+                self.timing.connect_max,
+                if server.tls.is_some() { " Does it speak TLS on this port?" } else { "" }
+            )))
+        })
+    }
+}
+
+/// What `INFO replication` may have, in bytes.
+const INFO_BYTES_MAX: usize = 64 * 1024;
+
+fn is_replica(reply: Reply<'_>) -> bool {
+    let Reply::Text(Some(text)) = reply else { return false };
+    text.split(|byte| *byte == b'\n').any(|line| line.trim_ascii() == b"role:slave")
+}
+
+/// The answer of a sentinel: host and port, or null.
+fn address(reply: Reply<'_>) -> Option<config::Node> {
+    let Reply::Array(items) = reply else { return None };
+    let [host, port] = items[..] else { return None };
+    let port = std::str::from_utf8(port).ok()?.parse().ok()?;
+    Some(config::Node { host: String::from_utf8(host.to_vec()).ok()?, port })
 }
 
 impl fmt::Display for Link {
     /// The address: `127.0.0.1:6379`, `/run/redis/redis.sock`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.config.path {
-            Some(path) => f.write_str(path),
-            None if self.config.host.contains(':') => write!(f, "[{}]:{}", self.config.host, self.config.port),
-            None => write!(f, "{}:{}", self.config.host, self.config.port),
-        }
+        self.config.fmt(f)
     }
 }
-
-const CHECK_HOST: &str = "Check \"host\" in databaseConfig.redis and the name service of this machine.";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_password_in_an_answer_is_hidden() {
-        let mut link = Link::new(config(), 100);
-        link.config.password = Some(config::Secret::new("s3cret"));
-        let said = link.refused("ERR unknown command AUTH s3cret", "*").to_string();
-        assert!(said.contains("unknown command AUTH (hidden)"), "{said}");
-        assert!(!format!("{link:?}").contains("s3cret"));
-    }
-
-    #[test]
     fn addresses() {
-        let mut link = Link::new(config(), 100);
+        let mut link = Link::new(config::Redis::default(), 100);
         assert_eq!(link.to_string(), "127.0.0.1:6379");
         link.config.host = "::1".to_owned();
         assert_eq!(link.to_string(), "[::1]:6379");
         link.config.path = Some("/run/redis.sock".to_owned());
         assert_eq!(link.to_string(), "/run/redis.sock");
-    }
-
-    fn config() -> config::Redis {
-        config::Redis::default()
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -18,17 +19,23 @@ use crate::config::Config;
 use crate::http::{self, Front};
 use crate::inbox::{self, Control, Inbox};
 use crate::ingress::{self, Audiences, Ingress};
+use crate::presence_store::PresenceStore;
 use crate::protocol::app_tag;
+use crate::protocol::engineio::Timing;
 use crate::protocol::session::Rules;
 use crate::publish::Publisher;
 use crate::redis::Status;
 use crate::shard;
+use crate::webhook::Webhooks;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
+/// How long the copies of presence lists may take to be deleted at the end.
+const STORE_WAIT: Duration = Duration::from_secs(2);
+
 /// How long it may take to tell the other nodes that this one stops.
-const LEAVE_WAIT: std::time::Duration = std::time::Duration::from_millis(500);
+const LEAVE_WAIT: Duration = Duration::from_millis(500);
 
 /// Where events come from.
 pub enum Source {
@@ -63,19 +70,29 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -
     front.block_on(cluster::share_secrets(&mut config));
     let config = Arc::new(config);
     let local = tokio::task::LocalSet::new();
-    let shards = local.block_on(&front, async {
+    let (shards, webhooks) = local.block_on(&front, async {
         let listener = listen(&config)?;
         let address = listener.local_addr().context("the port that is open has no address")?;
         let (asker, asked) = mpsc::unbounded_channel();
+        let (webhooks, webhooks_running) =
+            Webhooks::start(&config.apps).context("the HTTP client for webhooks could not be made")?;
+        let store = PresenceStore::new(&config, publisher.shards());
         let context = shard::Context {
             publisher: publisher.clone(),
             asker,
             rules: rules(&config),
             message_bytes_max: config.limits.message_bytes,
             outbound_bytes_max: config.limits.outbound_bytes,
+            socketio: Timing {
+                ping_interval: config.socketio.ping_interval.as_millis() as u64,
+                ping_timeout: config.socketio.ping_timeout.as_millis() as u64,
+            },
             presence_members_max: config.apps.iter().map(|app| app.limits.presence_members).collect(),
+            presence_changes: store.as_ref().map(PresenceStore::changes),
             cache_time: config.limits.cache_time,
             cache_bytes_max: config.limits.cache_bytes / config.shards,
+            subscription_counts: config.apps.iter().map(|app| app.subscription_count).collect(),
+            webhooks,
         };
         let shards = start_shards(inboxes, &context).context("the threads could not be started")?;
         drop(context);
@@ -88,7 +105,9 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -
         let laravel = Laravel::new(&config.auth, tags.zip(known_prefixes).collect())?;
         tokio::spawn(answer(asked, laravel.clone(), publisher.clone()));
         match source {
-            Source::Redis if !config.redis_events => {}
+            Source::Redis if !config.subscribers.redis => {
+                tracing::info!("Redis is not listened to");
+            }
             Source::Redis => {
                 let (status, _) = watch::channel(Status::starting());
                 tokio::spawn(ingress::from_redis(config.redis.clone(), ingress, status));
@@ -102,12 +121,18 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -
         cluster::start(&config, &publisher, bus_end, app_connections.clone()).await;
         let (stop, stopped) = watch::channel(false);
         let front = Arc::new(Front::new(config.clone(), publisher.clone(), laravel, app_connections)?);
+        let store = store.map(|store| tokio::spawn(store.run(stopped.clone())));
         let serving = tokio::spawn(http::serve(listener, front, stopped));
         let mut signals = Signals::listen().context("signals cannot be listened to")?;
         ready(address);
 
         let signal = signals.next().await;
         tracing::info!("{signal}: closing all connections; clients will reconnect");
+        tokio::spawn(async move {
+            let again = signals.next().await;
+            tracing::warn!("{again} again: ending at once");
+            std::process::exit(1);
+        });
         // Before any of them is closed: the others shall not take that for leaving.
         let _ = tokio::time::timeout(LEAVE_WAIT, publisher.bus().leave()).await;
         let _ = stop.send(true);
@@ -115,14 +140,21 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -
         for shard in publisher.shards() {
             shard.tell(Control::Stop);
         }
-        match shards {
-            Shards::Here(task) => task.await.map_err(|_| a_shard_panicked()).map(|()| Vec::new()),
-            Shards::Threads(threads) => Ok(threads),
+        if let Some(store) = store {
+            // Redis may be away: then the keys expire by themselves.
+            let _ = tokio::time::timeout(STORE_WAIT, store).await;
         }
+        let shards = match shards {
+            Shards::Here(task) => task.await.map_err(|_| a_shard_panicked()).map(|()| Vec::new())?,
+            Shards::Threads(threads) => threads,
+        };
+        anyhow::Ok((shards, webhooks_running))
     })?;
     for thread in shards {
         thread.join().map_err(|_| a_shard_panicked())?;
     }
+    // The shards have said who has left by their end.
+    front.block_on(webhooks.finish());
     front.shutdown_background();
     Ok(())
 }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::Tls;
+
+mod key;
 
 /// Reads certificate and key. Only HTTP/1.1 is offered: WebSockets begin with it.
 pub fn server_config(tls: &Tls) -> anyhow::Result<Arc<ServerConfig>> {
@@ -16,7 +18,9 @@ pub fn server_config(tls: &Tls) -> anyhow::Result<Arc<ServerConfig>> {
     if let Some(chain) = &tls.chain {
         certificates.extend(self::certificates(chain, "certificate chain", "sslCertChainPath")?);
     }
-    let key = PrivateKeyDer::from_pem_file(&tls.key)
+    let key = std::fs::read_to_string(&tls.key).map_err(anyhow::Error::from);
+    let key = key
+        .and_then(|pem| Ok(key::read(&pem, tls.passphrase.as_ref())?))
         .with_context(|| format!("The private key in {} (sslKeyPath) cannot be read", tls.key.display()))?;
     let mut config =
         ServerConfig::builder().with_no_client_auth().with_single_cert(certificates, key).with_context(|| {

@@ -135,15 +135,6 @@ fn bytes_that_are_no_text() {
 }
 
 #[test]
-fn no_app() {
-    const ADD: &str = "there must be an app for browsers to connect to; add for example\n\n  \"clients\": [ { \
-                       \"appId\": \"my-app\", \"key\": \"my-app-key\" } ],\n\nwith the key that Laravel Echo is given \
-                       as \"key\".";
-    refused("{}", &format!("laravel-echo-server.json: \"clients\" is missing; {ADD}"));
-    refused("{\n \"clients\": [] }", &format!("laravel-echo-server.json, line 2: \"clients\" is empty; {ADD}"));
-}
-
-#[test]
 fn an_app_without_key() {
     refused(
         "{ \"clients\": [\n  { \"appId\": \"my-app\" } ] }",

@@ -297,17 +297,8 @@ fn config_of(redis: &Redis) -> config::Redis {
 }
 
 fn unix(path: &str) -> config::Redis {
-    config::Redis {
-        host: "127.0.0.1".to_owned(),
-        port: 6379,
-        path: Some(path.to_owned()),
-        // Pub/sub knows no databases, so one that does not exist is no trouble.
-        db: 4000,
-        username: None,
-        password: None,
-        tls: false,
-        key_prefix: None,
-    }
+    // Pub/sub knows no databases, so one that does not exist is no trouble.
+    config::Redis { path: Some(path.to_owned()), db: 4000, ..config::Redis::default() }
 }
 
 async fn publish(laravel: &mut MultiplexedConnection, channel: &str, payload: &str) -> usize {

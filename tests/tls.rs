@@ -12,31 +12,81 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+
+/// A server with a certificate of its own, and who trusts it.
+struct Tls {
+    server: Server,
+    connector: TlsConnector,
+    certificate: CertificateDer<'static>,
+    _dir: tempfile::TempDir,
+}
+
+impl Tls {
+    fn start() -> Self {
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (certificate, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+        std::fs::write(&certificate, certified.cert.pem()).unwrap();
+        std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+        let outbound = 32 * 1024 * 1024;
+        let server = Server::start(json!({
+            "protocol": "https", "sslCertPath": certificate, "sslKeyPath": key, "limits": {"outboundBytes": outbound},
+        }));
+        let server = server.trusting(certified.cert.der());
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::clone(certified.cert.der())).unwrap();
+        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let connector = TlsConnector::from(Arc::new(config));
+        Self { server, connector, certificate: certified.cert.der().clone(), _dir: dir }
+    }
+
+    async fn websocket(&self, path: &str) -> WebSocketStream<TlsStream<TcpStream>> {
+        let socket = TcpStream::connect(("127.0.0.1", self.server.port)).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let tls = self.connector.connect(name, socket).await.unwrap();
+        tokio_tungstenite::client_async(format!("wss://localhost{path}"), tls).await.unwrap().0
+    }
+}
+
+/// What the upgraded client says in one record with its upgrade is heard, and what came before is not lost.
+#[tokio::test]
+async fn a_socketio_session_goes_on_over_a_websocket_with_tls() {
+    let tls = Tls::start();
+    let certificate = reqwest::Certificate::from_der(&tls.certificate).unwrap();
+    let http = reqwest::Client::builder().tls_certs_only([certificate]).build().unwrap();
+    let url = format!("https://localhost:{}/socket.io/?EIO=4&transport=polling", tls.server.port);
+    let open = http.get(&url).send().await.unwrap().text().await.unwrap();
+    let open: serde_json::Value = serde_json::from_str(open.strip_prefix('0').unwrap()).unwrap();
+    let sid = open["sid"].as_str().unwrap();
+    let post = async |body: &'static str| http.post(format!("{url}&sid={sid}")).body(body).send().await.unwrap();
+    post("40\u{1e}42[\"subscribe\",{\"channel\":\"news\"}]").await;
+    let mut client = tls.websocket(&format!("/socket.io/?EIO=4&transport=websocket&sid={sid}")).await;
+    client.send(Message::text("2probe")).await.unwrap();
+    assert_eq!(client.next().await.unwrap().unwrap().to_text().unwrap(), "3probe");
+    tls.server.publish(json!({"name": "e", "channel": "news", "data": "1"})).await;
+    client.feed(Message::text("5")).await.unwrap();
+    client.feed(Message::text("2")).await.unwrap();
+    client.flush().await.unwrap();
+    let mut heard = Vec::new();
+    for _ in 0..3 {
+        heard.push(client.next().await.unwrap().unwrap().to_text().unwrap().to_owned());
+    }
+    assert!(heard[0].starts_with("40{"), "{heard:?}");
+    // A pong need not wait for events.
+    heard[1..].sort_unstable();
+    assert_eq!(heard[1..], ["3", r#"42["e","news",1]"#]);
+}
 
 #[tokio::test]
 async fn events_arrive_whole_and_in_order_over_tls() {
-    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let (certificate, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
-    std::fs::write(&certificate, certified.cert.pem()).unwrap();
-    std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
-    let outbound = 32 * 1024 * 1024;
-    let server = Server::start(json!({
-        "protocol": "https", "sslCertPath": certificate, "sslKeyPath": key, "limits": {"outboundBytes": outbound},
-    }));
-    let server = server.trusting(certified.cert.der());
-
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::clone(certified.cert.der())).unwrap();
-    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let socket = TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    let tls = TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap();
-    let url = format!("wss://localhost/app/{KEY}?protocol=7");
-    let (mut client, _) = tokio_tungstenite::client_async(url, tls).await.unwrap();
+    let tls = Tls::start();
+    let server = &tls.server;
+    let mut client = tls.websocket(&format!("/app/{KEY}?protocol=7")).await;
     assert!(client.next().await.unwrap().unwrap().to_text().unwrap().contains("connection_established"));
     let subscribe = json!({"event": "pusher:subscribe", "data": {"channel": "news"}});
     client.send(Message::text(subscribe.to_string())).await.unwrap();

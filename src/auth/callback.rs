@@ -18,10 +18,12 @@ impl Laravel {
     /// the browser is told. Public channels are nobody's to ask about; the caller knows.
     pub async fn ask(&self, question: &Question) -> Answer {
         debug_assert_ne!(question.channel.access(), Access::Public, "public channels are never asked about");
-        match self.try_ask(question).await {
+        let credentials = &question.credentials;
+        let laravel = self.of_page(credentials.origin.as_deref().or(credentials.referer.as_deref()));
+        match laravel.try_ask(question).await {
             Ok(answer) => answer,
             Err(no) => {
-                log_refusal(self, About::Channel(&question.channel), question.socket_id, &no);
+                log_refusal(&laravel, About::Channel(&question.channel), question.socket_id, &no);
                 Answer::No(no.refusal)
             }
         }
@@ -72,7 +74,7 @@ impl Laravel {
                 Some(left_out) => (403, left_out),
                 None => (401, self.no_credentials()),
             };
-            return Err(No { refusal: Refusal { status, error }, detail: "Laravel was not asked".to_owned() });
+            return Err(No { refusal: Refusal::new(status, error), detail: "Laravel was not asked".to_owned() });
         }
         if let Some(agent) = &handshake.user_agent {
             headers.entry(USER_AGENT).or_insert_with(|| agent.clone());

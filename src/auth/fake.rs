@@ -143,6 +143,7 @@ pub(crate) fn auth_of(host: &str) -> Auth {
     let _ = rustls::crypto::ring::default_provider().install_default();
     Auth {
         host: host.parse().unwrap(),
+        hosts: Vec::new(),
         endpoint: "/broadcasting/auth".to_owned(),
         allowed_origins: Vec::new(),
         timeout: Duration::from_secs(10),

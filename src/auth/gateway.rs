@@ -28,6 +28,8 @@ pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Answers `POST <authEndpoint>` and [`Auth::user_endpoint`].
 pub async fn gateway(laravel: &Laravel, apps: &[App], parts: &Parts, body: Bytes) -> Response<Bytes> {
     let page = Page::of(parts, laravel.auth());
+    let header = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
+    let laravel = &laravel.of_page(header(header::ORIGIN).or_else(|| header(header::REFERER)));
     let mut response = match page.refusal(parts) {
         Some(refusal) => refusal,
         None => match answer(laravel, apps, parts, &body, &page).await {

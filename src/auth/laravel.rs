@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use url::Url;
 
+use super::hosts;
 use crate::config::Auth;
 use crate::protocol::SocketId;
 use crate::protocol::channel::{self, ChannelName};
@@ -37,12 +38,19 @@ const IDLE: Duration = Duration::from_secs(4);
 /// Its connections belong to the runtime that opened them: ask on a runtime that lives as long
 /// as the server.
 #[derive(Clone)]
-pub struct Laravel(Arc<Inner>);
+pub struct Laravel {
+    inner: Arc<Inner>,
+    /// What is asked there.
+    urls: Arc<Urls>,
+}
+
+struct Urls {
+    channel: Url,
+    user: Url,
+}
 
 struct Inner {
     client: reqwest::Client,
-    url: Url,
-    user_url: Url,
     auth: Auth,
     turns: Semaphore,
     known_prefixes: KnownPrefixes,
@@ -73,6 +81,22 @@ pub enum CannotAsk {
     Client(#[source] reqwest::Error),
 }
 
+fn urls(host: &Url, auth: &Auth) -> Result<Urls, CannotAsk> {
+    let mut host = host.clone();
+    // A user in authHost would overwrite the client's own Authorization.
+    let _ = host.set_username("");
+    let _ = host.set_password(None);
+    let host = host.as_str().trim_end_matches('/').to_owned();
+    let url = |endpoint: &str| {
+        Url::parse(&format!("{host}{endpoint}")).map_err(|why| CannotAsk::Url {
+            host: host.clone(),
+            endpoint: endpoint.to_owned(),
+            why,
+        })
+    };
+    Ok(Urls { channel: url(&auth.endpoint)?, user: url(&auth.user_endpoint())? })
+}
+
 impl Laravel {
     /// Laravel at authHost.
     pub fn new(auth: &Auth, known_prefixes: KnownPrefixes) -> Result<Self, CannotAsk> {
@@ -80,19 +104,7 @@ impl Laravel {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             return Err(CannotAsk::NoCryptography);
         }
-        let mut host = auth.host.clone();
-        // A user in authHost would overwrite the client's own Authorization.
-        let _ = host.set_username("");
-        let _ = host.set_password(None);
-        let host = host.as_str().trim_end_matches('/').to_owned();
-        let url = |endpoint: &str| {
-            Url::parse(&format!("{host}{endpoint}")).map_err(|why| CannotAsk::Url {
-                host: host.clone(),
-                endpoint: endpoint.to_owned(),
-                why,
-            })
-        };
-        let (url, user_url) = (url(&auth.endpoint)?, url(&auth.user_endpoint())?);
+        let urls = Arc::new(urls(&auth.host, auth)?);
         let client = reqwest::Client::builder()
             // A 302 to /login would end in a 200 and let everybody in.
             .redirect(redirect::Policy::none())
@@ -103,27 +115,36 @@ impl Laravel {
             .build()
             .map_err(CannotAsk::Client)?;
         let turns = Semaphore::new(auth.concurrency.clamp(1, Semaphore::MAX_PERMITS));
-        Ok(Self(Arc::new(Inner { client, url, user_url, auth: auth.clone(), turns, known_prefixes })))
+        let inner = Arc::new(Inner { client, auth: auth.clone(), turns, known_prefixes });
+        Ok(Self { inner, urls })
+    }
+
+    /// The same, to ask the one of several hosts whose page it is.
+    pub(super) fn of_page(&self, page: Option<&str>) -> Self {
+        let host = page.and_then(|page| hosts::choose(&self.inner.auth, page));
+        // A host that makes no URL was none of the configuration's.
+        let urls = host.and_then(|host| urls(&host, &self.inner.auth).ok());
+        Self { inner: self.inner.clone(), urls: urls.map_or_else(|| self.urls.clone(), Arc::new) }
     }
 
     /// The settings it was made with.
     pub(super) fn auth(&self) -> &Auth {
-        &self.0.auth
+        &self.inner.auth
     }
 
     /// The URL that is asked. It holds no name and password; its query is not for logs.
     pub(super) fn url(&self, about: About<'_>) -> &Url {
         match about {
-            About::Channel(_) => &self.0.url,
-            About::User => &self.0.user_url,
+            About::Channel(_) => &self.urls.channel,
+            About::User => &self.urls.user,
         }
     }
 
     /// Asks, within all bounds.
     pub(super) async fn exchange(&self, inquiry: Inquiry<'_>) -> Result<Reply, Failure> {
-        let time = self.0.auth.timeout;
-        let Ok(Ok(_turn)) = timeout(time.saturating_mul(PATIENCE), self.0.turns.acquire()).await else {
-            return Err(Failure::Busy(self.0.auth.concurrency));
+        let time = self.inner.auth.timeout;
+        let Ok(Ok(_turn)) = timeout(time.saturating_mul(PATIENCE), self.inner.turns.acquire()).await else {
+            return Err(Failure::Busy(self.inner.auth.concurrency));
         };
         timeout(time, self.send(self.request(inquiry))).await.unwrap_or(Err(Failure::Timeout(time)))
     }
@@ -138,7 +159,7 @@ impl Laravel {
         let mut body = form_urlencoded::Serializer::new(String::new());
         body.extend_pairs(inquiry.fields).append_pair("socket_id", &inquiry.socket_id.to_string());
         if let About::Channel(channel) = inquiry.about {
-            let prefix = self.0.known_prefixes.get(&inquiry.socket_id.app_tag());
+            let prefix = self.inner.known_prefixes.get(&inquiry.socket_id.app_tag());
             let prefix = prefix.and_then(|known| known.borrow().clone());
             body.append_pair("channel_name", without_prefix(channel.as_str(), prefix.as_deref()));
         }
@@ -155,11 +176,11 @@ impl Laravel {
 
     async fn send(&self, request: reqwest::Request) -> Result<Reply, Failure> {
         let again = request.try_clone();
-        let response = match self.0.client.execute(request).await {
+        let response = match self.inner.client.execute(request).await {
             // A kept connection that Laravel's web server closes in this very moment fails
             // without an answer. Asking changes nothing at Laravel, so ask once more.
             Err(error) if error.is_request() && !error.is_connect() => match again {
-                Some(again) => self.0.client.execute(again).await,
+                Some(again) => self.inner.client.execute(again).await,
                 None => Err(error),
             },
             other => other,
@@ -173,7 +194,7 @@ impl Laravel {
 
 impl fmt::Debug for Laravel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Laravel at {}", &self.0.url[..url::Position::AfterPath])
+        write!(f, "Laravel at {}", &self.urls.channel[..url::Position::AfterPath])
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod fake;
 mod fields;
 pub mod gateway;
 pub(crate) mod headers;
+mod hosts;
 mod laravel;
 pub mod origin;
 mod reply;

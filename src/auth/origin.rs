@@ -8,6 +8,7 @@ use std::net::Ipv6Addr;
 
 use url::Host;
 
+use super::hosts;
 use crate::config::Auth;
 
 /// What an `Origin` is worth.
@@ -36,6 +37,9 @@ pub fn allowed(origin: &str, host: Option<&str>, auth: &Auth) -> OriginVerdict {
         return OriginVerdict::SameOrListed;
     }
     if is_page && auth.host.host().is_some_and(|host| same_or_both_loopback(&url_host(&host), &origin.host)) {
+        return OriginVerdict::SameOrListed;
+    }
+    if is_page && hosts::names(auth, &origin.host) {
         return OriginVerdict::SameOrListed;
     }
     if auth.allowed_origins.iter().any(|entry| matches_entry(entry, &origin)) {

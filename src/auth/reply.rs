@@ -37,13 +37,26 @@ pub(super) struct No {
 
 impl No {
     fn new(status: u16, error: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { refusal: Refusal { status, error: error.into() }, detail: detail.into() }
+        Self { refusal: Refusal::new(status, error), detail: detail.into() }
     }
 }
 
 /// What counts as a yes. Only a 200 whose body says so does: a login page, an empty answer or
 /// `false` may come with a 200, too.
 pub(super) fn judge(laravel: &Laravel, channel: &ChannelName, outcome: &Result<Reply, Failure>) -> Result<Yes, No> {
+    verdict(laravel, channel, outcome).map_err(|mut no| {
+        no.refusal.replied = match outcome {
+            // Our own refusal then, however it came.
+            Ok(reply) if reply.status == StatusCode::OK => None,
+            Ok(reply) => Some(reply.status.as_u16()),
+            Err(Failure::Busy(_)) => None,
+            Err(_) => Some(0),
+        };
+        no
+    })
+}
+
+fn verdict(laravel: &Laravel, channel: &ChannelName, outcome: &Result<Reply, Failure>) -> Result<Yes, No> {
     let reply = match outcome {
         Ok(reply) => reply,
         Err(failure) => return Err(no_answer(failure)),

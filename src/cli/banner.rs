@@ -30,17 +30,30 @@ fn write_banner(text: &mut String, config: &Config, address: SocketAddr) -> fmt:
     let taken: String = config.taken.iter().map(|taken| format!("; {taken}")).collect();
     writeln!(text, "   Settings  {}{taken}", config.path.display())?;
     for app in config.apps.iter().take(APPS_MAX) {
+        if app.id.is_empty() {
+            writeln!(text, "   App       none (\"clients\" is empty): only Socket.IO clients can connect")?;
+            continue;
+        }
         let prefix = app.key_prefix.as_ref().map(|prefix| format!("; events under the prefix {prefix:?} only"));
-        writeln!(text, "   App       {}, key {}; {}{}", app.id, app.key, secret(app), prefix.unwrap_or_default())?;
+        let webhooks = match app.webhooks.len() {
+            0 => String::new(),
+            1 => "; 1 webhook".to_owned(),
+            several => format!("; {several} webhooks"),
+        };
+        let (secret, prefix) = (secret(app), prefix.unwrap_or_default());
+        writeln!(text, "   App       {}, key {}; {secret}{prefix}{webhooks}", app.id, app.key)?;
     }
     if config.apps.len() > APPS_MAX {
         writeln!(text, "   App       and {} more", config.apps.len() - APPS_MAX)?;
     }
-    if config.redis_events {
+    if config.subscribers.redis {
         writeln!(text, "   Redis     {}", redis(&config.redis))?;
         write_prefix(text, config)?;
     } else {
-        writeln!(text, "   Redis     not listened to: without a file, LARAVEL_ECHO_SERVER_REDIS_HOST names it")?;
+        writeln!(
+            text,
+            "   Redis     not listened to (\"subscribers.redis\" is off; without a file, LARAVEL_ECHO_SERVER_REDIS_HOST names it)"
+        )?;
     }
     writeln!(text, "   Laravel   {}", config.auth.url())?;
     if config.proxy {
@@ -71,11 +84,7 @@ fn secret(app: &App) -> &'static str {
 }
 
 fn redis(redis: &Redis) -> String {
-    let place = match &redis.path {
-        Some(path) => path.clone(),
-        None if redis.host.contains(':') => format!("[{}]:{}", redis.host, redis.port),
-        None => format!("{}:{}", redis.host, redis.port),
-    };
+    let place = redis.to_string();
     let user = redis.username.as_ref().map(|name| format!(", user {name}")).unwrap_or_default();
     let password = if redis.password.is_some() { ", with a password" } else { "" };
     let tls = if redis.tls { ", TLS" } else { "" };

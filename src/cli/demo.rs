@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 
 use self::standin::{Libraries, Site};
 use super::start::set_up_log;
-use crate::config::{App, Auth, Config, Limits, Redis, Secret};
+use crate::config::{App, Auth, Config, KeyAuth, Limits, Redis, Secret, SocketIo, Subscribers};
 use crate::server::{self, Source};
 
 mod application;
@@ -100,9 +100,12 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
             secret_is_random: true,
             limits: Limits::default(),
             key_prefix: None,
+            subscription_count: false,
+            webhooks: Vec::new(),
         }],
         auth: Auth {
             host: url::Url::parse(&format!("http://{application}")).context("the stand-in's address")?,
+            hosts: Vec::new(),
             endpoint: "/broadcasting/auth".to_owned(),
             allowed_origins: Vec::new(),
             timeout: Duration::from_secs(10),
@@ -110,12 +113,17 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
             accept_any_200: false,
             reauthorize_after: None,
         },
+        key_auth: KeyAuth::default(),
         proxy: true,
         // Not asked: the events come out of the stand-in's queue.
-        redis: Redis::default(),
-        redis_events: false,
+        subscribers: Subscribers { http: true, redis: false },
+        api_cors: None,
+        presence_store: None,
         cluster: None,
+        redis: Redis::default(),
         dev_mode: false,
+        per_message_deflate: false,
+        socketio: SocketIo::default(),
         limits: Limits::default(),
         shards: std::thread::available_parallelism().map_or(1, usize::from),
         taken: Vec::new(),

@@ -6,19 +6,31 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::config;
+
 pub mod banner;
 pub mod bench;
+mod clients;
 pub mod demo;
+mod files;
+mod init;
+mod lock;
 pub mod start;
+mod stop;
 
 /// What stands after `laravel-echo-server`.
 #[derive(Debug, Parser)]
-#[command(name = "laravel-echo-server", version, about = "WebSocket broadcast server for Laravel, fed by Redis.")]
+#[command(
+    override_usage = "laravel-echo-server <command> [options]",
+    name = "laravel-echo-server",
+    version,
+    about = "WebSocket broadcast server for Laravel, fed by Redis."
+)]
 struct CommandLine {
     #[command(subcommand)]
     command: Option<Command>,
@@ -28,24 +40,66 @@ struct CommandLine {
 enum Command {
     /// Starts the server.
     Start(StartOptions),
+    /// Stops the server.
+    Stop(FileOptions),
+    /// Creates a custom config file.
+    #[command(visible_alias = "init")]
+    Configure(Box<init::Options>),
+    /// Register a client that can make api requests.
+    #[command(name = "client:add")]
+    ClientAdd {
+        /// Its appId [default: a random one].
+        id: Option<String>,
+        #[command(flatten)]
+        file: FileOptions,
+    },
+    /// Remove a registered client.
+    #[command(name = "client:remove")]
+    ClientRemove {
+        /// Its appId.
+        id: Option<String>,
+        #[command(flatten)]
+        file: FileOptions,
+    },
     /// Shows what it does: server, application and page in one process, without Redis and Laravel.
     Demo(DemoOptions),
     /// Measures a server of yours: connects, subscribes, publishes, and counts what arrives.
     Bench(Box<bench::Options>),
 }
 
-/// Options of `start`.
+/// Which config file is meant.
 #[derive(Args, Clone, Debug, Default, Eq, PartialEq)]
-pub struct StartOptions {
+pub struct FileOptions {
     /// The directory that the config file is in [default: the current one].
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// The config file to use; if absolute, --dir does not matter [default: laravel-echo-server.json].
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Run in dev mode: say more in the log, as "devMode" in the config file.
+}
+
+impl FileOptions {
+    /// The file's path.
+    pub fn path(&self) -> PathBuf {
+        let name = self.config.as_deref().unwrap_or(Path::new(config::FILE_NAME));
+        self.dir.as_deref().map_or_else(|| name.to_owned(), |dir| dir.join(name))
+    }
+}
+
+/// Options of `start`.
+#[derive(Args, Clone, Debug, Default, Eq, PartialEq)]
+pub struct StartOptions {
+    #[command(flatten)]
+    pub file: FileOptions,
+    /// If a server is already running, stop it.
     #[arg(long)]
+    pub force: bool,
+    /// Run in dev mode: say more in the log, as "devMode" in the config file.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t, value_name = "true|false", hide_possible_values = true, action = clap::ArgAction::Set)]
     pub dev: bool,
+    /// What the old command line took for `--dev=false`.
+    #[arg(long, hide = true)]
+    pub no_dev: bool,
 }
 
 /// Options of `demo`.
@@ -74,13 +128,18 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
         }
     };
+    let done = |result: anyhow::Result<()>| result.map(|()| ExitCode::SUCCESS);
     let result = match command {
-        Command::Start(options) => start::run(&options),
-        Command::Demo(DemoOptions { assets, port }) => demo::run(demo::Options { assets, port: Some(port) }),
-        Command::Bench(options) => bench::run(*options),
+        Command::Start(options) => done(start::run(&options)),
+        Command::Stop(options) => stop::run(&options),
+        Command::Configure(options) => done(init::run(&options)),
+        Command::ClientAdd { id, file } => done(clients::add(id.as_deref(), &file)),
+        Command::ClientRemove { id, file } => done(clients::remove(id.as_deref(), &file)),
+        Command::Demo(DemoOptions { assets, port }) => done(demo::run(demo::Options { assets, port: Some(port) })),
+        Command::Bench(options) => done(bench::run(*options)),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             say_on_stderr(format_args!("Error: {}", sentences(&error)));
             ExitCode::FAILURE
@@ -99,6 +158,11 @@ fn sentences(error: &anyhow::Error) -> String {
         }
     }
     if text.ends_with(['.', '!', '?', '}', '^', '"']) || text.contains('\n') { text } else { text + "." }
+}
+
+/// `println` panics when nobody listens; this does not.
+fn say(text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stdout().lock(), "{text}");
 }
 
 /// `eprintln` panics when nobody listens; this does not.
@@ -120,11 +184,25 @@ mod tests {
     #[test]
     fn options_are_understood() {
         let parse = |text: &str| CommandLine::try_parse_from(text.split(' ')).unwrap().command;
-        let Some(Command::Start(options)) = parse("x start --dir /srv --config=echo.json --dev") else {
-            panic!("not start")
+        let file = FileOptions { dir: Some("/srv".into()), config: Some("echo.json".into()) };
+        for (text, force, dev) in [
+            ("x start --dir /srv --config=echo.json --dev", false, true),
+            ("x start --dev=true --dir /srv --config echo.json --force", true, true),
+            ("x start --dev=false --dir /srv --config echo.json", false, false),
+            ("x start --dir=/srv --config=echo.json", false, false),
+        ] {
+            let Some(Command::Start(options)) = parse(text) else { panic!("not start") };
+            assert_eq!(options, StartOptions { file: file.clone(), force, dev, no_dev: false }, "{text}");
+        }
+        let Some(Command::Stop(options)) = parse("x stop --dir /srv --config=echo.json") else { panic!("not stop") };
+        assert_eq!((options.path(), options), ("/srv/echo.json".into(), file.clone()));
+        let Some(Command::ClientAdd { id, file: options }) = parse("x client:add app --dir /srv --config=echo.json")
+        else {
+            panic!("not client:add")
         };
-        let expected = StartOptions { dir: Some("/srv".into()), config: Some("echo.json".into()), dev: true };
-        assert_eq!(options, expected);
+        assert_eq!((id.as_deref(), options), (Some("app"), file));
+        assert!(matches!(parse("x init"), Some(Command::Configure(_))));
+        assert_eq!(FileOptions::default().path(), Path::new(config::FILE_NAME));
         let Some(Command::Demo(options)) = parse("x demo --assets node_modules --port 0") else { panic!("not demo") };
         assert_eq!(options, DemoOptions { assets: Some("node_modules".into()), port: 0 });
     }

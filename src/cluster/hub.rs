@@ -41,8 +41,8 @@ pub enum Effect {
     Publish { message: Vec<u8>, is_event: bool },
     /// Deliver another node's event.
     Event { app: AppIndex, channel: ChannelName, except: Option<String>, text: String },
-    /// What has changed among a node's users, in order.
-    Changed { node: NodeId, changes: Vec<Changed> },
+    /// What has changed among a node's users, in order; or all of them have gone with the node.
+    Changed { node: NodeId, changes: Vec<Changed>, is_gone: bool },
     /// End the user's connections.
     Terminate { app: AppIndex, user_id: Arc<str> },
     /// Count subscriptions, for [`Hub::counted`].
@@ -170,6 +170,11 @@ impl Hub {
     /// Whether all nodes that live are known as they are.
     pub fn is_settled(&self) -> bool {
         self.peers.values().all(|peer| peer.is_known || peer.is_leaving())
+    }
+
+    /// Whether it is for this node to say what only one shall say.
+    pub fn is_first(&self) -> bool {
+        self.live().all(|node| self.own < node)
     }
 
     fn is_alone(&self) -> bool {
@@ -370,7 +375,7 @@ impl Hub {
             Body::Changes(changes) => {
                 let Some(peer) = self.peers.get_mut(&node).filter(|peer| !peer.is_leaving()) else { return };
                 let changes = peer.held.apply(&changes);
-                out.push(Effect::Changed { node, changes });
+                out.push(Effect::Changed { node, changes, is_gone: false });
             }
             Body::Snapshot { bucket, is_first, is_last, members } => {
                 let Some(peer) = self.peers.get_mut(&node).filter(|peer| !peer.is_leaving()) else { return };
@@ -390,7 +395,7 @@ impl Hub {
                     peer.arriving = None;
                     peer.awaited &= !(1 << bucket);
                     peer.is_known |= peer.awaited == 0;
-                    out.push(Effect::Changed { node, changes });
+                    out.push(Effect::Changed { node, changes, is_gone: false });
                 }
             }
             Body::Want { node, buckets } if node == self.own => self.owed |= buckets,
@@ -451,7 +456,7 @@ impl Hub {
                     peer.held.len()
                 );
             }
-            out.push(Effect::Changed { node, changes: peer.held.into_gone() });
+            out.push(Effect::Changed { node, changes: peer.held.into_gone(), is_gone: true });
         }
     }
 

@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::bus::WAITING_BYTES_MAX;
-use crate::redis::{Backoff, Commands, Failure, Link, publish_command};
+use crate::redis::{Backoff, Failure, Link, Publishing, publish_command};
 
 /// So many bytes are handed to the connection at once.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -97,15 +97,15 @@ async fn keep_publishing(
     let mut backoff = Backoff::new(link.timing());
     let mut said: Option<String> = None;
     loop {
-        let failure = match link.commands().await {
+        let failure = match link.publishing().await {
             Err(failure) => failure,
-            Ok(mut commands) => {
+            Ok(mut redis) => {
                 let since = Instant::now();
                 if said.take().is_some() {
                     tracing::info!("Other nodes can be told of events and members again");
                 }
                 state.send_replace(State::Up);
-                let outcome = publish(&mut commands, &channel, &mut queue, &waiting).await;
+                let outcome = publish(&mut redis, &channel, &mut queue, &waiting).await;
                 state.send_replace(State::Away);
                 backoff.connection_lasted(since.elapsed());
                 match outcome {
@@ -129,7 +129,7 @@ async fn keep_publishing(
 
 /// Until the connection fails, or nobody is left to say anything.
 async fn publish(
-    commands: &mut Commands,
+    redis: &mut Publishing,
     channel: &str,
     queue: &mut mpsc::UnboundedReceiver<Out>,
     waiting: &Waiting,
@@ -148,7 +148,7 @@ async fn publish(
                 Some(out) => Some(out),
                 None => return Ok(()),
             },
-            done = commands.turn(&mut unsent) => {
+            done = redis.turn(&mut unsent) => {
                 done?;
                 None
             }
@@ -157,7 +157,7 @@ async fn publish(
             match taken(out, waiting) {
                 Out::Message(message) => {
                     publish_command(channel, &message, &mut unsent);
-                    commands.sent(1);
+                    redis.sent(1);
                 }
                 Out::Mark(mark) => marks.push(mark),
             }

@@ -5,12 +5,12 @@
 //! with their ports say where Laravel looks for the server, not what the server shall listen on: here they
 //! only serve to notice that the two do not meet.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::error::ConfigError;
 use super::file::{Variables, name_in_a_path};
-use super::json::Setting;
-use super::{App, Config, Limits, Secret, Tls};
+use super::json::{Document, Setting};
+use super::{App, Config, Limits, Secret, Tls, Webhook, webhook};
 
 /// The variables of one kind of server.
 struct Family {
@@ -88,7 +88,7 @@ impl<'a> Environment<'a> {
     }
 
     /// The app, where the file has no `clients`.
-    pub(super) fn app(&mut self, limits: &Limits) -> Result<Option<App>, ConfigError> {
+    pub(super) fn app(&mut self, limits: &Limits, warnings: &mut Vec<String>) -> Result<Option<App>, ConfigError> {
         let Some(family) = self.family() else { return Ok(None) };
         let read = |name, key| self.get(name).map(|value| Setting::variable(name, value, key));
         let Some(key) = read(family.key, "clients[].key") else { return Ok(None) };
@@ -106,7 +106,21 @@ impl<'a> Environment<'a> {
         let secret_is_random = secret.is_none();
         let secret = secret.map_or_else(Secret::random, |secret| Ok(Secret::new(secret)));
         let secret = secret.map_err(ConfigError::NoRandomNumbers)?;
-        Ok(Some(App { id, key, secret, secret_is_random, limits: limits.clone(), key_prefix: None }))
+        let webhooks = if family.id == SOKETI.id { self.webhooks(warnings)? } else { Vec::new() };
+        let limits = limits.clone();
+        let (key_prefix, subscription_count) = (None, false);
+        Ok(Some(App { id, key, secret, secret_is_random, limits, key_prefix, subscription_count, webhooks }))
+    }
+
+    /// soketi's webhooks: the list of the file, as JSON.
+    fn webhooks(&mut self, warnings: &mut Vec<String>) -> Result<Vec<Webhook>, ConfigError> {
+        const NAME: &str = "SOKETI_DEFAULT_APP_WEBHOOKS";
+        let Some(text) = self.get(NAME) else { return Ok(Vec::new()) };
+        let document = Document::parse(Path::new(NAME), &text)?;
+        self.taken.push(format!("webhooks from {NAME}"));
+        let mut list = document.root();
+        list.key = "clients[0].webhooks".to_owned();
+        webhook::read(&list, warnings)
     }
 
     /// The secret of an app that the file names without one.
@@ -149,7 +163,12 @@ impl<'a> Environment<'a> {
     pub(super) fn tls(&mut self) -> Option<Tls> {
         let (certificate, key) = (self.get("SOKETI_SSL_CERT")?, self.get("SOKETI_SSL_KEY")?);
         self.taken.push("certificate from SOKETI_SSL_CERT, SOKETI_SSL_KEY".to_owned());
-        Some(Tls { certificate: PathBuf::from(certificate), key: PathBuf::from(key), chain: None })
+        Some(Tls {
+            certificate: PathBuf::from(certificate),
+            key: PathBuf::from(key),
+            passphrase: self.get("SOKETI_SSL_PASS").map(Secret::new),
+            chain: None,
+        })
     }
 
     /// Whether Laravel looks for the server where it will be. Only said of this machine: elsewhere a
@@ -182,7 +201,6 @@ impl<'a> Environment<'a> {
 mod tests {
     use super::super::tests::read_with;
     use super::*;
-    use std::path::Path;
 
     const REVERB_APP: [(&str, &str); 3] =
         [("REVERB_APP_ID", "r-id"), ("REVERB_APP_KEY", "r-key"), ("REVERB_APP_SECRET", "r-secret")];
@@ -213,7 +231,7 @@ mod tests {
         let config =
             without_file(&[&REVERB_APP, &[("REVERB_HOST", "ws.example.com"), ("REVERB_PORT", "443")]]).unwrap();
         assert_eq!(app(&config), ["r-id", "r-key", "r-secret"]);
-        assert_eq!((config.host.as_deref(), config.port, config.redis_events), (None, 8080, false));
+        assert_eq!((config.host.as_deref(), config.port, config.subscribers.redis), (None, 8080, false));
         assert_eq!(config.path, Path::new("the environment"));
         let app = "app from REVERB_APP_ID, REVERB_APP_KEY, REVERB_APP_SECRET";
         assert_eq!(config.taken, [app, "port 8080, the usual one for REVERB_APP_KEY"]);
@@ -248,6 +266,18 @@ mod tests {
         let config = without_file(&[&SOKETI_APP, &own, &tls]).unwrap();
         assert_eq!((config.host.as_deref(), config.port, config.dev_mode), (Some("::1"), 7001, true));
         assert_eq!(config.tls.unwrap().certificate, Path::new("/c.pem"));
+        assert!(config.apps[0].webhooks.is_empty());
+    }
+
+    #[test]
+    fn webhooks_of_soketi() {
+        let list = r#"[{"url": "http://h/x", "event_types": ["channel_occupied"]}]"#;
+        let config = without_file(&[&SOKETI_APP, &[("SOKETI_DEFAULT_APP_WEBHOOKS", list)]]).unwrap();
+        assert_eq!(config.apps[0].webhooks[0].place(), "http://h/x");
+        assert!(config.taken.contains(&"webhooks from SOKETI_DEFAULT_APP_WEBHOOKS".to_owned()));
+        assert_eq!(config.warnings, [""; 0]);
+        let error = without_file(&[&SOKETI_APP, &[("SOKETI_DEFAULT_APP_WEBHOOKS", r#"[{"url": "h"}]"#)]]).unwrap_err();
+        assert!(error.contains("SOKETI_DEFAULT_APP_WEBHOOKS") && error.contains("webhooks[0].url"), "{error}");
     }
 
     #[test]
@@ -270,7 +300,7 @@ mod tests {
         let text = r#"{ "clients": [ { "appId": "a", "key": "r-key" }, { "appId": "b", "key": "k" } ], "port": 1 }"#;
         let variables = [&REVERB_APP[..], &[("REVERB_SERVER_PORT", "2"), ("SOKETI_HOST", "::1")]].concat();
         let config = read_with(text, &variables).unwrap();
-        assert_eq!((config.host.as_deref(), config.port, config.redis_events), (Some("::1"), 1, true));
+        assert_eq!((config.host.as_deref(), config.port, config.subscribers.redis), (Some("::1"), 1, true));
         // The app's secret stands in the environment of both sides: better than one made at random.
         assert_eq!((config.apps[0].id.as_str(), config.apps[0].secret.expose()), ("a", "r-secret"));
         assert!(config.apps[1].secret_is_random);
@@ -284,7 +314,7 @@ mod tests {
     fn redis_is_listened_to_without_a_file_if_it_is_named() {
         let named = [("LARAVEL_ECHO_SERVER_REDIS_HOST", "r.test")];
         let config = without_file(&[&REVERB_APP, &named]).unwrap();
-        assert_eq!((config.redis_events, config.redis.host.as_str()), (true, "r.test"));
+        assert_eq!((config.subscribers.redis, config.redis.host.as_str()), (true, "r.test"));
     }
 
     #[test]

@@ -10,14 +10,14 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::environment::Environment;
 use super::error::ConfigError;
 use super::json::{Document, Setting};
-use super::known::warn_of_unknown;
-use super::{App, Auth, Cluster, Config, Limits, Redis, Secret, Tls, redis};
+use super::known::{warn_of_placeholders, warn_of_unknown};
+use super::{App, Auth, Cluster, Config, KeyAuth, Limits, Redis, Secret, SocketIo, old, redis, socketio, webhook};
 use crate::protocol::app_tag;
 use crate::protocol::channel::NAME_BYTES_MAX;
 
@@ -61,9 +61,9 @@ impl Config {
         let mut config = read(path, &document.root(), variables)?;
         let is_set = |name| variables(name).is_some_and(|value| !value.is_empty());
         // Their events come over HTTP; a Redis that nobody named would only be missed in the log.
-        config.redis_events =
+        config.subscribers.redis =
             ["LARAVEL_ECHO_SERVER_REDIS_HOST", "LARAVEL_ECHO_SERVER_REDIS_PORT"].iter().any(|name| is_set(*name));
-        config.cluster = config.cluster.filter(|_| config.redis_events);
+        config.cluster = config.cluster.filter(|_| config.subscribers.redis);
         Ok(config)
     }
 
@@ -94,33 +94,50 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
     let mut warnings = Vec::new();
     let members = root.object()?;
     warn_of_unknown(&members, &mut warnings);
+    warn_of_placeholders(&members, &mut warnings);
     let file = |name: &str| member(&members, name);
     let variable = |name: &'static str, key: &str| {
         variables(name).filter(|value| !value.is_empty()).map(|value| Setting::variable(name, value, key))
     };
-    refuse_or_warn_of_what_is_not_done(&members, &mut warnings)?;
+    old::warn_of_what_is_not_done(&members, &mut warnings)?;
     let mut environment = Environment::new(variables);
 
     let auth_host = variable("LARAVEL_ECHO_SERVER_AUTH_HOST", "authHost").or(file("authHost"));
     let host = variable("LARAVEL_ECHO_SERVER_HOST", "host").or(file("host")).or_else(|| environment.host());
     let port = variable("LARAVEL_ECHO_SERVER_PORT", "port").or(file("port")).or_else(|| environment.port());
     let dev_mode = variable("LARAVEL_ECHO_SERVER_DEBUG", "devMode").or(file("devMode"));
+    let tls = old::TlsKeys {
+        protocol: variable("LARAVEL_ECHO_SERVER_PROTO", "protocol").or(file("protocol")),
+        certificate: variable("LARAVEL_ECHO_SERVER_SSL_CERT", "sslCertPath").or(file("sslCertPath")),
+        key: variable("LARAVEL_ECHO_SERVER_SSL_KEY", "sslKeyPath").or(file("sslKeyPath")),
+        chain: variable("LARAVEL_ECHO_SERVER_SSL_CHAIN", "sslCertChainPath").or(file("sslCertChainPath")),
+        passphrase: variable("LARAVEL_ECHO_SERVER_SSL_PASS", "sslPassphrase").or(file("sslPassphrase")),
+    };
 
-    let mut redis = read_database(file("databaseConfig"), &mut warnings)?;
+    let (mut redis, presence_store) = old::read_database(file("database"), file("databaseConfig"), &mut warnings)?;
     if let Some(host) = variable("LARAVEL_ECHO_SERVER_REDIS_HOST", "databaseConfig.redis.host") {
         redis.host = redis::host(&host)?;
     }
     if let Some(port) = variable("LARAVEL_ECHO_SERVER_REDIS_PORT", "databaseConfig.redis.port") {
         redis.port = redis::port(&port)?;
     }
+    if let Some(user) = variable("LARAVEL_ECHO_SERVER_REDIS_USERNAME", "databaseConfig.redis.username") {
+        redis.username = redis::user(&user)?;
+    }
     if let Some(password) = variable("LARAVEL_ECHO_SERVER_REDIS_PASSWORD", "databaseConfig.redis.password") {
         redis.password = redis::password(&password)?;
+    }
+    if let Some(db) = variable("LARAVEL_ECHO_SERVER_REDIS_DB", "databaseConfig.redis.db") {
+        redis.db = redis::db(&db)?;
+    }
+    if let Some(prefix) = variable("LARAVEL_ECHO_SERVER_REDIS_PREFIX", "databaseConfig.redis.keyPrefix") {
+        redis.key_prefix = Some(prefix.text()?);
     }
 
     let limits = Limits::default();
     let limits = file("limits").map_or_else(|| Ok(limits.clone()), |own| read_limits(&own, &limits, &mut warnings))?;
-    let clients = file("clients");
-    let apps = match if clients.is_none() { environment.app(&limits)? } else { None } {
+    let clients = file("clients").filter(|clients| !clients.is_list() || clients.has_members());
+    let apps = match if clients.is_none() { environment.app(&limits, &mut warnings)? } else { None } {
         Some(app) => vec![app],
         None => read_apps(root, clients, &limits, &mut environment, &mut warnings)?,
     };
@@ -137,10 +154,11 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
 
     let default_port =
         if members.is_empty() && port.is_none() { environment.default_port() } else { None }.unwrap_or(6001);
-    let tls = match read_tls(&members, &mut warnings)? {
-        None if file("protocol").is_none() => environment.tls(),
+    let tls = match tls.read(&mut warnings)? {
+        None if tls.protocol.is_none() => environment.tls(),
         tls => tls,
     };
+    let (host_for_all, hosts) = old::read_auth_hosts(auth_host)?;
     let cluster = read_cluster(file("cluster"), &redis, &mut warnings)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut config = Config {
@@ -150,7 +168,8 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         tls,
         apps,
         auth: Auth {
-            host: auth_base(auth_host, &mut warnings)?,
+            host: host_for_all,
+            hosts,
             endpoint: file("authEndpoint")
                 .map_or_else(|| Ok("/broadcasting/auth".to_owned()), |endpoint| auth_path(&endpoint, &mut warnings))?,
             allowed_origins: file("allowedOrigins").map_or_else(|| Ok(Vec::new()), |origins| read_origins(&origins))?,
@@ -162,11 +181,16 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
             },
             accept_any_200: file("authAcceptAny200").is_some_and(|flag| flag.flag(&mut warnings)),
         },
+        key_auth: file("httpApiKeyAuth").map_or(Ok(KeyAuth::default()), |from| key_auth(&from, &mut warnings))?,
         proxy: file("proxy").is_some_and(|flag| flag.flag(&mut warnings)),
         redis,
-        redis_events: true,
+        subscribers: old::read_subscribers(file("subscribers"), &mut warnings)?,
+        api_cors: old::read_api_cors(file("apiOriginAllow"), &mut warnings)?,
+        presence_store,
         cluster,
         dev_mode: dev_mode.map_or_else(|| environment.dev_mode(), |flag| flag.flag(&mut warnings)),
+        per_message_deflate: file("perMessageDeflate").is_some_and(|flag| flag.flag(&mut warnings)),
+        socketio: file("socketio").map_or_else(|| Ok(SocketIo::default()), |it| socketio::read(&it, &mut warnings))?,
         limits,
         shards: number(&file("shards"), cores as u64, 1..=1024, "of threads")? as usize,
         taken: Vec::new(),
@@ -177,80 +201,8 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
     Ok(config)
 }
 
-fn member<'a>(members: &[(String, Setting<'a>)], name: &str) -> Option<Setting<'a>> {
+pub(super) fn member<'a>(members: &[(String, Setting<'a>)], name: &str) -> Option<Setting<'a>> {
     members.iter().find(|(member, _)| member == name).map(|(_, setting)| setting.clone())
-}
-
-fn read_tls(members: &[(String, Setting<'_>)], warnings: &mut Vec<String>) -> Result<Option<Tls>, ConfigError> {
-    let Some(protocol) = member(members, "protocol") else { return Ok(None) };
-    match protocol.text()?.as_str() {
-        "http" | "" => return Ok(None),
-        "https" => {}
-        _ => {
-            warnings.push(protocol.odd("this server speaks http and https, and takes it for http"));
-            return Ok(None);
-        }
-    }
-    let path = |name: &str| match member(members, name) {
-        Some(setting) => Ok(Some(setting.text()?).filter(|text| !text.is_empty()).map(PathBuf::from)),
-        None => Ok(None),
-    };
-    let needed = |name: &str| {
-        path(name)?.ok_or_else(|| {
-            let what = format!("is \"https\", which needs a PEM file, as \"{name}\": \"/etc/ssl/echo.pem\"");
-            protocol.error(what)
-        })
-    };
-    if let Some(passphrase) = member(members, "sslPassphrase").filter(|setting| setting.is_truthy()) {
-        let what =
-            "is set, but keys with a passphrase are not read yet; remove it from the key with: openssl pkey -in KEY";
-        return Err(passphrase.error(what));
-    }
-    Ok(Some(Tls { certificate: needed("sslCertPath")?, key: needed("sslKeyPath")?, chain: path("sslCertChainPath")? }))
-}
-
-/// Keys of the old server that ask for what this version does not do.
-fn refuse_or_warn_of_what_is_not_done(
-    members: &[(String, Setting<'_>)],
-    warnings: &mut Vec<String>,
-) -> Result<(), ConfigError> {
-    if let Some(subscribers) = member(members, "subscribers").filter(Setting::is_object) {
-        let inner = subscribers.object()?;
-        warn_of_unknown(&inner, warnings);
-        // What is absent was off: the old server did not fill in single members.
-        if !member(&inner, "redis").is_some_and(|redis| redis.is_truthy()) {
-            warnings.push(subscribers.warning("switches Redis off, which is not acted on yet: Redis is listened to"));
-        }
-        if !member(&inner, "http").is_some_and(|http| http.is_truthy()) {
-            let what = "switches the HTTP API off, which is not acted on yet: signed requests are taken";
-            warnings.push(subscribers.warning(what));
-        }
-    }
-    if let Some(socketio) = member(members, "socketio").filter(Setting::has_members) {
-        warnings.push(socketio.warning("is not acted on yet: Socket.IO clients are not served, Pusher clients are"));
-    }
-    if let Some(allow) = member(members, "apiOriginAllow").filter(Setting::is_object) {
-        let inner = allow.object()?;
-        warn_of_unknown(&inner, warnings);
-        if let Some(cors) = member(&inner, "allowCors").filter(Setting::is_truthy) {
-            let what = "is not acted on yet; origins that may use this server go to \"allowedOrigins\"";
-            warnings.push(cors.warning(what));
-        }
-    }
-    if let Some(headers) = member(members, "headers").filter(Setting::has_members) {
-        warnings.push(headers.warning("is not acted on yet: the headers are not sent"));
-    }
-    Ok(())
-}
-
-fn read_database(setting: Option<Setting<'_>>, warnings: &mut Vec<String>) -> Result<Redis, ConfigError> {
-    let Some(setting) = setting else { return Ok(Redis::default()) };
-    let members = setting.object()?;
-    warn_of_unknown(&members, warnings);
-    if let Some(publish) = member(&members, "publishPresence").filter(|publish| publish.flag(&mut Vec::new())) {
-        warnings.push(publish.warning("is not acted on yet: presence lists are not published"));
-    }
-    member(&members, "redis").map_or_else(|| Ok(Redis::default()), |redis| redis::read(&redis, warnings))
 }
 
 /// `cluster`: an object, or `false`.
@@ -313,16 +265,27 @@ fn read_apps(
     environment: &mut Environment<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<App>, ConfigError> {
-    const ADD: &str = "there must be an app for browsers to connect to; add for example\n\n  \
-                       \"clients\": [ { \"appId\": \"my-app\", \"key\": \"my-app-key\" } ],\n\n\
+    const ADD: &str = "so only Socket.IO clients can connect; for pusher-js add for example \
+                       \"clients\": [ { \"appId\": \"my-app\", \"key\": \"my-app-key\" } ], \
                        with the key that Laravel Echo is given as \"key\"";
     let Some(clients) = clients else {
-        return Err(root.error(format_args!("\"clients\" is missing; {ADD}")));
+        // As the old wizard left it: Socket.IO clients name no app, so one without a name is theirs.
+        warnings.push(root.warning(format_args!("there is no app in \"clients\", {ADD}")));
+        let random = || Secret::random().map_err(ConfigError::NoRandomNumbers);
+        let (key, secret) = (random()?.expose().to_owned(), random()?);
+        let app = App {
+            id: String::new(),
+            key,
+            secret,
+            secret_is_random: true,
+            limits: limits.clone(),
+            key_prefix: None,
+            subscription_count: false,
+            webhooks: Vec::new(),
+        };
+        return Ok(vec![app]);
     };
     let clients_list = clients.list()?;
-    if clients_list.is_empty() {
-        return Err(clients.error(format_args!("is empty; {ADD}")));
-    }
     let mut apps = Vec::with_capacity(clients_list.len());
     let mut keys = HashMap::new();
     let mut ids = HashMap::new();
@@ -362,7 +325,20 @@ fn read_apps(
             None => limits.clone(),
         };
         let key_prefix = member(&members, "keyPrefix").map(|prefix| prefix.text()).transpose()?;
-        apps.push(App { id, key, secret, secret_is_random, limits, key_prefix });
+        let subscription_count = member(&members, "subscriptionCount").is_some_and(|flag| flag.flag(warnings));
+        let webhooks = member(&members, "webhooks").map(|list| webhook::read(&list, warnings)).transpose()?;
+        let app = App {
+            id,
+            key,
+            secret,
+            secret_is_random,
+            limits,
+            key_prefix,
+            subscription_count,
+            webhooks: webhooks.unwrap_or_default(),
+        };
+        warnings.extend(webhook::warning(&app));
+        apps.push(app);
     }
     Ok(apps)
 }
@@ -377,23 +353,10 @@ pub(super) fn name_in_a_path(setting: &Setting<'_>) -> Result<String, ConfigErro
     Ok(name)
 }
 
-/// `authHost`; empty is absent. The path, if any, loses its last slash: the endpoint begins with one.
-fn auth_base(setting: Option<Setting<'_>>, warnings: &mut Vec<String>) -> Result<url::Url, ConfigError> {
+/// One URL of `authHost`. The path, if any, loses its last slash: the endpoint begins with one.
+pub(super) fn auth_base(setting: &Setting<'_>) -> Result<url::Url, ConfigError> {
     const MUST: &str = "must be the base URL of the Laravel application, as \"http://localhost:8000\"";
-    let setting = match setting {
-        Some(list) if list.is_list() => {
-            let hosts = list.list()?;
-            if hosts.len() > 1 {
-                warnings.push(list.warning("names several hosts; only the first is asked in this version"));
-            }
-            hosts.into_iter().next()
-        }
-        other => other,
-    };
-    let text = setting.as_ref().map_or_else(|| Ok(String::new()), Setting::text)?;
-    let Some(setting) = setting.filter(|_| !text.trim().is_empty()) else {
-        return Ok(url::Url::parse("http://localhost").unwrap_or_else(|_| unreachable!("a constant, and a URL")));
-    };
+    let text = setting.text()?;
     if !text.contains("://") {
         return Err(setting.wrong("must begin with http:// or https://, as \"http://localhost:8000\""));
     }
@@ -422,6 +385,21 @@ fn auth_path(setting: &Setting<'_>, warnings: &mut Vec<String>) -> Result<String
     }
     warnings.push(setting.odd(format_args!("it should begin with a slash and is taken as \"/{path}\"")));
     Ok(format!("/{path}"))
+}
+
+/// `httpApiKeyAuth`.
+fn key_auth(setting: &Setting<'_>, warnings: &mut Vec<String>) -> Result<KeyAuth, ConfigError> {
+    match setting.text()?.as_str() {
+        "loopback" => Ok(KeyAuth::Loopback),
+        "off" => Ok(KeyAuth::Off),
+        "anywhere" => {
+            let what =
+                "lets everybody who can reach this port publish and list members: the key stands in every browser";
+            warnings.push(setting.warning(what));
+            Ok(KeyAuth::Anywhere)
+        }
+        _ => Err(setting.wrong("must be \"loopback\", \"anywhere\" or \"off\"")),
+    }
 }
 
 /// `allowedOrigins`: a list, or one as a text. In lower case, without a slash at the end.

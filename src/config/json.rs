@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 
 use serde_json::value::RawValue;
@@ -216,11 +216,17 @@ impl<'a> Setting<'a> {
         }
     }
 
-    fn line(&self) -> usize {
-        let Source::File { document, json } = &self.source else { return 1 };
+    /// The bytes of the document's text that it is.
+    pub(super) fn span(&self) -> Range<usize> {
+        let Source::File { document, json } = &self.source else { return 0..0 };
         // `json` is a slice of the document's text; the difference of the addresses is its offset.
         let offset = (json.as_ptr() as usize).saturating_sub(document.text.as_ptr() as usize);
-        let before = document.text.as_bytes().iter().take(offset);
+        offset..offset + json.len()
+    }
+
+    fn line(&self) -> usize {
+        let Source::File { document, .. } = &self.source else { return 1 };
+        let before = document.text.as_bytes().iter().take(self.span().start);
         before.filter(|byte| **byte == b'\n').count() + 1
     }
 }

@@ -5,6 +5,11 @@ use super::json::Setting;
 /// Keys that do something. `[]` stands for any element of a list.
 const USED: &[&str] = &[
     "allowedOrigins",
+    "apiOriginAllow",
+    "apiOriginAllow.allowCors",
+    "apiOriginAllow.allowHeaders",
+    "apiOriginAllow.allowMethods",
+    "apiOriginAllow.allowOrigin",
     "authAcceptAny200",
     "authConcurrency",
     "authEndpoint",
@@ -16,21 +21,48 @@ const USED: &[&str] = &[
     "clients[].keyPrefix",
     "clients[].limits",
     "clients[].secret",
+    "clients[].subscriptionCount",
+    "clients[].webhooks",
+    "clients[].webhooks[].channelNameEndsWith",
+    "clients[].webhooks[].channelNameStartsWith",
+    "clients[].webhooks[].event_types",
+    "clients[].webhooks[].events",
+    "clients[].webhooks[].filter",
+    "clients[].webhooks[].filter.channel_name_ends_with",
+    "clients[].webhooks[].filter.channel_name_starts_with",
+    "clients[].webhooks[].headers",
+    "clients[].webhooks[].url",
     "cluster",
     "cluster.name",
     "cluster.presenceGraceSeconds",
+    "database",
     "databaseConfig",
+    "databaseConfig.publishPresence",
     "databaseConfig.redis",
+    "databaseConfig.redis.cluster",
+    "databaseConfig.redis.connectTimeout",
     "databaseConfig.redis.db",
+    "databaseConfig.redis.enableTLSForSentinelMode",
+    "databaseConfig.redis.family",
     "databaseConfig.redis.host",
     "databaseConfig.redis.keyPrefix",
+    "databaseConfig.redis.name",
     "databaseConfig.redis.password",
     "databaseConfig.redis.path",
     "databaseConfig.redis.port",
+    "databaseConfig.redis.sentinelPassword",
+    "databaseConfig.redis.sentinelTLS",
+    "databaseConfig.redis.sentinelUsername",
+    "databaseConfig.redis.sentinels",
     "databaseConfig.redis.tls",
+    "databaseConfig.redis.tls.ca",
+    "databaseConfig.redis.tls.rejectUnauthorized",
+    "databaseConfig.redis.tls.servername",
+    "databaseConfig.redis.url",
     "databaseConfig.redis.username",
     "devMode",
     "host",
+    "httpApiKeyAuth",
     "limits",
     "limits.activityTimeout",
     "limits.cacheBytes",
@@ -52,40 +84,41 @@ const USED: &[&str] = &[
     "limits.subscriptionsPerConnection",
     "limits.timestampWindow",
     "limits.userAuthenticationTimeout",
+    "perMessageDeflate",
     "port",
     "protocol",
     "proxy",
     "reauthorizeMinutes",
     "shards",
+    "socketio",
+    "socketio.allowUpgrades",
+    "socketio.origins",
+    "socketio.path",
+    "socketio.pingInterval",
+    "socketio.pingTimeout",
+    "socketio.transports",
     "sslCertChainPath",
     "sslCertPath",
     "sslKeyPath",
+    "sslPassphrase",
+    "subscribers",
+    "subscribers.http",
+    "subscribers.redis",
 ];
 
 /// Keys of the old server, of its earlier versions and of ioredis: accepted without a word here.
 /// Where one of them asks for something that is not done, `file` and `redis` say so.
 const OLD: &[&str] = &[
-    "apiOriginAllow",
-    "apiOriginAllow.allowCors",
-    "apiOriginAllow.allowHeaders",
-    "apiOriginAllow.allowMethods",
-    "apiOriginAllow.allowOrigin",
     "appKey",
-    "database",
-    "databaseConfig.publishPresence",
     "databaseConfig.redis.autoResendUnfulfilledCommands",
     "databaseConfig.redis.autoResubscribe",
     "databaseConfig.redis.commandTimeout",
-    "databaseConfig.redis.connectTimeout",
     "databaseConfig.redis.connectionName",
     "databaseConfig.redis.enableOfflineQueue",
     "databaseConfig.redis.enableReadyCheck",
-    "databaseConfig.redis.enableTLSForSentinelMode",
-    "databaseConfig.redis.family",
     "databaseConfig.redis.keepAlive",
     "databaseConfig.redis.lazyConnect",
     "databaseConfig.redis.maxRetriesPerRequest",
-    "databaseConfig.redis.name",
     "databaseConfig.redis.natMap",
     "databaseConfig.redis.noDelay",
     "databaseConfig.redis.options",
@@ -95,21 +128,21 @@ const OLD: &[&str] = &[
     "databaseConfig.redis.retryStrategy",
     "databaseConfig.redis.role",
     "databaseConfig.redis.scheme",
-    "databaseConfig.redis.sentinelPassword",
-    "databaseConfig.redis.sentinelTLS",
-    "databaseConfig.redis.sentinelUsername",
-    "databaseConfig.redis.sentinels",
-    "databaseConfig.redis.url",
     "databaseConfig.sqlite",
     "databaseConfig.sqlite.databasePath",
     "headers",
     "referrers",
     "secureOptions",
-    "socketio",
-    "sslPassphrase",
-    "subscribers",
-    "subscribers.http",
-    "subscribers.redis",
+    "socketio.cookie",
+    "socketio.cookieHttpOnly",
+    "socketio.cookiePath",
+    "socketio.destroyUpgradeTimeout",
+    "socketio.httpCompression",
+    "socketio.maxHttpBufferSize",
+    "socketio.perMessageDeflate",
+    "socketio.serveClient",
+    "socketio.upgradeTimeout",
+    "socketio.wsEngine",
     "verifyAuthPath",
     "verifyAuthServer",
 ];
@@ -129,6 +162,21 @@ pub(super) fn warn_of_unknown(members: &[(String, Setting<'_>)], warnings: &mut 
             None => ".".to_owned(),
         };
         warnings.push(format!("{} is not a known key and is ignored{hint}", setting.place()));
+    }
+}
+
+/// A warning for each value that looks as if a variable's should stand there. Files of containers have
+/// such, to be filled in by another program before the server starts.
+pub(super) fn warn_of_placeholders(members: &[(String, Setting<'_>)], warnings: &mut Vec<String>) {
+    for (_, setting) in members {
+        let text = setting.text().unwrap_or_default();
+        let is_placeholder = text.starts_with("${") && text.ends_with('}');
+        if is_placeholder {
+            warnings.push(setting.odd(
+                "in this file that is taken as it stands. Variables count where a LARAVEL_ECHO_SERVER_… is set, in the \
+                 environment or in .env",
+            ));
+        }
     }
 }
 
@@ -155,7 +203,10 @@ fn nearest(path: &str) -> Option<&'static str> {
 fn without_indices(path: &str) -> String {
     match path.strip_prefix("clients[").and_then(|rest| rest.split_once(']')) {
         Some((_, rest)) if rest.starts_with(".limits.") => rest[1..].to_owned(),
-        Some((_, rest)) => format!("clients[]{rest}"),
+        Some((_, rest)) => match rest.strip_prefix(".webhooks[").and_then(|rest| rest.split_once(']')) {
+            Some((_, rest)) => format!("clients[].webhooks[]{rest}"),
+            None => format!("clients[]{rest}"),
+        },
         None => path.to_owned(),
     }
 }

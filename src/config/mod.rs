@@ -11,17 +11,24 @@ use std::time::Duration;
 use crate::protocol::channel::NAME_BYTES_MAX;
 use crate::protocol::signature;
 
+mod dotenv;
+pub mod edit;
 mod environment;
 mod error;
 mod file;
 mod json;
 mod known;
+mod old;
 mod redis;
+mod socketio;
 #[cfg(test)]
 mod tests;
+mod webhook;
 
+pub use dotenv::DotEnv;
 pub use error::ConfigError;
 pub use file::{FILE_NAME, Variables};
+pub use webhook::Webhook;
 
 /// Everything that `start` needs to know.
 #[derive(Clone, Debug)]
@@ -38,16 +45,26 @@ pub struct Config {
     pub apps: Vec<App>,
     /// How Laravel is asked who may join.
     pub auth: Auth,
+    /// `httpApiKeyAuth`: from where an app's key alone will do for the old server's HTTP API.
+    pub key_auth: KeyAuth,
     /// Pass what is not the server's own path on to authHost (development).
     pub proxy: bool,
     /// Where Laravel publishes.
     pub redis: Redis,
-    /// Events come from Redis, and not over HTTP alone.
-    pub redis_events: bool,
+    /// `subscribers`: what may bring events.
+    pub subscribers: Subscribers,
+    /// `apiOriginAllow`, if it allows anybody: CORS headers for the HTTP API.
+    pub api_cors: Option<ApiCors>,
+    /// Keep presence lists in Redis, as the old server did.
+    pub presence_store: Option<PresenceStore>,
     /// `cluster`: how nodes on the same Redis find each other; `None`: each is alone.
     pub cluster: Option<Cluster>,
     /// Say more in the log.
     pub dev_mode: bool,
+    /// `perMessageDeflate`: compress for Pusher clients that offer it.
+    pub per_message_deflate: bool,
+    /// How Socket.IO clients are served.
+    pub socketio: SocketIo,
     /// Bounds on what clients may do.
     pub limits: Limits,
     /// Engine threads that own the connections; default: one per core.
@@ -58,10 +75,52 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
+/// `subscribers`: what may bring events.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Subscribers {
+    /// `subscribers.http`: events posted to the HTTP API. Its other routes are always there.
+    pub http: bool,
+    /// `subscribers.redis`: what is published to Redis.
+    pub redis: bool,
+}
+
+/// `apiOriginAllow`: the texts of the three `Access-Control-Allow-…` headers, as they stand. None
+/// has a line break or another sign that a header cannot hold.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ApiCors {
+    /// `allowOrigin`.
+    pub origin: String,
+    /// `allowMethods`.
+    pub methods: String,
+    /// `allowHeaders`.
+    pub headers: String,
+}
+
+/// `httpApiKeyAuth`: from where the old server's HTTP API may be used with an app's key, which stands in
+/// every browser and is no secret.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum KeyAuth {
+    /// From this machine, if the request has come straight from there.
+    #[default]
+    Loopback,
+    /// From anywhere, as the old server took it.
+    Anywhere,
+    /// Not at all: requests must be signed.
+    Off,
+}
+
+/// Presence lists in Redis: `"database": "redis"`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PresenceStore {
+    /// `databaseConfig.publishPresence`: also publish each list that has changed.
+    pub publish: bool,
+}
+
 /// One entry of `clients`.
 #[derive(Clone, Debug)]
 pub struct App {
-    /// `appId`: names the app in the HTTP API.
+    /// `appId`: names the app in the HTTP API. Empty if the file has no app: then this one is there for
+    /// Socket.IO clients, which name none, and nobody knows its key.
     pub id: String,
     /// `key`: names the app in browsers. Public.
     pub key: String,
@@ -74,6 +133,10 @@ pub struct App {
     /// `keyPrefix`: the app gets exactly the events of Redis that are published under this
     /// prefix; `None`: those of all apps.
     pub key_prefix: Option<String>,
+    /// `subscriptionCount`: subscribers are told how many they are.
+    pub subscription_count: bool,
+    /// `webhooks`: who is told of what happens on the app's channels.
+    pub webhooks: Vec<Webhook>,
 }
 
 /// The certificate of `"protocol": "https"`. Paths are relative to the working directory.
@@ -81,8 +144,10 @@ pub struct App {
 pub struct Tls {
     /// `sslCertPath`: PEM, the server's certificate first.
     pub certificate: PathBuf,
-    /// `sslKeyPath`: PEM, without a passphrase.
+    /// `sslKeyPath`: PEM.
     pub key: PathBuf,
+    /// `sslPassphrase`: what the key is encrypted with.
+    pub passphrase: Option<Secret>,
     /// `sslCertChainPath`: PEM, the certificates between the server's and a known authority's.
     pub chain: Option<PathBuf>,
 }
@@ -125,6 +190,9 @@ pub struct Auth {
     /// `authHost`: `http` or `https` and a host; it may have a path, under which the application
     /// lives. It has no user, password, query or fragment. See [`Auth::url`].
     pub host: url::Url,
+    /// All entries of `authHost`, where it does more than name one: then the page decides, and `host` is
+    /// for pages of nobody's.
+    pub hosts: Vec<AuthHost>,
     /// `authEndpoint`: a path that begins with a slash.
     pub endpoint: String,
     /// `allowedOrigins`: `https://app.example.com`, `https://*.example.com` or `*`, beside the
@@ -138,6 +206,33 @@ pub struct Auth {
     pub reauthorize_after: Option<Duration>,
     /// `authAcceptAny200`: take any 200 for a yes on private channels, as the old server did.
     pub accept_any_200: bool,
+}
+
+/// An entry of `authHost`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum AuthHost {
+    /// As [`Auth::host`].
+    Url(url::Url),
+    /// `.example.com`: each host one label below that domain. Scheme and port are those of the
+    /// entry; without them the page's scheme, and its usual port.
+    SubDomains {
+        /// `http` or `https`.
+        scheme: Option<String>,
+        /// Begins with a dot.
+        domain: String,
+        /// TCP port.
+        port: Option<u16>,
+    },
+}
+
+impl AuthHost {
+    /// If it names one host.
+    pub fn url(&self) -> Option<&url::Url> {
+        match self {
+            Self::Url(url) => Some(url),
+            Self::SubDomains { .. } => None,
+        }
+    }
 }
 
 impl Auth {
@@ -175,8 +270,96 @@ pub struct Redis {
     pub password: Option<Secret>,
     /// Connect with TLS.
     pub tls: bool,
+    /// `tls` as an object.
+    pub tls_options: RedisTls,
+    /// `family`: only addresses of this kind.
+    pub family: Option<Family>,
+    /// `connectTimeout`: how long connecting may take, if the file says so.
+    pub connect_timeout: Option<Duration>,
+    /// `sentinels`: who says where the master is; then host, port and path do not count.
+    pub sentinel: Option<Sentinel>,
+    /// `cluster`: the nodes of a Redis Cluster, if it is one; then host, port and path do not count.
+    pub cluster: Vec<Node>,
     /// `keyPrefix`: exactly what Laravel puts before each channel's name; `None`: find out.
     pub key_prefix: Option<String>,
+}
+
+/// `socketio`, with Socket.IO's names in the file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SocketIo {
+    /// `path`: begins with a slash and does not end with one.
+    pub path: String,
+    /// `pingInterval`.
+    pub ping_interval: Duration,
+    /// `pingTimeout`.
+    pub ping_timeout: Duration,
+    /// `transports` has `polling`.
+    pub polling: bool,
+    /// `transports` has `websocket`.
+    pub websocket: bool,
+    /// `allowUpgrades`: a session may go on over a WebSocket.
+    pub allow_upgrades: bool,
+    /// `origins`: pages that may connect, as `https://example.com:443`, `example.com:*` or `*:*`;
+    /// empty: all.
+    pub origins: Vec<String>,
+}
+
+impl Default for SocketIo {
+    fn default() -> Self {
+        Self {
+            path: "/socket.io".into(),
+            ping_interval: Duration::from_secs(25),
+            ping_timeout: Duration::from_secs(20),
+            polling: true,
+            websocket: true,
+            allow_upgrades: true,
+            origins: Vec::new(),
+        }
+    }
+}
+
+/// Options of TLS with Redis, by Node's names in the file.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct RedisTls {
+    /// `rejectUnauthorized` is false: take any certificate.
+    pub any_certificate: bool,
+    /// `ca`: PEM text, or the path of a file with it, of authorities to trust in place of the machine's.
+    pub authorities: Option<String>,
+    /// `servername`: the name that the certificate must have, if not the host's.
+    pub server_name: Option<String>,
+}
+
+/// `family`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// One of several Redis servers or sentinels.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Node {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// Redis Sentinel, by ioredis' names in the file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Sentinel {
+    /// `sentinels`, never empty.
+    pub nodes: Vec<Node>,
+    /// `name`: what the sentinels call the master.
+    pub name: String,
+    /// `sentinelUsername`.
+    pub username: Option<String>,
+    /// `sentinelPassword`.
+    pub password: Option<Secret>,
+    /// `sentinelTLS` or `enableTLSForSentinelMode`: speak TLS with the sentinels themselves.
+    pub tls: bool,
 }
 
 /// Several nodes on one Redis.

@@ -183,12 +183,28 @@ fn laravels_address() {
     assert!(error(r#""authHost": true"#).contains("must be a text"));
     assert!(!error(r#""authHost": "http://me:hush@a.test""#).contains("hush"));
 
-    let config = config(r#""authHost": ["http://a.test", "http://b.test"]"#);
-    assert_eq!(config.auth.host.as_str(), "http://a.test/");
-    assert_eq!(
-        config.warnings,
-        ["f.json, line 2: \"authHost\" names several hosts; only the first is asked in this version."]
+    let auth = quiet(r#""authHost": ["http://a.test", "", ".B.test", "https://.c.test:444"]"#).auth;
+    assert_eq!(auth.host.as_str(), "http://a.test/");
+    let sub_domains = |scheme: Option<&str>, domain: &str, port| AuthHost::SubDomains {
+        scheme: scheme.map(str::to_owned),
+        domain: domain.to_owned(),
+        port,
+    };
+    let expected = [
+        AuthHost::Url(auth.host.clone()),
+        sub_domains(None, ".b.test", None),
+        sub_domains(Some("https"), ".c.test", Some(444)),
+    ];
+    assert_eq!(auth.hosts, expected);
+    assert_eq!(quiet(r#""authHost": ["http://a.test"]"#).auth.hosts, []);
+    assert!(
+        error(r#""authHost": ["http://a.test", "b.test"]"#)
+            .contains("\"authHost[1]\" is \"b.test\"; it must begin with http://")
     );
+    for entry in [".", "..a", ".a/x", "ftp://.a.test", ".a.test:x", ".a b", "http://.a@b"] {
+        let error = error(&format!("\"authHost\": \"{entry}\""));
+        assert!(error.contains("must be a domain for its sub-domains"), "{error}");
+    }
 }
 
 #[test]
@@ -286,12 +302,20 @@ fn apps_that_cannot_be() {
     ] {
         assert_eq!(read_with(&format!("{{\n\"clients\": {clients} }}"), &[]).unwrap_err(), expected);
     }
-    let missing = read_with("{}", &[]).unwrap_err();
-    assert!(missing.starts_with("f.json: \"clients\" is missing; there must be an app"), "{missing}");
-    assert!(missing.contains("\"clients\": [ { \"appId\": \"my-app\", \"key\": \"my-app-key\" } ],"));
-    assert_eq!(read_with("{ \"clients\": null }", &[]).unwrap_err(), missing);
-    let empty = read_with("{\n\n \"clients\": [] }", &[]).unwrap_err();
-    assert!(empty.starts_with("f.json, line 3: \"clients\" is empty; there must be an app"), "{empty}");
+}
+
+/// As the old wizard left it, for Socket.IO clients.
+#[test]
+fn without_an_app_there_is_one_that_nobody_knows() {
+    for text in ["{}", "{ \"clients\": null }", "{ \"clients\": [ ] }"] {
+        let config = read_with(text, &[]).unwrap();
+        assert_eq!(config.apps.len(), 1);
+        assert_eq!((config.apps[0].id.as_str(), config.apps[0].key.len()), ("", 64));
+        assert_ne!(config.apps[0].key, read_with(text, &[]).unwrap().apps[0].key);
+        let said = "f.json: there is no app in \"clients\", so only Socket.IO clients can connect; for pusher-js add for example \"clients\": [ { \"appId\": \
+                    \"my-app\", \"key\": \"my-app-key\" } ], with the key that Laravel Echo is given as \"key\".";
+        assert_eq!(config.warnings, [said]);
+    }
 }
 
 #[test]
@@ -338,6 +362,116 @@ fn redis_as_a_text() {
 }
 
 #[test]
+fn redis_as_ioredis_took_it() {
+    let redis = |members: &str| quiet(&format!("\"databaseConfig\": {{ \"redis\": {{ {members} }} }}")).redis;
+    let node = |host: &str, port| Node { host: host.to_owned(), port };
+    let with_sentinels = redis(
+        r#""sentinels": [ { "host": "s1", "port": "26380" }, { "host": "::1" } ], "name": "mymaster", "password": "p",
+           "sentinelPassword": "q", "sentinelTLS": {}, "role": "master", "db": 3"#,
+    );
+    let sentinel = with_sentinels.sentinel.clone().unwrap();
+    assert_eq!(sentinel.nodes, [node("s1", 26380), node("::1", 26379)]);
+    assert_eq!((sentinel.name.as_str(), sentinel.tls, sentinel.username), ("mymaster", true, None));
+    assert_eq!(sentinel.password.as_ref().map(Secret::expose), Some("q"));
+    assert_eq!(with_sentinels.to_string(), "master \"mymaster\" of the sentinels at s1:26380, [::1]:26379");
+    assert_eq!(redis("\"sentinels\": [], \"name\": \"m\"").sentinel, None);
+
+    let cluster = redis(r#""cluster": [ { "host": "a", "port": 7000 }, { "host": "b" } ]"#);
+    assert_eq!(cluster.cluster, [node("a", 7000), node("b", 6379)]);
+    assert_eq!(cluster.to_string(), "the cluster at a:7000, b:6379");
+
+    let url = redis(r#""url": "rediss://u:p@r.test:7000/2", "db": 5"#);
+    assert_eq!((url.host.as_str(), url.port, url.db, url.tls), ("r.test", 7000, 5, true));
+    assert_eq!(redis("\"url\": \"\"").host, "127.0.0.1");
+
+    for (family, expected) in
+        [("4", Some(Family::V4)), ("\"IPv6\"", Some(Family::V6)), ("6", Some(Family::V6)), ("0", None)]
+    {
+        assert_eq!(redis(&format!("\"family\": {family}")).family, expected);
+    }
+    assert_eq!(redis("\"connectTimeout\": 1500").connect_timeout, Some(Duration::from_millis(1500)));
+    assert_eq!(redis("\"connectTimeout\": 0").connect_timeout, None);
+
+    let tls = redis(r#""tls": { "rejectUnauthorized": false, "ca": "/ca.pem", "servername": "r.test" }"#);
+    let options = RedisTls {
+        any_certificate: true,
+        authorities: Some("/ca.pem".to_owned()),
+        server_name: Some("r.test".to_owned()),
+    };
+    assert_eq!((tls.tls, tls.tls_options), (true, options));
+    assert!(
+        error(r#""databaseConfig": { "redis": { "name": "m", "sentinels": [ {} ], "cluster": [ {} ] } }"#)
+            .ends_with("has both \"sentinels\" and \"cluster\"; Redis is either, so leave one of them.")
+    );
+}
+
+#[test]
+fn presence_lists_are_for_those_who_ask() {
+    let store = |members: &str| config(members).presence_store;
+    let on = |publish| Some(PresenceStore { publish });
+    for (members, expected) in [
+        (r#""database": "redis", "databaseConfig": { "redis": {} }"#, on(false)),
+        (r#""database": "redis", "databaseConfig": { "redis": {}, "publishPresence": true }"#, on(true)),
+        (r#""database": "redis", "databaseConfig": { "redis": {}, "publishPresence": false }"#, on(false)),
+        (r#""database": "redis", "databaseConfig": {}"#, None),
+        (r#""database": "redis""#, None),
+        (r#""databaseConfig": { "redis": {} }"#, None),
+        (r#""database": "sqlite", "databaseConfig": { "redis": {} }"#, None),
+    ] {
+        assert_eq!(store(members), expected, "{members}");
+    }
+    for (members, expected) in [
+        (
+            "\"database\": \"sqlite\"",
+            "database\" is \"sqlite\"; this server needs no database: presence members are kept in memory, and the \
+             SQLite file is neither read nor written.",
+        ),
+        (
+            "\"database\": \"mysql\"",
+            "database\" is \"mysql\"; it is ignored: presence members are kept in memory, and with \"redis\" in Redis \
+             as well.",
+        ),
+        (
+            "\"databaseConfig\": { \"publishPresence\": true }",
+            "databaseConfig.publishPresence\" does nothing without \"database\": \"redis\" and \
+             \"databaseConfig.redis\".",
+        ),
+    ] {
+        assert_eq!(warnings(members), [format!("f.json, line 2: \"{expected}")]);
+    }
+}
+
+#[test]
+fn who_may_bring_events() {
+    for (json, http, redis) in [
+        ("null", true, true),
+        ("{}", true, true),
+        ("{ \"http\": true, \"redis\": false }", true, false),
+        ("{ \"http\": 0 }", false, true),
+        ("{ \"http\": \"\", \"redis\": 1 }", false, true),
+    ] {
+        assert_eq!(quiet(&format!("\"subscribers\": {json}")).subscribers, Subscribers { http, redis }, "{json}");
+    }
+    assert_eq!(
+        warnings("\"subscribers\": { \"http\": false, \"redis\": false }"),
+        ["f.json, line 2: \"subscribers\" switches http and redis off, so no event can arrive."]
+    );
+}
+
+#[test]
+fn cors_of_the_http_api() {
+    let config = quiet(
+        r#""apiOriginAllow": { "allowCors": true, "allowOrigin": "http://localhost:80", "allowMethods": "GET, POST" }"#,
+    );
+    let expected =
+        ApiCors { origin: "http://localhost:80".into(), methods: "GET, POST".into(), headers: String::new() };
+    assert_eq!(config.api_cors, Some(expected));
+    assert_eq!(quiet(r#""apiOriginAllow": { "allowCors": false, "allowOrigin": "*" }"#).api_cors, None);
+    let error = error(r#""apiOriginAllow": { "allowCors": true, "allowOrigin": "a\r\nSet-Cookie: b" }"#);
+    assert!(error.ends_with("it must be the content of a header: one line of ASCII."), "{error}");
+}
+
+#[test]
 fn redis_that_cannot_be() {
     for (member, expected) in [
         ("\"port\": \"abc\"", "port\" is \"abc\"; it must be a TCP port from 1 to 65535, as 6379 or \"6379\"."),
@@ -352,9 +486,14 @@ fn redis_that_cannot_be() {
         ),
         (
             "\"sentinels\": [ { \"host\": \"s\" } ]",
-            "sentinels\" asks for Redis Sentinel, which this version cannot do; name the Redis server itself with \
-             \"host\" and \"port\".",
+            "sentinels\" needs beside it the name by which the sentinels know the master, as \"name\": \"mymaster\".",
         ),
+        (
+            "\"name\": \"m\", \"sentinels\": [ { \"host\": \"s\", \"port\": \"x\" } ]",
+            "sentinels[0].port\" is \"x\"; it must be a TCP port from 1 to 65535, as 6379 or \"6379\".",
+        ),
+        ("\"sentinels\": \"s:1\"", "sentinels\" is \"s:1\"; it must be a list in brackets, as [ … ]."),
+        ("\"family\": 5", "family\" is 5; it must be 4 or 6, or 0 for either."),
     ] {
         let members = format!("\"databaseConfig\": {{ \"redis\": {{\n{member} }} }}");
         assert_eq!(error(&members), format!("f.json, line 3: \"databaseConfig.redis.{expected}"));
@@ -382,16 +521,15 @@ fn misnested_redis_keys_are_named() {
         ),
         ("\"prefix\": \"x\"", "prefix\" is ignored; the key is \"databaseConfig.redis.keyPrefix\"."),
         ("\"scheme\": \"tls\"", "scheme\" is ignored; for TLS the key is \"databaseConfig.redis.tls\": true."),
-        (
-            "\"url\": \"redis://:hush@r\"",
-            "url\" is ignored; the URL goes to \"databaseConfig.redis\" itself, or its parts to \"host\", \"port\", \
-             \"password\" and \"db\".",
-        ),
+        ("\"role\": \"slave\"", "role\" is ignored; the master is asked for, since a replica cannot be written to."),
         (
             "\"pasword\": \"hush\"",
             "pasword\" is not a known key and is ignored; did you mean \"databaseConfig.redis.password\"?",
         ),
-        ("\"tls\": { \"ca\": \"x\" }", "tls\" switches TLS on, but the options in it are not acted on yet."),
+        (
+            "\"tls\": { \"cert\": \"x\" }",
+            "tls.cert\" is not acted on; of Redis' TLS options these are: ca, rejectUnauthorized, servername.",
+        ),
     ] {
         let members = format!("\"databaseConfig\": {{ \"redis\": {{ {member} }} }}");
         assert_eq!(warnings(&members), [format!("f.json, line 2: \"databaseConfig.redis.{expected}")]);
@@ -427,42 +565,33 @@ fn unknown_keys_are_named_with_the_nearest() {
 fn https_and_its_certificate() {
     let whole =
         "\"protocol\": \"https\", \"sslCertPath\": \"/c.pem\", \"sslKeyPath\": \"/k.pem\", \"sslCertChainPath\": \"\"";
-    let tls = Tls { certificate: "/c.pem".into(), key: "/k.pem".into(), chain: None };
+    let tls = Tls { certificate: "/c.pem".into(), key: "/k.pem".into(), passphrase: None, chain: None };
     assert_eq!(config(whole).tls, Some(tls));
     assert_eq!(config("\"protocol\": \"http\", \"sslCertPath\": \"/c.pem\"").tls, None);
     assert_eq!(
         error("\"protocol\": \"https\", \"sslCertPath\": \"/c.pem\", \"sslKeyPath\": \"\""),
         "f.json, line 2: \"protocol\" is \"https\", which needs a PEM file, as \"sslKeyPath\": \"/etc/ssl/echo.pem\"."
     );
-    let passphrase = error(&format!("{whole}, \"sslPassphrase\": \"hunter2\""));
-    assert!(passphrase.contains("openssl pkey") && !passphrase.contains("hunter2"), "{passphrase}");
+    let tls = config(&format!("{whole}, \"sslPassphrase\": \"hunter2\"")).tls.unwrap();
+    assert_eq!(tls.passphrase.as_ref().map(Secret::expose), Some("hunter2"));
+
+    let variables = [
+        ("LARAVEL_ECHO_SERVER_PROTO", "https"),
+        ("LARAVEL_ECHO_SERVER_SSL_CERT", "c"),
+        ("LARAVEL_ECHO_SERVER_SSL_KEY", "k"),
+        ("LARAVEL_ECHO_SERVER_SSL_CHAIN", "h"),
+        ("LARAVEL_ECHO_SERVER_SSL_PASS", "p"),
+    ];
+    let tls = read_with(&format!("{{ {CLIENTS}, \"protocol\": \"http\" }}"), &variables).unwrap().tls.unwrap();
+    assert_eq!((tls.certificate, tls.key, tls.chain), ("c".into(), "k".into(), Some("h".into())));
+    assert_eq!(tls.passphrase.as_ref().map(Secret::expose), Some("p"));
 }
 
 #[test]
 fn what_is_not_done_yet_is_said() {
     for (members, expected) in [
         ("\"protocol\": \"wss\"", "protocol\" is \"wss\"; this server speaks http and https, and takes it for http."),
-        (
-            "\"subscribers\": { \"http\": true, \"redis\": false }",
-            "subscribers\" switches Redis off, which is not acted on yet: Redis is listened to.",
-        ),
-        (
-            "\"subscribers\": { \"redis\": true }",
-            "subscribers\" switches the HTTP API off, which is not acted on yet: signed requests are taken.",
-        ),
-        (
-            "\"socketio\": { \"path\": \"/x\" }",
-            "socketio\" is not acted on yet: Socket.IO clients are not served, Pusher clients are.",
-        ),
-        (
-            "\"apiOriginAllow\": { \"allowCors\": true }",
-            "apiOriginAllow.allowCors\" is not acted on yet; origins that may use this server go to \"allowedOrigins\".",
-        ),
-        (
-            "\"databaseConfig\": { \"publishPresence\": true }",
-            "databaseConfig.publishPresence\" is not acted on yet: presence lists are not published.",
-        ),
-        ("\"headers\": { \"X-A\": \"b\" }", "headers\" is not acted on yet: the headers are not sent."),
+        ("\"headers\": { \"X-A\": \"b\" }", "headers\" is not acted on: the headers are not sent."),
     ] {
         assert_eq!(warnings(members), [format!("f.json, line 2: \"{expected}")]);
     }
@@ -474,6 +603,35 @@ const EVERY_LIMIT: &str = r#"{ "messageBytes": 1, "outboundBytes": 2,
     "eventBytes": 7, "eventNameBytes": 12, "channelNameBytes": 13, "channelsPerEvent": 14, "eventsPerBatch": 15,
     "timestampWindow": 16, "presenceMemberBytes": 8, "activityTimeout": 9, "pongTimeout": 10, "handshakeTimeout": "11",
     "presenceMembers": 17, "cacheSeconds": 18, "cacheBytes": 19, "userAuthenticationTimeout": 20 }"#;
+
+#[test]
+fn socketio_as_the_old_server_took_it() {
+    assert_eq!(quiet("\"socketio\": {}").socketio, SocketIo::default());
+    assert_eq!(quiet("\"socketio\": null").socketio, SocketIo::default());
+    let config = quiet(
+        r#""socketio": { "path": "ws/", "pingInterval": "10000", "pingTimeout": 5000, "transports": ["websocket"],
+        "origins": "example.com:*", "allowUpgrades": false, "perMessageDeflate": false, "wsEngine": "uws", "cookie": "io" }"#,
+    );
+    let expected = SocketIo {
+        path: "/ws".into(),
+        ping_interval: Duration::from_secs(10),
+        ping_timeout: Duration::from_secs(5),
+        polling: false,
+        websocket: true,
+        allow_upgrades: false,
+        origins: vec!["example.com:*".into()],
+    };
+    assert_eq!(config.socketio, expected);
+    for (member, sentence) in [
+        ("\"path\": \"/apps\"", "a path of its own"),
+        ("\"path\": \"/\"", "a path of its own"),
+        ("\"pingInterval\": 25", "milliseconds"),
+        ("\"transports\": [\"flashsocket\"]", "\"websocket\", \"polling\" or both"),
+    ] {
+        let error = error(&format!("\"socketio\": {{ {member} }}"));
+        assert!(error.contains(sentence), "{error}");
+    }
+}
 
 #[test]
 fn new_numbers() {
@@ -540,12 +698,16 @@ fn the_environment_wins_over_the_file() {
             ("LARAVEL_ECHO_SERVER_REDIS_HOST", "e"),
             ("LARAVEL_ECHO_SERVER_REDIS_PORT", "2"),
             ("LARAVEL_ECHO_SERVER_REDIS_PASSWORD", "e"),
+            ("LARAVEL_ECHO_SERVER_REDIS_USERNAME", "u"),
+            ("LARAVEL_ECHO_SERVER_REDIS_DB", "3"),
+            ("LARAVEL_ECHO_SERVER_REDIS_PREFIX", "x_"),
         ],
     )
     .unwrap();
     assert_eq!(config.auth.host.as_str(), "http://env.test/");
     assert_eq!((config.host.as_deref(), config.port, config.dev_mode), (Some("2.2.2.2"), 7000, false));
-    assert_eq!((config.redis.host.as_str(), config.redis.port), ("e", 2));
+    assert_eq!((config.redis.host.as_str(), config.redis.port, config.redis.db), ("e", 2, 3));
+    assert_eq!((config.redis.username.as_deref(), config.redis.key_prefix.as_deref()), (Some("u"), Some("x_")));
     assert_eq!(config.redis.password.as_ref().map(Secret::expose), Some("e"));
 
     // An empty variable is none.

@@ -7,8 +7,8 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -26,18 +26,19 @@ use tokio_rustls::server::TlsStream;
 use crate::auth::callback::Laravel;
 use crate::auth::gateway;
 use crate::config::Config;
-use crate::inbox::{AppConnection, AppIndex, Credentials, Handover};
+use crate::inbox::{AppIndex, Credentials, Form, Handover, NewClient, OneMore, ShardHandle};
 use crate::protocol::{SocketId, app_tag, pusher};
 use crate::publish::Publisher;
 use crate::query::Everybody;
 use crate::tls;
-use crate::ws::{self, frame};
+use crate::ws::{self, deflate, frame};
 use pace::Pace;
 use proxy::Proxy;
 
 mod api;
 mod pace;
 pub mod proxy;
+mod socketio;
 
 pub use proxy::Body;
 
@@ -63,6 +64,10 @@ pub struct Front {
     tls: Option<TlsAcceptor>,
     /// Sockets that are open here, before a handshake or without one.
     open: AtomicUsize,
+    /// Polls of Socket.IO clients so far.
+    polls: AtomicU64,
+    /// When the server started.
+    since: Instant,
 }
 
 impl Front {
@@ -80,12 +85,37 @@ impl Front {
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
         let user_endpoint = config.auth.user_endpoint();
         let everybody = Everybody::new(publisher.shards()).with_bus(publisher.bus().clone());
-        let open = AtomicUsize::new(0);
-        Ok(Self { config, publisher, everybody, app_connections, laravel, user_endpoint, proxy, tls, open })
+        let (open, polls) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Ok(Self {
+            config,
+            publisher,
+            everybody,
+            app_connections,
+            laravel,
+            user_endpoint,
+            proxy,
+            tls,
+            open,
+            polls,
+            since: Instant::now(),
+        })
     }
 
     fn connections(&self) -> usize {
         self.publisher.shards().iter().map(|shard| shard.connections().load(Ordering::Relaxed)).sum()
+    }
+
+    /// Counts a connection among its app's and those of its form, until the answer is dropped.
+    fn count(&self, app: AppIndex, form: Form) -> [Option<OneMore>; 2] {
+        [Some(OneMore::of(&self.app_connections[usize::from(app.0)])), self.publisher.count(form)]
+    }
+
+    /// The shard with the fewest connections, and its index.
+    fn idle_shard(&self) -> (&ShardHandle, usize) {
+        let shards = self.publisher.shards();
+        let connections = |index: &usize| shards[*index].connections().load(Ordering::Relaxed);
+        let index = (0..shards.len()).min_by_key(connections).unwrap_or_default();
+        (&shards[index], index)
     }
 }
 
@@ -106,7 +136,9 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, mut stop: watch::Re
                     tracing::debug!("dropped a connection from {peer}: too many wait for a handshake");
                     continue;
                 }
-                tokio::spawn(pace.paced(connection(open, stream, peer)));
+                let known = open.clone();
+                let is_exempt = move || known.is_backend.load(Ordering::Relaxed);
+                tokio::spawn(pace.paced(connection(open, stream, peer), is_exempt));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: waiting lets some be closed.
@@ -118,24 +150,28 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, mut stop: watch::Re
 }
 
 /// A socket that the front has, counted as long as this lives.
-struct Open(Arc<Front>);
+struct Open {
+    front: Arc<Front>,
+    /// A backend that has signed a request: its events do not wait for strangers' handshakes.
+    is_backend: AtomicBool,
+}
 
 impl Open {
     fn one_more(front: &Arc<Front>) -> Arc<Self> {
         front.open.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self(front.clone()))
+        Arc::new(Self { front: front.clone(), is_backend: AtomicBool::new(false) })
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.front.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 async fn connection(open: Arc<Open>, stream: TcpStream, peer: SocketAddr) {
     let _ = stream.set_nodelay(true);
-    let front = &open.0;
+    let front = &open.front;
     match &front.tls {
         None => http(&open, stream, peer).await,
         Some(tls) => match tokio::time::timeout(front.config.limits.handshake_timeout, tls.accept(stream)).await {
@@ -153,7 +189,7 @@ async fn http<S: Stream>(open: &Arc<Open>, stream: S, peer: SocketAddr) {
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(open.0.config.limits.handshake_timeout)
+        .header_read_timeout(open.front.config.limits.handshake_timeout)
         .max_buf_size(HEAD_BYTES_MAX)
         // Answers to requests that came together go out together.
         .pipeline_flush(true)
@@ -185,15 +221,24 @@ impl Stream for TlsStream<TcpStream> {
 }
 
 async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
-    let front = open.0.clone();
+    let front = open.front.clone();
     let path = request.uri().path();
     let method = request.method();
     if let Some(key) = path.strip_prefix("/app/") {
         let key = key.trim_end_matches('/').to_owned();
         return upgrade::<S>(open, request, &key);
     }
+    if let Some(rest) = path.strip_prefix(front.config.socketio.path.as_str())
+        && (rest.is_empty() || rest.starts_with('/'))
+    {
+        return socketio::respond::<S>(open, request).await;
+    }
     if let Some(route) = api::route(path, request.uri().query()) {
-        return api::respond(front, request, route).await;
+        let response = api::respond(front, request, route, peer.ip()).await;
+        if response.status().is_success() {
+            open.is_backend.store(true, Ordering::Relaxed);
+        }
+        return response;
     }
     if path == front.config.auth.endpoint || path == front.user_endpoint {
         match *method {
@@ -210,36 +255,64 @@ async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: S
     }
     match &front.proxy {
         Some(proxy) => proxy.forward(request, peer.ip()).await,
-        None if path == "/" => Response::new(full(Bytes::from_static(b"OK"))),
-        None => error(StatusCode::NOT_FOUND, "nothing is here; WebSockets connect to /app/{key}"),
+        None => {
+            let mut response = match path {
+                "/" => api::health(method),
+                _ => error(StatusCode::NOT_FOUND, "nothing is here; WebSockets connect to /app/{key}"),
+            };
+            api::allow_pages(&front.config, &mut response);
+            response
+        }
     }
 }
 
 // --- WebSocket -----------------------------------------------------------------------------
 
-fn upgrade<S: Stream>(open: Arc<Open>, mut request: Request<Incoming>, key: &str) -> Response<Body> {
+fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str) -> Response<Body> {
     let accept = match ws::accept_key(request.method(), request.headers()) {
         Ok(accept) => accept,
-        Err(why) => {
-            let status =
-                if why == ws::HandshakeError::Version { StatusCode::UPGRADE_REQUIRED } else { StatusCode::BAD_REQUEST };
-            let mut response = error(status, &why.to_string());
-            response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-            return response;
-        }
+        Err(why) => return no_websocket(why),
     };
-    let admission = admit(&open.0, key, request.uri().query());
+    let admission = admit(&open.front, key, request.uri().query());
     let credentials = Arc::new(credentials(request.headers()));
+    let deflates = open.front.config.per_message_deflate && deflate::is_offered(request.headers());
+    let form = if deflates { Form::Deflated } else { Form::Plain };
+    let mut response = switch(request, &accept, async move |stream: S, leftover| match admission {
+        Ok((app, socket_id)) => {
+            let shard = open.front.idle_shard().0;
+            let counted = open.front.count(app, form);
+            let client = NewClient { app, socket_id, credentials, counted, form, socketio: None };
+            hand_over(shard, stream, leftover, client);
+        }
+        // It is counted until it is gone.
+        Err(refusal) => refuse(stream, refusal).await,
+    });
+    if deflates {
+        let agreed = HeaderValue::from_static(deflate::AGREED);
+        response.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, agreed);
+    }
+    response
+}
+
+fn no_websocket(why: ws::HandshakeError) -> Response<Body> {
+    let status =
+        if why == ws::HandshakeError::Version { StatusCode::UPGRADE_REQUIRED } else { StatusCode::BAD_REQUEST };
+    let mut response = error(status, &why.to_string());
+    response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    response
+}
+
+/// Makes the request's connection a WebSocket, which `then` gets with what has been read beyond the request.
+fn switch<S: Stream, F: Future<Output = ()> + Send>(
+    mut request: Request<Incoming>,
+    accept: &str,
+    then: impl FnOnce(S, Bytes) -> F + Send + 'static,
+) -> Response<Body> {
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let Ok(upgraded) = upgraded.await else { return };
         let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else { return };
-        let stream = parts.io.into_inner();
-        match admission {
-            Ok((app, socket_id)) => hand_over(&open.0, stream, parts.read_buf, app, socket_id, credentials),
-            // It is counted until it is gone.
-            Err(refusal) => refuse(stream, refusal).await,
-        }
+        then(parts.io.into_inner(), parts.read_buf).await;
     });
     let mut response = Response::new(full(Bytes::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -273,10 +346,18 @@ fn admit(front: &Front, key: &str, query: Option<&str>) -> Result<(AppIndex, Soc
     {
         return Err(Refusal { code: 4007, message: "Unsupported protocol version: 4 to 7 are spoken here".into() });
     }
+    match new_socket_id(front, index) {
+        Some(socket_id) => Ok((AppIndex(index as u16), socket_id)),
+        None => Err(Refusal { code: 4100, message: "Over capacity".into() }),
+    }
+}
+
+/// The id of one more connection of this app; `None`: there are too many, and the log says so.
+fn new_socket_id(front: &Front, index: usize) -> Option<SocketId> {
     let limit = front.config.limits.connections;
     if front.connections() >= limit {
         tracing::warn!("a client was refused: there are {limit} connections already (limits.connections)");
-        return Err(Refusal { code: 4100, message: "Over capacity".into() });
+        return None;
     }
     let app = &front.config.apps[index];
     if front.app_connections[index].load(Ordering::Relaxed) >= app.limits.connections {
@@ -284,13 +365,15 @@ fn admit(front: &Front, key: &str, query: Option<&str>) -> Result<(AppIndex, Soc
         tracing::warn!(
             "a client was refused: the app {id} has {limit} connections already (clients[].limits.connections)"
         );
-        return Err(Refusal { code: 4100, message: "Over capacity".into() });
+        return None;
     }
-    let random = getrandom::u64().map_err(|error| {
-        tracing::error!("no random number for a socket id: {error}");
-        Refusal { code: 4100, message: "Over capacity".into() }
-    })?;
-    Ok((AppIndex(index as u16), SocketId::new(random, app_tag(key))))
+    match getrandom::u64() {
+        Ok(random) => Some(SocketId::new(random, app_tag(&app.key))),
+        Err(error) => {
+            tracing::error!("no random number for a socket id: {error}");
+            None
+        }
+    }
 }
 
 fn credentials(headers: &HeaderMap) -> Credentials {
@@ -306,28 +389,19 @@ fn credentials(headers: &HeaderMap) -> Credentials {
         cookie: headers.get(header::COOKIE).cloned(),
         authorization: headers.get(header::AUTHORIZATION).cloned(),
         origin: text(header::ORIGIN),
+        referer: text(header::REFERER),
         host: text(header::HOST),
         user_agent: headers.get(header::USER_AGENT).cloned(),
     }
 }
 
-fn hand_over(
-    front: &Front,
-    stream: impl Stream,
-    leftover: Bytes,
-    app: AppIndex,
-    socket_id: SocketId,
-    credentials: Arc<Credentials>,
-) {
+fn hand_over(shard: &ShardHandle, stream: impl Stream, leftover: Bytes, client: NewClient) {
     let (stream, tls) = stream.into_parts();
     let stream = match stream.into_std() {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!("a new connection was dropped: {error}"),
     };
-    let shards = front.publisher.shards();
-    let Some(shard) = shards.iter().min_by_key(|shard| shard.connections().load(Ordering::Relaxed)) else { return };
-    let counted = AppConnection::new(&front.app_connections[usize::from(app.0)]);
-    shard.hand_over(Handover { stream, tls, leftover, app, socket_id, credentials, counted });
+    shard.hand_over(Handover { stream, tls, leftover, client });
 }
 
 async fn refuse(mut stream: impl Stream, refusal: Refusal) {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::SocketId;
+use super::{SocketId, engineio};
 
 /// One event as published. Borrows from the payload.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +27,8 @@ pub struct Broadcast<'a> {
     /// `socket` stands in the payload and again within `data`, as Laravel alone writes it.
     /// Payloads made by hand have it once or not at all.
     pub from_laravel: bool,
+    /// `socket` is there and not `null`.
+    names_a_socket: bool,
     /// Where in `data` that inner `socket` stands, with one of its commas.
     inner_socket: Option<Range<usize>>,
 }
@@ -74,8 +76,9 @@ pub fn parse(payload: &[u8]) -> Result<Broadcast<'_>, BroadcastError> {
     Ok(Broadcast {
         event,
         data,
-        except: envelope.socket.and_then(string).and_then(|socket| socket.parse().ok()),
+        except: envelope.socket.and_then(string).and_then(|socket| engineio::socket_id_of_client(&socket)),
         from_laravel: inner_socket.is_some(),
+        names_a_socket: envelope.socket.is_some_and(|socket| socket != "null"),
         inner_socket,
     })
 }
@@ -92,6 +95,12 @@ impl<'a> Broadcast<'a> {
             None => Cow::Borrowed(self.data),
             Some(member) => Cow::Owned([&self.data[..member.start], &self.data[member.end..]].concat()),
         }
+    }
+
+    /// `data` for Socket.IO clients: as published, `"socket":null` included, as the old server sent
+    /// it. But whose event it is, nobody else need know: with a polling client's id one could take its session over.
+    pub fn data_for_socketio(&self) -> Cow<'a, str> {
+        if self.names_a_socket { self.data_for_pusher() } else { Cow::Borrowed(self.data) }
     }
 }
 

@@ -1,18 +1,21 @@
-//! The Pusher protocol as values: names, events, messages, signatures, and one
-//! connection's state. Nothing here does I/O, reads a clock or makes a random number;
+//! The Pusher protocol, and that of Socket.IO clients, as values: names, events, messages,
+//! signatures, and one connection's state. Nothing here does I/O, reads a clock or makes a random number;
 //! time and ids are arguments.
 
 use std::fmt;
 use std::str::FromStr;
 
 pub mod channel;
+pub mod engineio;
 pub mod event;
 pub mod prefix;
 pub mod presence;
 pub mod pusher;
 pub mod session;
 pub mod signature;
+pub mod socketio;
 pub mod user;
+pub mod webhook;
 
 /// A connection's id, `digits.digits` on the wire (protocol section 1, handshake).
 ///
@@ -26,6 +29,11 @@ impl SocketId {
     /// Makes an id out of 64 random bits and the tag of the connection's app.
     pub fn new(random: u64, app_tag: u16) -> Self {
         Self((random & !0xffff_0000_0000) | (u64::from(app_tag) << 32))
+    }
+
+    /// The two numbers.
+    pub fn halves(self) -> (u32, u32) {
+        ((self.0 >> 32) as u32, self.0 as u32)
     }
 
     /// The tag given to [`SocketId::new`].

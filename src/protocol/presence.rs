@@ -18,6 +18,8 @@ pub struct Member {
     pub user_id: Arc<str>,
     /// `user_info`, JSON as Laravel wrote it; `null` where there is none.
     pub user_info: Arc<str>,
+    /// Laravel wrote the id as a number: so Socket.IO clients, and those who read the list in Redis, get it.
+    pub id_is_number: bool,
 }
 
 /// Why a `channel_data` names nobody.
@@ -64,7 +66,27 @@ impl Member {
         if user_id.len() > USER_ID_BYTES_MAX {
             return Err(MemberError::UserIdTooLong(user_id.len()));
         }
-        Ok(Self { user_id, user_info: data.user_info.map_or("null", RawValue::get).into() })
+        let id_is_number = !data.user_id.get().starts_with('"');
+        Ok(Self { user_id, user_info: data.user_info.map_or("null", RawValue::get).into(), id_is_number })
+    }
+
+    /// As Laravel wrote it: `{"user_id":1,"user_info":{…}}`.
+    pub fn to_json(&self) -> String {
+        let mut text = String::with_capacity(self.user_id.len() + self.user_info.len() + 32);
+        self.push_json(&mut text);
+        text
+    }
+
+    fn push_json(&self, text: &mut String) {
+        text.push_str("{\"user_id\":");
+        if self.id_is_number {
+            text.push_str(&self.user_id);
+        } else {
+            push_json_string(text, &self.user_id);
+        }
+        text.push_str(",\"user_info\":");
+        text.push_str(&self.user_info);
+        text.push('}');
     }
 }
 
@@ -98,34 +120,47 @@ pub enum Joined {
 #[derive(Debug, Default)]
 pub struct Members {
     /// Sorted, so that every list of the same members is the same text.
-    users: BTreeMap<Arc<str>, Vec<(Holder, Arc<str>)>>,
+    users: BTreeMap<Arc<str>, Vec<Seat>>,
+    /// How many have joined so far.
+    joins: u64,
+}
+
+/// One socket of a user, or all that another node has.
+#[derive(Debug)]
+struct Seat {
+    holder: Holder,
+    member: Member,
+    /// [`Members::joins`] when it joined.
+    number: u64,
 }
 
 impl Members {
     /// Adds a holder of a user. The same socket again changes nothing; the same node at the most the info.
     pub fn join(&mut self, holder: impl Into<Holder>, member: Member) -> Joined {
         let holder = holder.into();
-        let holders = self.users.entry(member.user_id).or_default();
-        if let Some((known, info)) = holders.iter_mut().find(|(other, _)| *other == holder) {
-            if matches!(known, Holder::Node(_)) {
-                *info = member.user_info;
+        let sockets = self.users.entry(member.user_id.clone()).or_default();
+        if let Some(seat) = sockets.iter_mut().find(|seat| seat.holder == holder) {
+            if matches!(holder, Holder::Node(_)) {
+                seat.member = member;
             }
             return Joined::Already;
         }
-        holders.push((holder, member.user_info));
-        if holders.len() == 1 { Joined::First } else { Joined::Again }
+        self.joins += 1;
+        sockets.push(Seat { holder, member, number: self.joins });
+        if sockets.len() == 1 { Joined::First } else { Joined::Again }
     }
 
-    /// Removes a holder of a user; true if that was the user's last.
-    pub fn leave(&mut self, holder: impl Into<Holder>, user_id: &str) -> bool {
+    /// Removes a holder of a user; gives the member if that was the user's last.
+    pub fn leave(&mut self, holder: impl Into<Holder>, user_id: &str) -> Option<Member> {
         let holder = holder.into();
-        let Some(holders) = self.users.get_mut(user_id) else { return false };
-        holders.retain(|(other, _)| *other != holder);
-        if !holders.is_empty() {
-            return false;
+        let sockets = self.users.get_mut(user_id)?;
+        let index = sockets.iter().position(|seat| seat.holder == holder)?;
+        let Seat { member, .. } = sockets.remove(index);
+        if !sockets.is_empty() {
+            return None;
         }
         self.users.remove(user_id);
-        true
+        Some(member)
     }
 
     /// Whether this user is there.
@@ -135,8 +170,8 @@ impl Members {
 
     /// Whether this user is there with a connection of this node.
     pub fn is_here(&self, user_id: &str) -> bool {
-        let holders = self.users.get(user_id);
-        holders.is_some_and(|holders| holders.iter().any(|(holder, _)| matches!(holder, Holder::Socket(_))))
+        let seats = self.users.get(user_id);
+        seats.is_some_and(|seats| seats.iter().any(|seat| matches!(seat.holder, Holder::Socket(_))))
     }
 
     /// How many users are there.
@@ -144,17 +179,37 @@ impl Members {
         self.users.len()
     }
 
-    /// The members, each with the info of the holder that has been there longest.
+    /// The members, each with the info of the socket that has been there longest.
     pub fn members(&self) -> impl Iterator<Item = Member> {
-        self.users.iter().map(|(user_id, sockets)| Member {
-            user_id: user_id.clone(),
-            user_info: sockets.first().map_or_else(|| "null".into(), |(_, info)| info.clone()),
-        })
+        self.users.values().filter_map(|sockets| sockets.first()).map(|seat| seat.member.clone())
     }
 
     /// Nobody is there.
     pub fn is_empty(&self) -> bool {
         self.users.is_empty()
+    }
+
+    /// The list as the old server stored it: a JSON object for each socket, in the order in which they joined.
+    /// For all that a user has on another node there is one, without a socket's id.
+    pub fn stored(&self) -> String {
+        let mut seats: Vec<&Seat> = self.users.values().flatten().collect();
+        seats.sort_unstable_by_key(|seat| seat.number);
+        let mut text = String::with_capacity(2 + seats.len() * 96);
+        text.push('[');
+        for (index, Seat { holder, member, .. }) in seats.into_iter().enumerate() {
+            if index > 0 {
+                text.push(',');
+            }
+            member.push_json(&mut text);
+            if let Holder::Socket(socket_id) = holder {
+                text.pop();
+                text.push_str(",\"socketId\":");
+                push_json_string(&mut text, &socket_id.to_string());
+                text.push('}');
+            }
+        }
+        text.push(']');
+        text
     }
 
     /// The data of `subscription_succeeded`. A user's info is that of the socket that has been
@@ -176,9 +231,26 @@ impl Members {
             }
             push_json_string(&mut text, user_id);
             text.push(':');
-            text.push_str(sockets.first().map_or("null", |(_, info)| info));
+            text.push_str(sockets.first().map_or("null", |seat| &seat.member.user_info));
         }
         text.push_str("}}}");
+        text
+    }
+
+    /// The members for a Socket.IO client, as the old server listed them: each user once, by the
+    /// socket that joined last, and of these the last one first.
+    pub fn newest_first(&self) -> String {
+        let mut seats: Vec<&Seat> = self.users.values().filter_map(|sockets| sockets.last()).collect();
+        seats.sort_unstable_by_key(|seat| std::cmp::Reverse(seat.number));
+        let mut text = String::with_capacity(2 + seats.len() * 64);
+        text.push('[');
+        for (index, seat) in seats.into_iter().enumerate() {
+            if index > 0 {
+                text.push(',');
+            }
+            seat.member.push_json(&mut text);
+        }
+        text.push(']');
         text
     }
 }
@@ -189,7 +261,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn member(user_id: &str, info: &str) -> Member {
-        Member { user_id: user_id.into(), user_info: info.into() }
+        Member { user_id: user_id.into(), user_info: info.into(), id_is_number: false }
     }
 
     fn socket(n: u64) -> SocketId {
@@ -205,7 +277,8 @@ mod tests {
             (r#"{"user_id":-7}"#, "-7", "null"),
             (r#"{"user_id":184467440737095516150}"#, "184467440737095516150", "null"),
         ] {
-            assert_eq!(Member::parse(data), Ok(member(user_id, user_info)), "{data}");
+            let id_is_number = !data.contains("\"user_id\":\"") && !data.contains("\"user_id\": \"");
+            assert_eq!(Member::parse(data), Ok(Member { id_is_number, ..member(user_id, user_info) }), "{data}");
         }
     }
 
@@ -237,11 +310,11 @@ mod tests {
         assert_eq!(members.list(), r#"{"presence":{"count":1,"ids":["7"],"hash":{"7":{"tab":1}}}}"#);
         assert_eq!(members.members().collect::<Vec<_>>(), [member("7", r#"{"tab":1}"#)]);
         assert_eq!(members.len(), 1);
-        assert!(!members.leave(socket(1), "7"));
+        assert_eq!(members.leave(socket(1), "7"), None);
         assert_eq!(members.list(), r#"{"presence":{"count":1,"ids":["7"],"hash":{"7":{"tab":2}}}}"#);
-        assert!(!members.leave(socket(9), "7"));
-        assert!(!members.leave(socket(9), "8"));
-        assert!(members.leave(socket(2), "7"));
+        assert_eq!(members.leave(socket(9), "7"), None);
+        assert_eq!(members.leave(socket(9), "8"), None);
+        assert_eq!(members.leave(socket(2), "7"), Some(member("7", r#"{"tab":2}"#)));
         assert!(!members.is_here("7"));
         assert_eq!(members.join(Holder::Node(1), member("7", "1")), Joined::First);
         assert_eq!(members.join(Holder::Node(1), member("7", "2")), Joined::Already);
@@ -249,10 +322,38 @@ mod tests {
         assert_eq!(members.join(socket(1), member("7", "3")), Joined::Again);
         assert!(members.is_here("7"));
         assert_eq!(members.list(), r#"{"presence":{"count":1,"ids":["7"],"hash":{"7":2}}}"#);
-        assert!(!members.leave(Holder::Node(1), "7"));
-        assert!(members.leave(socket(1), "7"));
+        assert_eq!(members.leave(Holder::Node(1), "7"), None);
+        assert_eq!(members.leave(socket(1), "7"), Some(member("7", "3")));
         assert!(members.is_empty());
         assert_eq!(members.list(), r#"{"presence":{"count":0,"ids":[],"hash":{}}}"#);
+    }
+
+    /// As the old server listed them (its specification, 6.4 and 7.5).
+    #[test]
+    fn socketio_clients_get_the_newest_first() {
+        let mut members = Members::default();
+        let parse = |data| Member::parse(data).unwrap();
+        members.join(socket(1), parse(r#"{"user_id":1,"user_info":{"tab":1}}"#));
+        members.join(socket(2), parse(r#"{"user_id":"2","user_info":null}"#));
+        assert_eq!(members.newest_first(), r#"[{"user_id":"2","user_info":null},{"user_id":1,"user_info":{"tab":1}}]"#);
+        members.join(socket(3), parse(r#"{"user_id":1,"user_info":{"tab":3}}"#));
+        assert_eq!(members.newest_first(), r#"[{"user_id":1,"user_info":{"tab":3}},{"user_id":"2","user_info":null}]"#);
+    }
+
+    /// As the old server stored them (its specification, 5.4).
+    #[test]
+    fn the_stored_list_has_every_socket_in_order() {
+        let mut members = Members::default();
+        assert_eq!(members.stored(), "[]");
+        let parse = |data| Member::parse(data).unwrap();
+        members.join(socket(1), parse(r#"{"user_id":2,"user_info":{"tab":1}}"#));
+        members.join(socket(2), parse(r#"{"user_id":"1"}"#));
+        members.join(socket(3), parse(r#"{"user_id":2,"user_info":[]}"#));
+        let [first, second, third] = [1, 2, 3].map(|n| socket(n).to_string());
+        let expected = format!(
+            r#"[{{"user_id":2,"user_info":{{"tab":1}},"socketId":"{first}"}},{{"user_id":"1","user_info":null,"socketId":"{second}"}},{{"user_id":2,"user_info":[],"socketId":"{third}"}}]"#
+        );
+        assert_eq!(members.stored(), expected);
     }
 
     proptest! {
@@ -267,7 +368,7 @@ mod tests {
                     if members.join(socket(n), member(&user_id, "null")) == Joined::First {
                         prop_assert!(followed.insert(user_id));
                     }
-                } else if members.leave(socket(n), &user_id) {
+                } else if members.leave(socket(n), &user_id).is_some() {
                     prop_assert!(followed.remove(&user_id));
                 }
                 let list: serde_json::Value = serde_json::from_str(&members.list()).unwrap();

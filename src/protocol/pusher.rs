@@ -101,7 +101,7 @@ impl<'a> ClientMessage<'a> {
 }
 
 /// `data` of subscribe and unsubscribe: an object, or its JSON text as a string.
-fn subscribe<'a>(data: Option<&'a RawValue>) -> Result<Subscribe<'a>, BadMessage> {
+pub(super) fn subscribe<'a>(data: Option<&'a RawValue>) -> Result<Subscribe<'a>, BadMessage> {
     #[derive(Deserialize)]
     struct Data<'a> {
         #[serde(borrow)]
@@ -250,6 +250,11 @@ pub fn member_removed(channel: &str, user_id: &str) -> String {
     push_json_string(&mut data, user_id);
     data.push('}');
     internal("pusher_internal:member_removed", channel, &data)
+}
+
+/// `subscription_count`: how many connections are subscribed to a channel without members.
+pub fn subscription_count(channel: &str, count: u64) -> String {
+    internal("pusher_internal:subscription_count", channel, &format!(r#"{{"subscription_count":{count}}}"#))
 }
 
 /// `pusher:signin_success`; `user_data` has the id as a text, which pusher-js wants.

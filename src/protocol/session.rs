@@ -76,6 +76,16 @@ pub struct Refusal {
     pub status: u16,
     /// A sentence that says the cause and the cure.
     pub error: String,
+    /// What Laravel replied, where it was asked and `status` may be another; 0: nothing. Socket.IO
+    /// clients are told this, as the old server did.
+    pub replied: Option<u16>,
+}
+
+impl Refusal {
+    /// One that Laravel has no part in.
+    pub fn new(status: u16, error: impl Into<String>) -> Self {
+        Self { status, error: error.into(), replied: None }
+    }
 }
 
 /// What can happen to a connection.
@@ -83,6 +93,8 @@ pub struct Refusal {
 pub enum Input<'a> {
     /// A text message arrived.
     Text(&'a str),
+    /// A message arrived, and has been read.
+    Message(ClientMessage<'a>),
     /// Something arrived that is no text message: a sign of life.
     SignOfLife,
     /// Laravel's answer to [`Action::Ask`].
@@ -155,12 +167,25 @@ pub enum Action {
         /// The user's id.
         user_id: Arc<str>,
     },
-    /// Send a text message to the channel's other subscribers.
+    /// Send a client event to the channel's other subscribers.
     Whisper {
         /// The channel.
         channel: ChannelName,
-        /// The message, ready.
-        text: String,
+        /// The event's name.
+        event: String,
+        /// JSON as the client wrote it.
+        data: Option<String>,
+        /// Who says it, on presence channels.
+        user_id: Option<Arc<str>>,
+    },
+    /// Tell this client that it may not join.
+    SubscriptionError {
+        /// As the client named it.
+        channel: String,
+        /// Pusher's `type`: `AuthError` or `LimitReached`.
+        kind: &'static str,
+        /// Why.
+        refusal: Refusal,
     },
     /// A subscription was refused here, not by Laravel: for the log.
     Refused {
@@ -265,6 +290,10 @@ impl Session {
                 self.heard(now);
                 self.text(text, rules, now, actions);
             }
+            Input::Message(message) => {
+                self.heard(now);
+                self.message(message, rules, now, actions);
+            }
             Input::SignOfLife => self.heard(now),
             Input::Answered(ticket, answer) => {
                 self.asking = self.asking.saturating_sub(1);
@@ -293,31 +322,40 @@ impl Session {
 
     fn text(&mut self, text: &str, rules: &Rules, now: Millis, actions: &mut Vec<Action>) {
         match ClientMessage::parse(text) {
-            Ok(ClientMessage::Ping) => actions.push(Action::Send(pusher::PONG.into())),
-            Ok(ClientMessage::Pong | ClientMessage::Unknown) => {}
-            Ok(ClientMessage::Subscribe(subscribe)) => {
-                let limit = rules.subscriptions_max as u32;
-                if self.subscribes.take(limit, now) {
-                    return self.subscribe(subscribe, rules, now, actions);
-                }
-                let error =
-                    format!("This connection has subscribed {limit} times within a second; no more are allowed");
-                let frame = pusher::subscription_error(&subscribe.channel, "LimitReached", &error, 4009);
-                actions.push(Action::Send(frame));
-            }
-            Ok(ClientMessage::Unsubscribe(channel)) => self.unsubscribe(&channel, rules, now, actions),
-            Ok(ClientMessage::Signin(signin)) => self.signin(&signin, rules, now, actions),
-            Ok(ClientMessage::ClientEvent { event, channel, data }) => {
-                if let Err((code, message)) = self.client_event(&event, &channel, data, rules, now, actions) {
-                    actions.push(Action::Send(pusher::error(code, &message)));
-                }
-            }
+            Ok(message) => self.message(message, rules, now, actions),
             Err(bad) => {
                 actions.push(Action::Send(pusher::error(None, bad.0)));
                 self.bad_messages += 1;
                 if self.bad_messages == BAD_MESSAGES_MAX {
                     actions.push(Action::Close { code: 4100, reason: "Too many messages that make no sense" });
                     self.bad_messages = 0;
+                }
+            }
+        }
+    }
+
+    fn message(&mut self, message: ClientMessage<'_>, rules: &Rules, now: Millis, actions: &mut Vec<Action>) {
+        match message {
+            ClientMessage::Ping => actions.push(Action::Send(pusher::PONG.into())),
+            ClientMessage::Pong | ClientMessage::Unknown => {}
+            ClientMessage::Subscribe(subscribe) => {
+                let limit = rules.subscriptions_max as u32;
+                if self.subscribes.take(limit, now) {
+                    return self.subscribe(subscribe, rules, now, actions);
+                }
+                let error =
+                    format!("This connection has subscribed {limit} times within a second; no more are allowed");
+                actions.push(subscribe::subscription_error(
+                    &subscribe.channel,
+                    "LimitReached",
+                    Refusal::new(4009, error),
+                ));
+            }
+            ClientMessage::Unsubscribe(channel) => self.unsubscribe(&channel, rules, now, actions),
+            ClientMessage::Signin(signin) => self.signin(&signin, rules, now, actions),
+            ClientMessage::ClientEvent { event, channel, data } => {
+                if let Err((code, message)) = self.client_event(&event, &channel, data, rules, now, actions) {
+                    actions.push(Action::Send(pusher::error(code, &message)));
                 }
             }
         }

@@ -1,171 +1,86 @@
-//! A connection for commands that are not waited for one by one: what other nodes are told is
-//! written as it comes, and the answers are read as they come.
+//! Commands to Redis, many in one write, each reply awaited.
 
-use std::fmt;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::time::Duration;
 
-use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
-use tokio::time::{self, Instant};
+use tokio::time;
 
 use super::resp::{self, Reply};
 use super::subscription::Connection;
-use super::{Failure, Timing};
+use super::{Failure, Link};
 
-/// A connection that is logged in. After a failure it is of no use any more.
-pub struct Commands {
-    connection: Connection,
-    timing: Timing,
-    address: String,
-    /// Commands that were written, or are to be, and have not been answered.
-    unanswered: usize,
-    /// Since when nothing has been answered.
-    silent: Instant,
+/// Commands that go out together.
+#[derive(Debug, Default)]
+pub struct Pipeline {
+    bytes: Vec<u8>,
+    commands: usize,
 }
 
-/// `PUBLISH`, for [`Commands::turn`].
-pub fn publish_command(channel: &str, message: &[u8], to: &mut BytesMut) {
-    to.extend_from_slice(
-        format!("*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n${}\r\n", channel.len(), message.len()).as_bytes(),
-    );
-    to.extend_from_slice(message);
-    to.extend_from_slice(b"\r\n");
+impl Pipeline {
+    /// Adds a command: its name and its arguments.
+    pub fn push(&mut self, words: &[&str]) {
+        self.bytes.extend_from_slice(&resp::command(words));
+        self.commands += 1;
+    }
+
+    /// How many bytes it has by now.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// A connection for commands, in the configured database. After a failure it is of no use any more.
+pub struct Commands {
+    connection: Connection,
+    answer_max: Duration,
+    address: String,
 }
 
 impl Commands {
-    pub(super) fn new(connection: Connection, timing: Timing, address: String) -> Self {
-        Self { connection, timing, address, unanswered: 0, silent: Instant::now() }
+    pub(super) fn new(connection: Connection, link: &Link) -> Self {
+        Self { connection, answer_max: link.timing().answer_max, address: link.to_string() }
     }
 
-    /// Sends a command of texts and waits for the answer; `None` for null.
+    /// Sends one command and waits for its reply: a text, or `None` for null.
     ///
     /// # Errors
-    /// Redis refuses, says nothing in time, or is gone.
+    /// It was refused, or there is no answer.
     pub async fn ask(&mut self, words: &[&str]) -> Result<Option<String>, Failure> {
-        let exchange = async {
-            self.connection.send(&resp::command(words)).await?;
-            self.connection
-                .reply(|reply| match reply {
-                    Reply::Error(text) => Err(String::from_utf8_lossy(text).into_owned()),
-                    Reply::Status(text) | Reply::Text(Some(text)) => {
-                        Ok(Some(String::from_utf8_lossy(text).into_owned()))
-                    }
-                    _ => Ok(None),
-                })
-                .await
+        let connection = &mut self.connection;
+        let work = async {
+            connection.send(&resp::command(words)).await.map_err(|error| error.to_string())?;
+            let answer = connection.reply(|reply| match reply {
+                Reply::Error(text) => Err(String::from_utf8_lossy(text).into_owned()),
+                Reply::Status(text) | Reply::Text(Some(text)) => Ok(Some(String::from_utf8_lossy(text).into_owned())),
+                _ => Ok(None),
+            });
+            answer.await.map_err(|error| error.to_string())?
         };
-        match time::timeout(self.timing.answer_max, exchange).await {
-            Ok(Ok(Ok(answer))) => Ok(answer),
-            Ok(Ok(Err(error))) => Err(self.refused(&error)),
-            Ok(Err(error)) => Err(Failure(format!("Redis at {} cannot be used: {error}.", self.address))),
-            Err(_) => Err(self.is_silent()),
-        }
+        let outcome = time::timeout(self.answer_max, work).await;
+        let outcome = outcome.unwrap_or_else(|_| Err(format!("no answer within {:?}", self.answer_max)));
+        outcome.map_err(|why| Failure(format!("Redis at {} does not take commands: {why}.", self.address)))
     }
 
-    /// So many commands have been put where [`Commands::turn`] takes them.
-    pub fn sent(&mut self, commands: usize) {
-        if self.unanswered == 0 {
-            self.silent = Instant::now();
-        }
-        self.unanswered += commands;
-    }
-
-    /// Writes what it can of `unsent` and reads answers, until anything has been done. Dropped before its
-    /// end, it has done nothing.
+    /// Sends the commands and waits for their replies, of which it says how many were 0.
     ///
     /// # Errors
-    /// Redis refuses a command, or is gone or silent.
-    pub async fn turn(&mut self, unsent: &mut BytesMut) -> Result<(), Failure> {
-        let deadline = self.silent + self.timing.answer_max;
-        let is_waiting = self.unanswered > 0;
-        tokio::select! {
-            biased;
-            done = std::future::poll_fn(|context| self.poll(context, unsent)) => done,
-            () = time::sleep_until(deadline), if is_waiting => Err(self.is_silent()),
-        }
-    }
-
-    fn poll(&mut self, context: &mut Context<'_>, unsent: &mut BytesMut) -> Poll<Result<(), Failure>> {
-        let mut has_done = false;
-        while !unsent.is_empty() {
-            match Pin::new(&mut self.connection.stream).poll_write(context, unsent) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.closed(""))),
-                Poll::Ready(Ok(bytes)) => {
-                    unsent.advance(bytes);
-                    has_done = true;
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.closed(&format!(" ({error})")))),
-                Poll::Pending => break,
+    /// One of them was refused, or there is no answer.
+    pub async fn run(&mut self, pipeline: Pipeline) -> Result<usize, Failure> {
+        let Pipeline { bytes, commands } = pipeline;
+        let connection = &mut self.connection;
+        let work = async {
+            connection.send(&bytes).await.map_err(|error| error.to_string())?;
+            let mut zeros = 0;
+            for _ in 0..commands {
+                let answer = connection.reply(|reply| match reply {
+                    Reply::Error(text) => Err(String::from_utf8_lossy(text).into_owned()),
+                    reply => Ok(reply == Reply::Status(b"0")),
+                });
+                zeros += usize::from(answer.await.map_err(|error| error.to_string())??);
             }
-        }
-        // What TLS keeps back goes out, too.
-        if let Poll::Ready(Err(error)) = Pin::new(&mut self.connection.stream).poll_flush(context) {
-            return Poll::Ready(Err(self.closed(&format!(" ({error})"))));
-        }
-        let mut buffer = ReadBuf::new(self.connection.replies.room());
-        match Pin::new(&mut self.connection.stream).poll_read(context, &mut buffer) {
-            Poll::Pending if has_done => Poll::Ready(Ok(())),
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Err(error)) => Poll::Ready(Err(self.closed(&format!(" ({error})")))),
-            Poll::Ready(Ok(())) => {
-                let bytes = buffer.filled().len();
-                if bytes == 0 {
-                    return Poll::Ready(Err(self.closed("")));
-                }
-                self.connection.replies.filled(bytes);
-                Poll::Ready(self.answered())
-            }
-        }
-    }
-
-    fn answered(&mut self) -> Result<(), Failure> {
-        loop {
-            match self.connection.replies.next() {
-                Ok(None) => return Ok(()),
-                Ok(Some(Reply::Error(text))) => {
-                    let error = String::from_utf8_lossy(text).into_owned();
-                    return Err(self.refused(&error));
-                }
-                Ok(Some(_)) => {
-                    self.unanswered = self.unanswered.saturating_sub(1);
-                    self.silent = Instant::now();
-                }
-                Err(_) => {
-                    return Err(Failure(format!("What answers at {} does not speak Redis' protocol.", self.address)));
-                }
-            }
-        }
-    }
-
-    fn refused(&self, error: &str) -> Failure {
-        let error: String = error.chars().filter(|character| !character.is_control()).take(200).collect();
-        Failure(format!("Redis at {} refuses a command: {error}.", self.address))
-    }
-
-    fn closed(&self, why: &str) -> Failure {
-        Failure(format!("Redis at {} closed the connection{why}.", self.address))
-    }
-
-    fn is_silent(&self) -> Failure {
-        Failure(format!("Redis at {} has not answered for {:?}.", self.address, self.timing.answer_max))
-    }
-}
-
-impl fmt::Debug for Commands {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Commands at {}", self.address)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_of_any_bytes_is_published() {
-        let mut bytes = BytesMut::new();
-        publish_command("a:bus", b"\0\r\n", &mut bytes);
-        assert_eq!(&bytes[..], b"*3\r\n$7\r\nPUBLISH\r\n$5\r\na:bus\r\n$3\r\n\0\r\n\r\n");
+            Ok::<_, String>(zeros)
+        };
+        let outcome = time::timeout(self.answer_max, work).await;
+        let outcome = outcome.unwrap_or_else(|_| Err(format!("no answer within {:?}", self.answer_max)));
+        outcome.map_err(|why| Failure(format!("Redis at {} does not take commands: {why}.", self.address)))
     }
 }

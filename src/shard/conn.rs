@@ -10,9 +10,10 @@ use tokio::net::TcpStream;
 
 use super::Shard;
 use super::outbox::{Outbox, Socket};
-use crate::inbox::{AppConnection, AppIndex, ConnKey, Credentials};
+use super::polling::SocketIo;
+use crate::inbox::{AppIndex, ConnKey, Credentials, Form, OneMore};
 use crate::protocol::SocketId;
-use crate::protocol::session::{Millis, Session};
+use crate::protocol::session::{Action, Input, Millis, Rules, Session};
 use crate::ws::frame::Decoder;
 
 /// How long a client may take to answer a close frame before its socket is dropped.
@@ -34,20 +35,25 @@ const RECORDS_MAX: usize = 16;
 pub struct Conn {
     /// Its id.
     pub socket_id: SocketId,
-    /// Shared with the tasks that wait for it, never written by them.
-    pub stream: Rc<TcpStream>,
+    /// Shared with the tasks that wait for it, never written by them. `None`: a Socket.IO client
+    /// that polls.
+    pub stream: Option<Rc<TcpStream>>,
     /// Its TLS session, where it has one.
     pub tls: Option<Box<ServerConnection>>,
-    /// See [`ConnKey::generation`].
-    pub generation: u32,
     /// The app that it connected to.
     pub app: AppIndex,
     /// Is on the shard's list of those to be flushed at the end of this turn.
     pub dirty: bool,
     /// The kernel took no more; [`drain`] waits until it does.
     pub draining: bool,
+    /// In which form it is sent events.
+    pub form: Form,
     /// Bytes out.
     pub outbox: Outbox,
+    /// See [`ConnKey::generation`].
+    pub generation: u32,
+    /// What it is to Socket.IO; a Pusher client has none of it.
+    pub socketio: Option<Box<SocketIo>>,
     /// A close frame is on its way; nothing else is sent any more.
     pub closing: Option<Closing>,
     /// The protocol's view.
@@ -56,20 +62,21 @@ pub struct Conn {
     pub decoder: Decoder,
     /// For asking Laravel.
     pub credentials: Arc<Credentials>,
-    /// Counts it among its app's.
-    pub _counted: AppConnection,
+    /// See [`NewClient::counted`](crate::inbox::NewClient).
+    pub _counted: [Option<OneMore>; 2],
 }
 
 impl Conn {
     /// Reads once. `Ok(0)` is the end of the stream.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(tls) = &mut self.tls else { return self.stream.try_read(buffer) };
+        let Some(stream) = &self.stream else { return Err(io::ErrorKind::WouldBlock.into()) };
+        let Some(tls) = &mut self.tls else { return stream.try_read(buffer) };
         for _ in 0..RECORDS_MAX {
             match tls.reader().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
             }
-            if tls.read_tls(&mut Socket(&self.stream))? == 0 {
+            if tls.read_tls(&mut Socket(stream))? == 0 {
                 return Ok(0);
             }
             tls.process_new_packets().map_err(io::Error::other)?;
@@ -80,7 +87,28 @@ impl Conn {
 
     /// Writes what waits; see [`Outbox::flush`].
     pub fn flush(&mut self) -> io::Result<bool> {
-        self.outbox.flush(&self.stream, self.tls.as_deref_mut())
+        match &self.stream {
+            Some(stream) => self.outbox.flush(stream, self.tls.as_deref_mut()),
+            None => Ok(false),
+        }
+    }
+
+    /// Gives the connection's protocol what happened.
+    pub fn input(&mut self, input: Input<'_>, rules: &Rules, now: Millis, actions: &mut Vec<Action>) {
+        match self.socketio.as_deref_mut() {
+            None => self.session.input(input, rules, now, actions),
+            Some(SocketIo::Session(engine)) => engine.link.input(input, &mut self.session, rules, now, actions),
+            Some(SocketIo::Probe(_)) => {}
+        }
+    }
+
+    /// Whether [`Input::Tick`] would do anything now.
+    pub fn is_due(&self, rules: &Rules, now: Millis) -> bool {
+        match self.socketio.as_deref() {
+            None => self.session.is_due(rules, now),
+            Some(SocketIo::Session(engine)) => engine.link.is_due(&self.session, rules, now),
+            Some(SocketIo::Probe(_)) => false,
+        }
     }
 }
 
@@ -113,6 +141,14 @@ pub async fn read(shard: Weak<RefCell<Shard>>, key: ConnKey, stream: Rc<TcpStrea
         // A socket that is always readable would never wait, and nobody else would have a turn.
         drop(shard);
         tokio::task::yield_now().await;
+    }
+}
+
+/// The same for a socket that another connection has read from: TLS may hold more than has been
+/// read, which no readiness will tell of.
+pub async fn read_on(shard: Weak<RefCell<Shard>>, key: ConnKey, stream: Rc<TcpStream>) {
+    if shard.upgrade().is_some_and(|shard| shard.borrow_mut().read(key)) {
+        read(shard, key, stream).await;
     }
 }
 

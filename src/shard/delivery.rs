@@ -1,18 +1,64 @@
 //! The delivery path: a batch of events into the sockets of their subscribers. No lock, no task
 //! that is woken, no copy per connection.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::task::spawn_local;
 
 use super::channels::Slot;
 use super::{Shard, conn};
-use crate::inbox::{ConnKey, Delivery};
+use crate::inbox::{AppIndex, ConnKey, Delivery, Form};
+use crate::protocol::SocketId;
+use crate::protocol::channel::ChannelName;
+use crate::ws::frame;
 
 /// How long events of one channel may become when they are joined, in bytes: what a write takes
 /// well, and little enough to be the piece that a slow reader is never denied.
 const PIECE_BYTES_MAX: usize = 64 * 1024;
 
+/// One piece of several frames; of a single one, itself.
+fn joined<'a>(mut frames: impl Iterator<Item = &'a Bytes> + Clone) -> Bytes {
+    let rest = frames.clone();
+    match (frames.next(), frames.next()) {
+        (None, _) => Bytes::new(),
+        (Some(one), None) => one.clone(),
+        _ => {
+            let mut joined = BytesMut::with_capacity(rest.clone().map(Bytes::len).sum());
+            rest.for_each(|frame| joined.extend_from_slice(frame));
+            joined.freeze()
+        }
+    }
+}
+
 impl Shard {
+    /// Sends to a channel's other subscribers on this node: to Pusher clients `text`, to Socket.IO clients
+    /// what `socketio` makes.
+    pub(super) fn relay(
+        &self,
+        app: AppIndex,
+        channel: &ChannelName,
+        text: &str,
+        socketio: impl FnOnce() -> String,
+        except: Option<SocketId>,
+    ) {
+        self.context.publisher.relay(&self.delivery(app, channel, text, socketio, except));
+    }
+
+    /// The same, ready to be sent.
+    pub(super) fn delivery(
+        &self,
+        app: AppIndex,
+        channel: &ChannelName,
+        text: &str,
+        socketio: impl FnOnce() -> String,
+        except: Option<SocketId>,
+    ) -> Delivery {
+        let publisher = &self.context.publisher;
+        let socketio = publisher.for_socketio(|| frame::encode_text(&socketio()));
+        let frame = frame::encode_text(text);
+        let deflated = publisher.deflated(&frame);
+        Delivery { app, channel: channel.clone(), frame, socketio, deflated, except }
+    }
+
     pub(super) fn deliver_relayed(&mut self) {
         let mut relayed = std::mem::take(&mut self.relayed);
         self.deliver(&mut relayed);
@@ -33,14 +79,11 @@ impl Shard {
                 bytes <= PIECE_BYTES_MAX
             };
             let run = rest.iter().take_while(same).take_while(fits).count().max(1);
-            let piece = match &rest[..run] {
-                [one] => one.frame.clone(),
-                several => {
-                    let mut joined = BytesMut::with_capacity(several.iter().map(|delivery| delivery.frame.len()).sum());
-                    several.iter().for_each(|delivery| joined.extend_from_slice(&delivery.frame));
-                    joined.freeze()
-                }
-            };
+            let piece = joined(rest[..run].iter().map(|delivery| &delivery.frame));
+            let socketio = joined(rest[..run].iter().filter_map(|delivery| delivery.socketio.as_ref()));
+            let deflated = rest[..run].iter().any(|delivery| delivery.deflated.is_some()).then(|| {
+                joined(rest[..run].iter().map(|delivery| delivery.deflated.as_ref().unwrap_or(&delivery.frame)))
+            });
             // All that there is for anybody in this turn is written here and now, while the
             // connection is at hand; else each outbox is written once, at the turn's end.
             let is_all = run == batch.len() && self.dirty.is_empty();
@@ -49,8 +92,21 @@ impl Shard {
                 if first.except == Some(conn.socket_id) {
                     continue;
                 }
-                if is_all && conn.tls.is_none() && !conn.draining {
-                    if conn.outbox.push_through(&piece, &conn.stream) {
+                let piece = match conn.form {
+                    Form::Plain => &piece,
+                    Form::Deflated => deflated.as_ref().unwrap_or(&piece),
+                    Form::SocketIo => &socketio,
+                };
+                if piece.is_empty() {
+                    // Taken in before there was any Socket.IO client.
+                    continue;
+                }
+                if is_all
+                    && conn.tls.is_none()
+                    && !conn.draining
+                    && let Some(stream) = &conn.stream
+                {
+                    if conn.outbox.push_through(piece, stream) {
                         continue;
                     }
                 } else {
@@ -91,17 +147,22 @@ impl Shard {
         // A connection that has this place since has its own mark.
         let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| conn.dirty) else { return };
         conn.dirty = false;
-        if !conn.draining {
+        if conn.stream.is_none() {
+            self.answer_poll(slot);
+        } else if !conn.draining {
             match conn.flush() {
                 Ok(true) => return self.flushed(slot),
                 Ok(false) => {
                     conn.draining = true;
                     let key = ConnKey { slot, generation: conn.generation };
-                    spawn_local(conn::drain(self.this.clone(), key, conn.stream.clone()));
+                    if let Some(stream) = &conn.stream {
+                        spawn_local(conn::drain(self.this.clone(), key, stream.clone()));
+                    }
                 }
                 Err(_) => return self.remove(slot, "transport error"),
             }
         }
+        let Some(conn) = self.conns.get_mut(slot as usize) else { return };
         let waiting = conn.outbox.waiting();
         if waiting > self.context.outbound_bytes_max && conn.closing.is_none() {
             tracing::warn!(

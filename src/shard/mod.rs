@@ -5,6 +5,7 @@
 //! What one shard alone must know of a channel or a user, its *home* knows: `home`, `users`.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -18,15 +19,20 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 use crate::auth::{Asked, Question};
-use crate::inbox::{AppIndex, ConnKey, Control, Delivery, Events, Handover, Inbox, Interest, Joiner};
-use crate::protocol::SocketId;
-use crate::protocol::channel::ChannelName;
+use crate::inbox::{
+    ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient, PresenceChanges,
+};
+use crate::protocol::engineio::Timing;
 use crate::protocol::session::{Action, Input, Millis, Rules, Session};
+use crate::protocol::webhook::Event;
+use crate::protocol::{SocketId, pusher, socketio};
 use crate::publish::Publisher;
+use crate::webhook::Webhooks;
 use crate::ws::frame::{self, Message};
 use channels::{Change, Channels, Slot};
 use conn::{CLOSE_WAIT, Closing, Conn};
 use home::Homes;
+use occupancy::Occupancy;
 use outbox::Outbox;
 use users::Users;
 
@@ -35,7 +41,10 @@ mod conn;
 mod delivery;
 mod home;
 mod last_events;
+mod misses;
+mod occupancy;
 mod outbox;
+mod polling;
 mod query;
 #[cfg(test)]
 pub(crate) mod test;
@@ -69,12 +78,20 @@ pub struct Context {
     pub message_bytes_max: usize,
     /// See `limits.outboundBytes`.
     pub outbound_bytes_max: usize,
+    /// See `socketio.pingInterval` and `socketio.pingTimeout`.
+    pub socketio: Timing,
     /// See `limits.presenceMembers`.
     pub presence_members_max: Arc<[usize]>,
+    /// Told of changed members, where somebody keeps copies of the lists.
+    pub presence_changes: Option<PresenceChanges>,
     /// See `limits.cacheSeconds`.
     pub cache_time: Duration,
     /// A shard's part of `limits.cacheBytes`.
     pub cache_bytes_max: usize,
+    /// See `clients[].subscriptionCount`.
+    pub subscription_counts: Arc<[bool]>,
+    /// Who is told of what happens on channels.
+    pub webhooks: Webhooks,
 }
 
 /// Starts the thread of the shard with this index. It ends after [`Control::Stop`].
@@ -161,7 +178,10 @@ pub struct Shard {
     generation: u32,
     channels: Channels,
     homes: Homes,
+    occupancy: Occupancy,
     users: Users,
+    /// Socket.IO sessions that began with polling.
+    polled: HashMap<SocketId, Slot>,
     /// Those with something in their outbox since the last flush.
     dirty: Vec<Slot>,
     relayed: Vec<Delivery>,
@@ -178,7 +198,7 @@ impl Shard {
         connections: Arc<AtomicUsize>,
         this: Weak<RefCell<Shard>>,
     ) -> Self {
-        let homes = Homes::new(&context);
+        let (homes, occupancy) = (Homes::new(&context), Occupancy::new(&context));
         Self {
             index,
             context,
@@ -191,7 +211,9 @@ impl Shard {
             generation: 0,
             channels: Channels::default(),
             homes,
+            occupancy,
             users: Users::default(),
+            polled: HashMap::new(),
             dirty: Vec::new(),
             relayed: Vec::new(),
             read_buffer: vec![0; READ_BYTES],
@@ -223,19 +245,23 @@ impl Shard {
         self.deliver(deliveries);
         arrived.drain(..).for_each(|handover| self.accept(handover));
         self.flush();
+        self.tell_homes_of_changes();
         self.conns.is_empty()
     }
 
     fn control(&mut self, message: Control) {
         match message {
+            Control::Poll(request) => self.poll(*request),
+            Control::PollGone { sid, number } => self.poll_gone(sid, number),
             Control::Deliver(delivery) | Control::Relayed(delivery, _) => self.relayed.push(delivery),
             Control::Answered { conn, ticket, answer } => self.input(conn, Input::Answered(ticket, answer)),
             Control::Joined { conn, ticket, outcome } => self.input(conn, Input::Joined(ticket, outcome)),
             Control::Join { app, channel, member, joiner } => self.join(app, channel, member, joiner),
             Control::List { app, channel, joiner } => self.list(app, &channel, joiner),
             Control::Leave { app, channel, user_id, socket_id } => self.leave(app, channel, &user_id, socket_id),
-            Control::Elsewhere { app, channel, node, changes } => self.changed_elsewhere(app, channel, node, changes),
+            Control::Elsewhere { app, channel, from, changes } => self.changed_elsewhere(app, channel, from, changes),
             Control::PassOn(delivery, _under_way) => self.pass_on(&delivery),
+            Control::Occupancy { app, channel, more } => self.occupancy_changed(app, channel, more),
             Control::User { app, user_id, from, change } => self.user_changed(app, user_id, from, change),
             Control::UserStatus { app, user_id, is_online } => self.user_status(app, user_id, is_online),
             Control::Query { app, query, reply } => {
@@ -243,7 +269,11 @@ impl Shard {
                 let _ = reply.send(self.found(app, &query));
             }
             Control::Terminate { app, user_id } => self.terminate(app, &user_id),
+            Control::PresenceLists { all, answer } => {
+                let _ = answer.send(self.homes.take_lists(all));
+            }
             Control::Stop => {
+                self.tell_backends_of_the_end();
                 self.stopping = true;
                 let slots: Vec<Slot> = self.conns.iter().map(|(slot, _)| slot as Slot).collect();
                 for slot in slots {
@@ -256,7 +286,7 @@ impl Shard {
     // --- connections -----------------------------------------------------------------------
 
     fn accept(&mut self, handover: Handover) {
-        let Handover { stream, tls, leftover, app, socket_id, credentials, counted } = handover;
+        let Handover { stream, tls, leftover, client } = handover;
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => Rc::new(stream),
             Err(error) => {
@@ -265,30 +295,7 @@ impl Shard {
                 return;
             }
         };
-        self.generation = self.generation.wrapping_add(1);
-        let mut actions = Vec::new();
-        let session = Session::open(socket_id, &self.context.rules[usize::from(app.0)], self.now(), &mut actions);
-        let slot = self.conns.insert(Conn {
-            generation: self.generation,
-            app,
-            socket_id,
-            stream: stream.clone(),
-            tls,
-            session,
-            decoder: frame::Decoder::default(),
-            outbox: Outbox::default(),
-            credentials,
-            dirty: false,
-            draining: false,
-            closing: None,
-            _counted: counted,
-        }) as Slot;
-        let key = ConnKey { slot, generation: self.generation };
-        tracing::debug!("{socket_id} connected");
-        self.act(slot, actions);
-        if self.stopping {
-            self.close(slot, 1012, "The server is restarting");
-        }
+        let key = self.open(Some(stream.clone()), tls, client);
         if !leftover.is_empty() {
             self.received(key, &mut leftover.to_vec());
         }
@@ -296,6 +303,46 @@ impl Shard {
         if self.read(key) {
             spawn_local(conn::read(self.this.clone(), key, stream));
         }
+    }
+
+    /// Enters a new connection, and says hello.
+    fn open(
+        &mut self,
+        stream: Option<Rc<TcpStream>>,
+        tls: Option<Box<rustls::ServerConnection>>,
+        client: NewClient,
+    ) -> ConnKey {
+        let NewClient { app, socket_id, credentials, counted, form, socketio } = client;
+        self.generation = self.generation.wrapping_add(1);
+        let mut actions = Vec::new();
+        let session = Session::open(socket_id, &self.context.rules[usize::from(app.0)], self.now(), &mut actions);
+        let socketio = socketio.map(|what| {
+            actions.clear();
+            Box::new(self.socketio(what, &mut actions))
+        });
+        let slot = self.conns.insert(Conn {
+            generation: self.generation,
+            app,
+            socket_id,
+            stream,
+            tls,
+            session,
+            form,
+            socketio,
+            decoder: frame::Decoder::new(form == Form::Deflated),
+            outbox: Outbox::default(),
+            credentials,
+            dirty: false,
+            draining: false,
+            closing: None,
+            _counted: counted,
+        }) as Slot;
+        tracing::debug!("{socket_id} connected");
+        self.act(slot, actions);
+        if self.stopping {
+            self.close(slot, 1012, "The server is restarting");
+        }
+        ConnKey { slot, generation: self.generation }
     }
 
     fn conn(&mut self, key: ConnKey) -> Option<&mut Conn> {
@@ -324,6 +371,7 @@ impl Shard {
         }
         self.read_buffer = buffer;
         self.flush();
+        self.tell_homes_of_changes();
         self.conn(key).is_some()
     }
 
@@ -348,6 +396,7 @@ impl Shard {
                 closing.deaf = true;
             }
         }
+        self.take_over(key);
     }
 
     fn message(&mut self, key: ConnKey, message: Message<'_>) {
@@ -362,6 +411,7 @@ impl Shard {
                 self.touch(key.slot);
             }
             _ if conn.closing.is_some() => {}
+            Message::Text(text) if conn.is_probe() => self.probe(key, &text),
             Message::Text(text) => self.input(key, Input::Text(&text)),
             Message::Ping(payload) => {
                 conn.outbox.push(frame::encode_pong(payload));
@@ -380,14 +430,14 @@ impl Shard {
             return;
         }
         let mut actions = Vec::new();
-        conn.session.input(input, &self.context.rules[usize::from(conn.app.0)], now, &mut actions);
+        conn.input(input, &self.context.rules[usize::from(conn.app.0)], now, &mut actions);
         self.act(key.slot, actions);
     }
 
     fn act(&mut self, slot: Slot, actions: Vec<Action>) {
         for action in actions {
             let Some(conn) = self.conns.get_mut(slot as usize) else { return };
-            let (app, socket_id) = (conn.app, conn.socket_id);
+            let (app, socket_id, is_socketio) = (conn.app, conn.socket_id, conn.form == Form::SocketIo);
             let key = ConnKey { slot, generation: conn.generation };
             match action {
                 Action::Send(text) => self.send(slot, frame::encode_text(&text)),
@@ -396,12 +446,14 @@ impl Shard {
                     if self.channels.subscribe(app, &channel, slot) == Change::Edge {
                         self.interest.add(self.context.publisher.hash(app, channel.as_str()));
                     }
+                    self.occupancy.count(app, &channel, 1);
                     tracing::debug!("{socket_id} joined channel: {channel}");
                 }
                 Action::Unsubscribe(channel) => {
                     if self.channels.unsubscribe(app, &channel, slot) == Change::Edge {
                         self.interest.remove(self.context.publisher.hash(app, channel.as_str()));
                     }
+                    self.occupancy.count(app, &channel, -1);
                     tracing::debug!("{socket_id} left channel: {channel}");
                 }
                 Action::Ask { ticket, channel, headers } => {
@@ -412,12 +464,12 @@ impl Shard {
                     // From now on, and not only from the answer: what others send to a member that
                     // the home has just announced comes after that answer, and must not pass us by.
                     self.interest.add(self.context.publisher.hash(app, channel.as_str()));
-                    let joiner = Joiner { shard: self.index, conn: key, ticket, socket_id };
+                    let joiner = Joiner { shard: self.index, conn: key, ticket, socket_id, is_socketio };
                     let home = self.context.publisher.home(app, channel.as_str());
                     home.tell(Control::Join { app, channel, member, joiner });
                 }
                 Action::List { ticket, channel } => {
-                    let joiner = Joiner { shard: self.index, conn: key, ticket, socket_id };
+                    let joiner = Joiner { shard: self.index, conn: key, ticket, socket_id, is_socketio };
                     let home = self.context.publisher.home(app, channel.as_str());
                     home.tell(Control::List { app, channel, joiner });
                 }
@@ -434,9 +486,17 @@ impl Shard {
                     self.sign_in(app, user_id, watchlist, key);
                 }
                 Action::SignOut { user_id } => self.sign_out(app, &user_id, key),
-                Action::Whisper { channel, text } => {
-                    let frame = frame::encode_text(&text);
-                    self.context.publisher.relay_everywhere(&Delivery { app, channel, frame, except: Some(socket_id) });
+                Action::Whisper { channel, event, data, user_id } => {
+                    let (name, data, user_id) = (channel.as_str(), data.as_deref(), user_id.as_deref());
+                    self.tell_backend(app, &channel, Event::ClientEvent { event: &event, data, socket_id, user_id });
+                    let text = pusher::client_event(name, &event, data, user_id);
+                    let socketio = || socketio::channel_event(name, &event, data.unwrap_or("null"));
+                    let event = self.delivery(app, &channel, &text, socketio, Some(socket_id));
+                    self.context.publisher.relay_everywhere(&event);
+                }
+                Action::SubscriptionError { channel, kind, refusal } => {
+                    let text = pusher::subscription_error(&channel, kind, &refusal.error, refusal.status);
+                    self.send(slot, frame::encode_text(&text));
                 }
                 Action::Refused { channel, error } => tracing::warn!("{socket_id} may not join {channel:?}: {error}"),
                 Action::SigninRefused { error } => tracing::warn!("{socket_id} may not sign in: {error}"),
@@ -477,8 +537,13 @@ impl Shard {
         self.end_session(slot);
         let Some(conn) = self.conns.try_remove(slot as usize) else { return };
         tracing::debug!("{} disconnected ({reason})", conn.socket_id);
-        let _ = socket2::SockRef::from(&*conn.stream).shutdown(std::net::Shutdown::Both);
+        if let Some(stream) = &conn.stream {
+            let _ = socket2::SockRef::from(&**stream).shutdown(std::net::Shutdown::Both);
+        }
         self.connections.fetch_sub(1, Ordering::Relaxed);
+        if let Some(socketio) = conn.socketio {
+            self.removed(&socketio);
+        }
     }
 
     fn tick(&mut self) {
@@ -488,19 +553,16 @@ impl Shard {
             match conn.closing {
                 Some(closing) if now >= closing.until => self.remove(slot as Slot, "no answer to the close frame"),
                 Some(_) => {}
-                None if conn.session.is_due(&self.context.rules[usize::from(conn.app.0)], now) => {
+                None if conn.is_given_up(now) => self.remove(slot as Slot, "the client did not go on"),
+                None if conn.is_due(&self.context.rules[usize::from(conn.app.0)], now) => {
                     self.input(ConnKey { slot: slot as Slot, generation: conn.generation }, Input::Tick);
                 }
                 None => {}
             }
         }
         self.homes.expire(now);
+        self.tell_late_counts(now);
         self.tell_watchers_of_changes();
         self.flush();
-    }
-
-    /// Sends a message to all subscribers of a channel but one, on whatever shard they are.
-    fn relay(&self, app: AppIndex, channel: ChannelName, text: &str, except: Option<SocketId>) {
-        self.context.publisher.relay(&Delivery { app, channel, frame: frame::encode_text(text), except });
     }
 }

@@ -113,6 +113,23 @@ impl Outbox {
         Ok(true)
     }
 
+    /// Puts another outbox, of which nothing has been written, behind this one.
+    pub fn append(&mut self, mut later: Self) {
+        self.bytes += later.bytes;
+        self.frames.append(&mut later.frames);
+    }
+
+    /// Takes all out, of which nothing has been written.
+    pub fn take(&mut self) -> VecDeque<Bytes> {
+        self.bytes = 0;
+        std::mem::take(&mut self.frames)
+    }
+
+    /// Nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
     /// Gives up what waits, but for the rest of a frame that is half written: after it the
     /// stream is whole, and a close frame may follow.
     pub fn give_up(&mut self) {

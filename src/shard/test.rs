@@ -9,16 +9,26 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::{Context, spawn};
-use crate::inbox::{AppConnection, AppIndex, Handover, inbox};
+use crate::inbox::{AppIndex, Form, Handover, NewClient, inbox};
 use crate::protocol::SocketId;
+use crate::protocol::engineio::Timing;
 use crate::protocol::session::Rules;
 use crate::publish::Publisher;
+use crate::webhook::Webhooks;
 
 /// Starts so many shards for one app, with the key `key` and the secret `secret`. They end with
 /// the process.
 pub fn start(shards: usize) -> Publisher {
     let (handles, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| inbox()).unzip();
     let publisher = Publisher::new(handles);
+    for (index, inbox) in inboxes.into_iter().enumerate() {
+        spawn(index, inbox, context(&publisher)).unwrap();
+    }
+    publisher
+}
+
+/// What shards of one app know, whose subscribers are not counted.
+pub fn context(publisher: &Publisher) -> Context {
     let rules = Rules {
         app_key: "key".into(),
         secret: "secret".into(),
@@ -31,20 +41,20 @@ pub fn start(shards: usize) -> Publisher {
         pong_timeout: 60_000,
         reauthorize_after: None,
     };
-    let context = Context {
+    Context {
         publisher: publisher.clone(),
         asker: mpsc::unbounded_channel().0,
         rules: [rules].into(),
         message_bytes_max: 10_000,
         outbound_bytes_max: 1_000_000,
         presence_members_max: [100].into(),
+        presence_changes: None,
         cache_time: Duration::from_secs(60),
         cache_bytes_max: 100_000,
-    };
-    for (index, inbox) in inboxes.into_iter().enumerate() {
-        spawn(index, inbox, context.clone()).unwrap();
+        subscription_counts: [false].into(),
+        webhooks: Webhooks::default(),
+        socketio: Timing { ping_interval: 25_000, ping_timeout: 20_000 },
     }
-    publisher
 }
 
 /// A connection of the shard it was given to.
@@ -60,13 +70,17 @@ impl Client {
         let (stream, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (stream, socket_id) = (stream.unwrap(), SocketId::new(getrandom::u64().unwrap(), 0));
         let handover = Handover {
-            counted: AppConnection::new(&Arc::default()),
             stream: accepted.unwrap().0.into_std().unwrap(),
             tls: None,
             leftover: Bytes::new(),
-            app: AppIndex(0),
-            socket_id,
-            credentials: Arc::default(),
+            client: NewClient {
+                app: AppIndex(0),
+                socket_id,
+                credentials: Arc::default(),
+                counted: [None, None],
+                form: Form::Plain,
+                socketio: None,
+            },
         };
         publisher.shards()[shard].hand_over(handover);
         let mut client = Self { stream, socket_id };

@@ -6,6 +6,8 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
+use super::deflate::{deflate, inflate};
+
 const CONTINUATION: u8 = 0;
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
@@ -14,6 +16,8 @@ const PING: u8 = 9;
 const PONG: u8 = 10;
 
 const FIN: u8 = 0x80;
+/// Set on the first frame of a compressed message.
+const RSV1: u8 = 0x40;
 const CONTROL_BYTES_MAX: usize = 125;
 
 /// A text message, header included.
@@ -44,6 +48,12 @@ pub fn text(frame: &[u8]) -> Option<&str> {
         _ => 2,
     };
     std::str::from_utf8(frame.get(header..)?).ok()
+}
+
+/// The compressed form of a frame that [`encode_text`] or [`build_text`] has made, for clients that
+/// have agreed to permessage-deflate; `None` where it would save nothing.
+pub fn deflated(frame: &[u8]) -> Option<Bytes> {
+    deflate(text(frame)?.as_bytes()).map(|payload| encode(TEXT | RSV1, &payload))
 }
 
 /// The answer to a ping.
@@ -91,6 +101,36 @@ fn header_of(opcode: u8, payload_bytes: usize) -> ([u8; 10], usize) {
             (header, 10)
         }
     }
+}
+
+/// A frame of ours, taken apart again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Sent<'a> {
+    /// A text message.
+    Text(&'a str),
+    /// The end.
+    Close,
+    /// A pong.
+    Other,
+}
+
+/// The frames of a piece that was made here, for transports that want the texts alone.
+pub fn sent(mut piece: &[u8]) -> impl Iterator<Item = Sent<'_>> {
+    std::iter::from_fn(move || {
+        let (length_end, length) = match piece.get(1)? {
+            126 => (4, usize::from(u16::from_be_bytes(piece.get(2..4)?.try_into().ok()?))),
+            127 => (10, u64::from_be_bytes(piece.get(2..10)?.try_into().ok()?) as usize),
+            short => (2, usize::from(*short)),
+        };
+        let opcode = piece[0] & 0x0f;
+        let payload = piece.get(length_end..length_end + length)?;
+        piece = &piece[length_end + length..];
+        Some(match opcode {
+            TEXT => std::str::from_utf8(payload).map_or(Sent::Other, Sent::Text),
+            CLOSE => Sent::Close,
+            _ => Sent::Other,
+        })
+    })
 }
 
 /// What a client said.
@@ -141,14 +181,24 @@ impl Violation {
 /// One connection's incoming stream. Holds memory only for what is incomplete.
 #[derive(Debug, Default)]
 pub struct Decoder {
+    /// permessage-deflate is agreed on.
+    inflates: bool,
     /// The beginning of a frame whose end has not arrived.
     partial: Vec<u8>,
     /// The fragments of a message so far, with the opcode of the first.
-    fragments: Option<Box<(u8, Vec<u8>)>>,
+    fragments: Option<Box<Fragments>>,
+}
+
+#[derive(Debug)]
+struct Fragments {
+    opcode: u8,
+    is_compressed: bool,
+    payload: Vec<u8>,
 }
 
 struct Header {
     fin: bool,
+    is_compressed: bool,
     opcode: u8,
     mask: [u8; 4],
     bytes: usize,
@@ -156,6 +206,11 @@ struct Header {
 }
 
 impl Decoder {
+    /// For a connection that has agreed to permessage-deflate, or has not.
+    pub fn new(inflates: bool) -> Self {
+        Self { inflates, ..Self::default() }
+    }
+
     /// Takes what was read and calls `each` for every message that is complete now, until it
     /// returns false. `input` is unmasked in place. `limit` bounds a message, in bytes.
     pub fn feed(
@@ -187,7 +242,7 @@ impl Decoder {
         limit: usize,
         each: &mut impl FnMut(Message<'_>) -> bool,
     ) -> Result<&'a [u8], Violation> {
-        while let Some(header) = header(input, limit)? {
+        while let Some(header) = header(input, limit, self.inflates)? {
             if input.len() < header.bytes + header.payload_bytes {
                 break;
             }
@@ -221,22 +276,26 @@ impl Decoder {
             TEXT | BINARY if self.fragments.is_some() => {
                 Err(Violation::Protocol("a new message began before the fragments of the last one ended"))
             }
-            TEXT | BINARY if header.fin => whole(header.opcode, Cow::Borrowed(payload)).map(Some),
+            TEXT | BINARY if header.fin => {
+                whole(header.opcode, header.is_compressed, Cow::Borrowed(payload), limit).map(Some)
+            }
             TEXT | BINARY => {
-                self.fragments = Some(Box::new((header.opcode, payload.to_vec())));
+                let (opcode, is_compressed) = (header.opcode, header.is_compressed);
+                self.fragments = Some(Box::new(Fragments { opcode, is_compressed, payload: payload.to_vec() }));
                 Ok(None)
             }
             _ => {
                 let Some(mut fragments) = self.fragments.take() else {
                     return Err(Violation::Protocol("a continuation frame without a message to continue"));
                 };
-                let bytes = fragments.1.len() + payload.len();
+                let bytes = fragments.payload.len() + payload.len();
                 if bytes > limit {
                     return Err(Violation::TooBig { bytes: bytes as u64, limit });
                 }
-                fragments.1.extend_from_slice(payload);
+                fragments.payload.extend_from_slice(payload);
                 if header.fin {
-                    return whole(fragments.0, Cow::Owned(fragments.1)).map(Some);
+                    let Fragments { opcode, is_compressed, payload } = *fragments;
+                    return whole(opcode, is_compressed, Cow::Owned(payload), limit).map(Some);
                 }
                 self.fragments = Some(fragments);
                 Ok(None)
@@ -246,10 +305,12 @@ impl Decoder {
 }
 
 /// Reads a frame's header; `None` if it has not arrived whole.
-fn header(input: &[u8], limit: usize) -> Result<Option<Header>, Violation> {
+fn header(input: &[u8], limit: usize, inflates: bool) -> Result<Option<Header>, Violation> {
     let [first, second, ..] = *input else { return Ok(None) };
     let (fin, opcode) = (first & FIN != 0, first & 0x0f);
-    if first & 0x70 != 0 {
+    let is_compressed = first & RSV1 != 0;
+    let may_be_compressed = inflates && matches!(opcode, TEXT | BINARY);
+    if first & 0x30 != 0 || (is_compressed && !may_be_compressed) {
         return Err(Violation::Protocol("a reserved bit is set, but no extension was agreed on"));
     }
     if !matches!(opcode, CONTINUATION | TEXT | BINARY | CLOSE | PING | PONG) {
@@ -276,12 +337,15 @@ fn header(input: &[u8], limit: usize) -> Result<Option<Header>, Violation> {
         return Err(Violation::TooBig { bytes: length, limit });
     }
     match input.get(length_end..length_end + 4).and_then(|bytes| bytes.try_into().ok()) {
-        Some(mask) => Ok(Some(Header { fin, opcode, mask, bytes: length_end + 4, payload_bytes: length as usize })),
+        Some(mask) => {
+            Ok(Some(Header { fin, is_compressed, opcode, mask, bytes: length_end + 4, payload_bytes: length as usize }))
+        }
         None => Ok(None),
     }
 }
 
-fn whole(opcode: u8, payload: Cow<'_, [u8]>) -> Result<Message<'_>, Violation> {
+fn whole(opcode: u8, is_compressed: bool, payload: Cow<'_, [u8]>, limit: usize) -> Result<Message<'_>, Violation> {
+    let payload = if is_compressed { inflate(&payload, limit)? } else { payload };
     let text = match payload {
         Cow::Borrowed(bytes) => std::str::from_utf8(bytes).ok().map(Cow::Borrowed),
         Cow::Owned(bytes) => String::from_utf8(bytes).ok().map(Cow::Owned),
@@ -369,6 +433,20 @@ mod tests {
     }
 
     #[test]
+    fn what_was_sent_comes_apart_again() {
+        let texts = ["", "é", &"x".repeat(126), &"y".repeat(70_000)];
+        let mut piece = Vec::new();
+        for text in texts {
+            piece.extend_from_slice(&encode_text(text));
+            piece.extend_from_slice(&encode_pong(b"p"));
+        }
+        piece.extend_from_slice(&encode_close(1012, "soon"));
+        let expected: Vec<Sent> =
+            texts.iter().flat_map(|text| [Sent::Text(text), Sent::Other]).chain([Sent::Close]).collect();
+        assert_eq!(sent(&piece).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
     fn control_frames_may_stand_between_fragments() {
         let mut bytes = client_frame(false, TEXT, b"ab", [1, 2, 3, 4]);
         bytes.extend(client_frame(true, PING, b"p", [0; 4]));
@@ -412,6 +490,39 @@ mod tests {
         let half = client_frame(false, TEXT, &vec![b'x'; LIMIT / 2 + 1], [0; 4]);
         let other = client_frame(true, CONTINUATION, &vec![b'x'; LIMIT / 2 + 1], [0; 4]);
         assert_eq!(decode(&[&half, &other]).unwrap_err().code(), 1009);
+    }
+
+    #[test]
+    fn compressed_messages_if_agreed_on() {
+        let text = "news ".repeat(1000);
+        let frame = deflated(&encode_text(&text)).unwrap();
+        assert_eq!(frame[0], FIN | RSV1 | TEXT);
+        let payload = &frame[if frame[1] == 126 { 4 } else { 2 }..];
+        let (first, rest) = payload.split_at(5);
+        for frames in [
+            vec![client_frame(true, RSV1 | TEXT, payload, [7; 4])],
+            vec![client_frame(false, RSV1 | TEXT, first, [7; 4]), client_frame(true, CONTINUATION, rest, [9; 4])],
+        ] {
+            let mut heard = Vec::new();
+            let each = |message: Message<'_>| {
+                heard.push(said(message));
+                true
+            };
+            Decoder::new(true).feed(&mut frames.concat(), LIMIT, each).unwrap();
+            assert_eq!(heard, [format!("text {text}")]);
+            assert_eq!(decode(&[&frames.concat()]).unwrap_err().code(), 1002, "it was not agreed on");
+        }
+        for (opcode, payload, code) in [
+            (RSV1 | PING, &b"x"[..], 1002),
+            (RSV1 | CONTINUATION, b"x", 1002),
+            (0x20 | TEXT, b"x", 1002),
+            (RSV1 | TEXT, b"\xff\xff", 1002),
+        ] {
+            let mut bytes = client_frame(true, opcode, payload, [1; 4]);
+            assert_eq!(Decoder::new(true).feed(&mut bytes, LIMIT, |_| true).unwrap_err().code(), code, "{opcode:x}");
+        }
+        let mut bytes = client_frame(true, RSV1 | TEXT, payload, [1; 4]);
+        assert_eq!(Decoder::new(true).feed(&mut bytes, 1000, |_| true).unwrap_err().code(), 1009);
     }
 
     #[test]

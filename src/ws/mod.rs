@@ -5,6 +5,7 @@ use base64::Engine;
 use http::{HeaderMap, Method, header};
 use sha1::{Digest, Sha1};
 
+pub mod deflate;
 pub mod frame;
 
 /// Why a request for `/app/{key}` is no WebSocket handshake.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
@@ -24,6 +25,8 @@ pub struct Server {
     /// What it said before it was ready.
     #[allow(dead_code)]
     pub banner: String,
+    /// What it says afterwards.
+    log: mpsc::UnboundedReceiver<String>,
     http: reqwest::Client,
     scheme: &'static str,
     _dir: tempfile::TempDir,
@@ -68,7 +71,8 @@ impl Server {
             banner.push('\n');
         }
         // The log is read on, or the program would wait for the pipe.
-        std::thread::spawn(move || lines.for_each(drop));
+        let (said, log) = mpsc::unbounded_channel();
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(said.send(line))));
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::new();
         Self {
@@ -76,9 +80,24 @@ impl Server {
             http,
             scheme: "http",
             banner,
+            log,
             port: port.expect("the server said its port before it was ready"),
             _dir: dir,
         }
+    }
+
+    /// The next line of the log in which this stands.
+    #[allow(dead_code)]
+    pub async fn says(&mut self, part: &str) -> String {
+        let line = async {
+            loop {
+                let line = self.log.recv().await.expect("the server goes on");
+                if line.contains(part) {
+                    return line;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, line).await.unwrap_or_else(|_| panic!("the server says {part:?} in time"))
     }
 
     /// Publishes over https from now on.

@@ -600,3 +600,26 @@ impl Write for Log {
         Ok(())
     }
 }
+
+/// Two applications with one server: each is asked about its own pages, and its pages' cookies count.
+#[tokio::test]
+async fn of_several_hosts_the_one_is_asked_whose_page_it_is() {
+    let (first, second) = (
+        FakeLaravel::answering(response("403 Forbidden", "", "{}")).await,
+        FakeLaravel::answering(response("200 OK", "", "true")).await,
+    );
+    let mut auth = first.auth();
+    auth.hosts = [&first, &second].map(|fake| crate::config::AuthHost::Url(fake.auth().host)).into();
+    let laravel = laravel_with(&auth, None);
+    let page = |fake: &FakeLaravel| fake.auth().host.origin().ascii_serialization();
+    let by_referer = Credentials { referer: Some(format!("{}/rooms/1?x", page(&second))), ..bearer() };
+    for (credentials, expected) in [
+        (cookie(Some(&page(&second))), "yes"),
+        (cookie(Some(&page(&first))), "403"),
+        (by_referer, "yes"),
+        (bearer(), "403"),
+    ] {
+        assert_eq!(told(&laravel.ask(&question("private-user.1", credentials)).await), expected);
+    }
+    assert_eq!((first.asked().len(), second.asked().len()), (2, 2));
+}

@@ -20,6 +20,8 @@ fn apps() -> Vec<App> {
             secret_is_random: false,
             limits: Limits::default(),
             key_prefix: None,
+            subscription_count: false,
+            webhooks: Vec::new(),
         })
         .collect()
 }

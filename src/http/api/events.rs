@@ -1,6 +1,7 @@
 //! Events of a backend: what a request says becomes deliveries, all of them or none.
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -13,26 +14,27 @@ use crate::http::Front;
 use crate::inbox::{AppIndex, Delivery};
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
-use crate::publish::event_frame;
+use crate::protocol::{engineio, socketio};
+use crate::publish::{Publisher, event_frame, socketio_event_frame};
 
 /// What answers a request that asked for no `info`.
 const NOTHING: &str = "{}";
 
 /// An event as `POST /apps/{id}/events` takes it.
 #[derive(Deserialize)]
-struct Written<'a> {
+pub(super) struct Written<'a> {
     #[serde(borrow)]
-    name: Cow<'a, str>,
+    pub name: Cow<'a, str>,
     #[serde(borrow)]
-    data: &'a RawValue,
+    pub data: &'a RawValue,
     #[serde(borrow, default)]
-    channel: Option<Cow<'a, str>>,
+    pub channel: Option<Cow<'a, str>>,
     #[serde(default)]
-    channels: Option<Vec<String>>,
+    pub channels: Option<Vec<String>>,
     #[serde(borrow, default)]
-    socket_id: Option<Cow<'a, str>>,
+    pub socket_id: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
-    info: Option<Cow<'a, str>>,
+    pub info: Option<Cow<'a, str>>,
 }
 
 /// The body of `POST /apps/{id}/batch_events`.
@@ -89,26 +91,36 @@ impl<'a> Event<'a> {
             data,
             channels: names.iter().map(|name| channel_name(name, limits)).collect::<Result<_, _>>()?,
             // An id that is none of ours excludes nobody, as with the hosted service.
-            except: written.socket_id.and_then(|id| id.parse().ok()),
+            except: written.socket_id.and_then(|id| engineio::socket_id_of_client(&id)),
             info: Info::of_several(written.info.as_deref())?,
         })
     }
 
-    fn deliveries(&self, app: AppIndex, limits: &Limits) -> Result<Vec<Delivery>, Refusal> {
-        let delivery = |channel: &ChannelName| {
-            let frame = event_frame(channel.as_str(), &self.name, &self.data);
-            let (bytes, limit) = (frame.len(), limits.outbound_bytes);
-            if bytes > limit {
-                // It would close every subscriber, again after each reconnect.
-                let error = format!(
-                    "the event takes {bytes} bytes on the wire, and a connection may have {limit} waiting \
-                     (limits.outboundBytes)"
-                );
-                return refusal(StatusCode::PAYLOAD_TOO_LARGE, error);
-            }
-            Ok(Delivery { app, channel: channel.clone(), frame, except: self.except })
-        };
-        self.channels.iter().map(delivery).collect()
+    fn delivery(
+        &self,
+        channel: &ChannelName,
+        app: AppIndex,
+        limits: &Limits,
+        publisher: &Publisher,
+    ) -> Result<Delivery, Refusal> {
+        let frame = event_frame(channel.as_str(), &self.name, &self.data);
+        let (bytes, limit) = (frame.len(), limits.outbound_bytes);
+        if bytes > limit {
+            // It would close every subscriber, again after each reconnect.
+            let error = format!(
+                "the event takes {bytes} bytes on the wire, and a connection may have {limit} waiting \
+                 (limits.outboundBytes)"
+            );
+            return refusal(StatusCode::PAYLOAD_TOO_LARGE, error);
+        }
+        let socketio = publisher
+            .for_socketio(|| socketio_event_frame(channel.as_str(), &self.name, &socketio::data_of_text(&self.data)));
+        let deflated = publisher.deflated(&frame);
+        Ok(Delivery { app, channel: channel.clone(), frame, socketio, deflated, except: self.except })
+    }
+
+    fn deliveries(&self, app: AppIndex, limits: &Limits, publisher: &Publisher) -> Result<Vec<Delivery>, Refusal> {
+        self.channels.iter().map(|channel| self.delivery(channel, app, limits, publisher)).collect()
     }
 }
 
@@ -141,13 +153,26 @@ fn batch<'a>(body: &'a [u8], limits: &Limits) -> Result<Vec<Event<'a>>, Refusal>
 /// `POST /apps/{id}/events`: one event, for each of its channels.
 pub(super) async fn publish(front: &Front, app: AppIndex, limits: &Limits, body: &[u8]) -> Result<String, Refusal> {
     let event = one(body, limits)?;
-    front.publisher.publish_all(event.deliveries(app, limits)?).await;
+    front.publisher.publish_all(event.deliveries(app, limits, &front.publisher)?).await;
     if !event.info.is_wanted() {
         return Ok(NOTHING.to_owned());
     }
     let wanted: Vec<(ChannelName, Info)> = event.channels.iter().map(|name| (name.clone(), event.info)).collect();
     let counts = channels::attributes(front, app, &wanted).await?;
     text(&channels::by_name(wanted.iter().zip(counts).map(|((name, info), counts)| (name, *info, counts))))
+}
+
+/// Sends an event to each of its channels, or to none if it is refused. There is one frame at a time, however many
+/// channels there are.
+pub(super) async fn send(front: &Front, app: AppIndex, limits: &Limits, written: Written<'_>) -> Result<(), Refusal> {
+    let mut event = Event::check(written, limits)?;
+    // The longest frame first: if that one may go out, so may the others.
+    event.channels.sort_by_key(|channel| Reverse(channel.as_str().len()));
+    for channel in &event.channels {
+        let delivery = event.delivery(channel, app, limits, &front.publisher)?;
+        front.publisher.publish_all(vec![delivery]).await;
+    }
+    Ok(())
 }
 
 /// `POST /apps/{id}/batch_events`: several events, each for one channel.
@@ -163,7 +188,7 @@ pub(super) async fn publish_batch(
     }
     let events = batch(body, limits)?;
     let deliveries: Vec<Vec<Delivery>> =
-        events.iter().map(|event| event.deliveries(app, limits)).collect::<Result<_, _>>()?;
+        events.iter().map(|event| event.deliveries(app, limits, &front.publisher)).collect::<Result<_, _>>()?;
     front.publisher.publish_all(deliveries.into_iter().flatten().collect()).await;
     if !events.iter().any(|event| event.info.is_wanted()) {
         return Ok(NOTHING.to_owned());
@@ -181,7 +206,11 @@ mod tests {
     use crate::ws::frame;
 
     fn deliveries(body: &str) -> Result<Vec<Delivery>, Refusal> {
-        one(body.as_bytes(), &Limits::default())?.deliveries(AppIndex(0), &Limits::default())
+        one(body.as_bytes(), &Limits::default())?.deliveries(
+            AppIndex(0),
+            &Limits::default(),
+            &Publisher::new(Vec::new()),
+        )
     }
 
     #[test]
@@ -234,7 +263,10 @@ mod tests {
         }
         let limits = Limits { outbound_bytes: 10, ..Limits::default() };
         let event = one(br#"{"name":"e","data":"","channel":"c"}"#, &limits).unwrap();
-        assert_eq!(event.deliveries(AppIndex(0), &limits).unwrap_err().status.as_u16(), 413);
+        assert_eq!(
+            event.deliveries(AppIndex(0), &limits, &Publisher::new(Vec::new())).unwrap_err().status.as_u16(),
+            413
+        );
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! Pusher's signed HTTP API (protocol section 5): backends publish here, ask who is there, and end
-//! a user's connections.
+//! The HTTP API: backends publish here, ask who is there, and end a user's connections.
 //!
-//! This part knows the paths and the order of the checks; `signed` says whether a request may speak
-//! for an app, `events` what it publishes, `channels` what it is told. Statuses and bodies are those of the
-//! hosted service, errors an object with a sentence.
+//! Pusher's (protocol section 5) is that of requests which are signed; statuses and bodies are those of the hosted
+//! service, errors an object with a sentence. This part knows the paths and the order of the checks; `signed` says
+//! whether a request may speak for an app, `events` what it publishes, `channels` what it is told. The old server's,
+//! for requests that name the key alone, is in `legacy`.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -20,8 +21,13 @@ use crate::inbox::AppIndex;
 use signed::Parameters;
 
 mod channels;
+mod cors;
 mod events;
+mod legacy;
 mod signed;
+
+pub(super) use cors::put as allow_pages;
+pub(super) use legacy::health;
 
 /// Room in a request beside the events' data, in bytes: names, channels, what JSON needs.
 const BODY_BYTES_EXTRA: usize = 64 * 1024;
@@ -63,13 +69,15 @@ enum Endpoint {
     Terminate(String),
     /// Reverb's own.
     Connections,
+    /// The old server's own.
+    Status,
 }
 
 impl Endpoint {
     fn method(&self) -> Method {
         match self {
             Self::Events | Self::BatchEvents | Self::Terminate(_) => Method::POST,
-            Self::Channels | Self::Channel(_) | Self::Users(_) | Self::Connections => Method::GET,
+            Self::Channels | Self::Channel(_) | Self::Users(_) | Self::Connections | Self::Status => Method::GET,
         }
     }
 }
@@ -85,7 +93,15 @@ pub(super) struct Route {
 /// Whether the request is for this API.
 pub(super) fn route(path: &str, query: Option<&str>) -> Option<Route> {
     let text = |segment: &str| percent_decode_str(segment).decode_utf8_lossy().into_owned();
-    let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+    // As with the old server, a path may end with a slash, and its words (not the names between them) be in
+    // upper case.
+    let path = path.strip_suffix('/').unwrap_or(path).strip_prefix('/')?;
+    let word = |(index, segment): (usize, &str)| match index % 2 {
+        0 => segment.to_ascii_lowercase(),
+        _ => segment.to_owned(),
+    };
+    let segments: Vec<String> = path.split('/').enumerate().map(word).collect();
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     let endpoint = match segments[..] {
         ["users", id, "terminate_connections"] => {
             // Without a signature it may be a path of the application, which the proxy passes on.
@@ -99,22 +115,45 @@ pub(super) fn route(path: &str, query: Option<&str>) -> Option<Route> {
         ["apps", _, "channels", name, "users"] => Some(Endpoint::Users(text(name))),
         ["apps", _, "users", id, "terminate_connections"] => Some(Endpoint::Terminate(text(id))),
         ["apps", _, "connections"] => Some(Endpoint::Connections),
+        ["apps", _, "status"] => Some(Endpoint::Status),
         ["apps", ..] => None,
         _ => return None,
     };
     Some(Route { app: Named::Id(text(segments.get(1)?)), endpoint })
 }
 
-/// Answers a request. A refusal is logged: the backend's own log may not say what the body said.
-pub(super) async fn respond(front: Arc<Front>, request: Request<Incoming>, route: Route) -> Response<Body> {
+/// Answers a request of `peer`.
+pub(super) async fn respond(
+    front: Arc<Front>,
+    request: Request<Incoming>,
+    route: Route,
+    peer: IpAddr,
+) -> Response<Body> {
+    let mut response = if request.method() == Method::OPTIONS {
+        cors::preflight(route.endpoint.as_ref().map(Endpoint::method))
+    } else if legacy::is_meant(&front.config, &request, &route) {
+        legacy::respond(&front, request, route, peer).await
+    } else {
+        respond_to_signed(&front, request, route).await
+    };
+    cors::put(&front.config, &mut response);
+    response
+}
+
+/// A refusal is logged: the backend's own log may not say what the body said.
+fn log(refusal: &Refusal) {
+    // A path and a name may be long, and hold what a terminal would obey.
+    let harmless = |character: char| if character.is_control() { ' ' } else { character };
+    let sentence: String = refusal.error.chars().take(400).map(harmless).collect();
+    tracing::warn!("an HTTP API request was refused with {}: {sentence}", refusal.status);
+}
+
+async fn respond_to_signed(front: &Front, request: Request<Incoming>, route: Route) -> Response<Body> {
     let method = route.endpoint.as_ref().map(Endpoint::method);
-    match answer(&front, request, route).await {
+    match answer(front, request, route).await {
         Ok(text) => json(StatusCode::OK, text),
         Err(refusal) => {
-            // A path and a name may be long, and hold what a terminal would obey.
-            let harmless = |character: char| if character.is_control() { ' ' } else { character };
-            let sentence: String = refusal.error.chars().take(400).map(harmless).collect();
-            tracing::warn!("an HTTP API request was refused with {}: {sentence}", refusal.status);
+            log(&refusal);
             let mut response = error(refusal.status, &refusal.error);
             if refusal.status == StatusCode::METHOD_NOT_ALLOWED
                 && let Some(Ok(method)) = method.map(|method| HeaderValue::from_str(method.as_str()))
@@ -126,7 +165,7 @@ pub(super) async fn respond(front: Arc<Front>, request: Request<Incoming>, route
     }
 }
 
-async fn answer(front: &Arc<Front>, request: Request<Incoming>, route: Route) -> Result<String, Refusal> {
+async fn answer(front: &Front, request: Request<Incoming>, route: Route) -> Result<String, Refusal> {
     let (parts, mut body) = request.into_parts();
     let query = parts.uri.query().unwrap_or_default();
     let parameters = Parameters::parse(query);
@@ -137,6 +176,7 @@ async fn answer(front: &Arc<Front>, request: Request<Incoming>, route: Route) ->
         let Some(endpoint) = route.endpoint else {
             return refusal(StatusCode::NOT_FOUND, "this part of the HTTP API does not exist here");
         };
+        is_switched_on(front, &endpoint)?;
         let method = endpoint.method();
         if parts.method != method {
             return refusal(StatusCode::METHOD_NOT_ALLOWED, format!("this path is asked with {method}"));
@@ -175,7 +215,16 @@ async fn answer(front: &Arc<Front>, request: Request<Incoming>, route: Route) ->
             let connections = here + elsewhere;
             Ok(format!("{{\"connections\":{connections}}}"))
         }
+        Endpoint::Status => Ok(legacy::status(front, index)),
     }
+}
+
+/// `subscribers.http` is about events alone.
+fn is_switched_on(front: &Front, endpoint: &Endpoint) -> Result<(), Refusal> {
+    if matches!(endpoint, Endpoint::Events | Endpoint::BatchEvents) && !front.config.subscribers.http {
+        return refusal(StatusCode::NOT_FOUND, "events over HTTP are switched off here (\"subscribers.http\")");
+    }
+    Ok(())
 }
 
 fn find(front: &Front, named: &Named, parameters: &Parameters<'_>) -> Result<AppIndex, Refusal> {
@@ -231,6 +280,8 @@ mod tests {
             ("/apps/3/channels/presence-a/users", id(Endpoint::Users("presence-a".into()))),
             ("/apps/3/users/u%20v/terminate_connections", id(Endpoint::Terminate("u v".into()))),
             ("/apps/3/connections", id(Endpoint::Connections)),
+            ("/apps/3/status", id(Endpoint::Status)),
+            ("/Apps/3/CHANNELS/Presence-A/users/", id(Endpoint::Users("Presence-A".into()))),
             ("/apps/3", unknown.clone()),
             ("/apps/3/channels/a/b", unknown),
             ("/users/7/terminate_connections", None),

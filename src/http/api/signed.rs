@@ -124,6 +124,8 @@ mod tests {
             secret_is_random: false,
             limits: Limits::default(),
             key_prefix: None,
+            subscription_count: false,
+            webhooks: Vec::new(),
         }
     }
 

@@ -121,7 +121,7 @@ fn bytes_on_the_wire() {
         subscription_succeeded("pub"),
         r#"{"event":"pusher_internal:subscription_succeeded","data":"{}","channel":"pub"}"#
     );
-    let member = Member { user_id: "9".into(), user_info: r#"{"name":"Bob"}"#.into() };
+    let member = Member { user_id: "9".into(), user_info: r#"{"name":"Bob"}"#.into(), id_is_number: false };
     assert_eq!(
         member_added("presence-room", &member),
         r#"{"event":"pusher_internal:member_added","data":"{\"user_id\":\"9\",\"user_info\":{\"name\":\"Bob\"}}","channel":"presence-room"}"#
@@ -129,6 +129,10 @@ fn bytes_on_the_wire() {
     assert_eq!(
         member_removed("presence-room", "9"),
         r#"{"event":"pusher_internal:member_removed","data":"{\"user_id\":\"9\"}","channel":"presence-room"}"#
+    );
+    assert_eq!(
+        subscription_count("pub", 3),
+        r#"{"event":"pusher_internal:subscription_count","data":"{\"subscription_count\":3}","channel":"pub"}"#
     );
     assert_eq!(
         error(Some(4001), "Application does not exist"),

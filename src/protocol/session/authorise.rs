@@ -66,22 +66,23 @@ pub(super) fn authorise(
     let member = match (data, user) {
         _ if !is_presence => return Ok(Authorised::Yes),
         (Some(data), _) => Member::parse(data).map_err(|error| unsigned(format!("{channel}: {error}")))?,
-        (None, Some(user)) => Member { user_id: user.id.clone(), user_info: user.user_info.clone() },
+        (None, Some(user)) => {
+            Member { user_id: user.id.clone(), user_info: user.user_info.clone(), id_is_number: false }
+        }
         (None, None) => return Err(unsigned(format!("Invalid auth for {channel}: nobody is signed in"))),
     };
     too_big(&member, rules).map_or(Ok(Authorised::As(member)), Err)
 }
 
 pub(super) fn unsigned(error: String) -> Refusal {
-    Refusal { status: 401, error }
+    Refusal::new(401, error)
 }
 
 pub(super) fn too_big(member: &Member, rules: &Rules) -> Option<Refusal> {
     let (bytes, limit) = (member.user_id.len() + member.user_info.len(), rules.presence_member_bytes_max);
-    (bytes > limit).then(|| Refusal {
-        status: 413,
-        error: format!(
-            "The presence member's data has {bytes} bytes; {limit} are allowed (limits.presenceMemberBytes)"
-        ),
+    (bytes > limit).then(|| {
+        let error =
+            format!("The presence member's data has {bytes} bytes; {limit} are allowed (limits.presenceMemberBytes)");
+        Refusal::new(413, error)
     })
 }

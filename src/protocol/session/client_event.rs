@@ -3,7 +3,6 @@
 
 use super::{Action, Millis, Rules, Session, State};
 use crate::protocol::channel::{Access, NAME_BYTES_MAX};
-use crate::protocol::pusher;
 
 impl Session {
     /// Passes an event on, or says with which code and sentence it is refused.
@@ -43,7 +42,9 @@ impl Session {
         }
         actions.push(Action::Whisper {
             channel: subscription.channel.clone(),
-            text: pusher::client_event(channel, event, data, subscription.user_id.as_deref()),
+            event: event.to_owned(),
+            data: data.map(str::to_owned),
+            user_id: subscription.user_id.clone(),
         });
         Ok(())
     }

@@ -1,9 +1,8 @@
 //! Laravel's yes may not hold for ever: after `reauthorizeMinutes` it is asked again.
 
 use super::authorise::unsigned;
-use super::subscribe::leave;
+use super::subscribe::{leave, subscription_error};
 use super::{ASKING_MAX, Action, Answer, Millis, Session, Subscription, Ticket};
-use crate::protocol::pusher;
 
 impl Session {
     /// Asks Laravel again about what it allowed long ago, a few at a time.
@@ -41,10 +40,9 @@ impl Session {
             Answer::No(refusal) => refusal.clone(),
         };
         let subscription = self.subscriptions.remove(index);
-        let error =
-            pusher::subscription_error(subscription.channel.as_str(), "AuthError", &refusal.error, refusal.status);
+        let error = subscription_error(subscription.channel.as_str(), "AuthError", refusal);
         leave(subscription, actions);
-        actions.push(Action::Send(error));
+        actions.push(error);
         true
     }
 }

@@ -25,22 +25,22 @@ impl Session {
                 // bounds; the log does with its beginning.
                 let error = error.to_string();
                 let shown = subscribe.channel.chars().take(NAME_BYTES_MAX).collect();
-                let frame = pusher::subscription_error(&subscribe.channel, "LimitReached", &error, status);
-                actions.push(Action::Send(frame));
+                let refusal = Refusal::new(status, error.clone());
+                actions.push(subscription_error(&subscribe.channel, "LimitReached", refusal));
                 actions.push(Action::Refused { channel: shown, error });
                 return;
             }
         };
         let authorised = match authorise(&channel, &subscribe, self.socket_id, self.user.as_deref(), rules) {
             Ok(authorised) => authorised,
-            Err(refusal) => return refuse(channel.as_str(), "AuthError", refusal.error, refusal.status, actions),
+            Err(refusal) => return refuse(channel.as_str(), "AuthError", refusal, actions),
         };
         if let Some(index) = self.position(channel.as_str()) {
             return self.subscribe_again(index, actions);
         }
         if self.subscriptions.len() >= rules.subscriptions_max {
             let error = format!("This connection has {} subscriptions; no more are allowed", rules.subscriptions_max);
-            return refuse(channel.as_str(), "LimitReached", error, 4009, actions);
+            return refuse(channel.as_str(), "LimitReached", Refusal::new(4009, error), actions);
         }
         let ticket = self.next_ticket();
         let mut subscription = Subscription { channel, ticket, state: State::Joining, user_id: None, consent: None };
@@ -97,10 +97,7 @@ impl Session {
                 self.admit(&mut subscription, member, actions);
                 self.subscriptions.insert(index, subscription);
             }
-            Err(Refusal { status, error }) => {
-                let channel = subscription.channel.as_str();
-                actions.push(Action::Send(pusher::subscription_error(channel, "AuthError", &error, status)));
-            }
+            Err(refusal) => actions.push(subscription_error(subscription.channel.as_str(), "AuthError", refusal)),
         }
     }
 
@@ -117,7 +114,7 @@ impl Session {
     pub(super) fn full(&mut self, ticket: Ticket, refusal: &Refusal, actions: &mut Vec<Action>) {
         let Some(index) = self.subscriptions.iter().position(|s| s.ticket == ticket) else { return };
         let subscription = self.subscriptions.remove(index);
-        refuse(subscription.channel.as_str(), "LimitReached", refusal.error.clone(), refusal.status, actions);
+        refuse(subscription.channel.as_str(), "LimitReached", refusal.clone(), actions);
         leave(subscription, actions);
     }
 
@@ -182,7 +179,12 @@ pub(super) fn leave(subscription: Subscription, actions: &mut Vec<Action>) {
     }
 }
 
-fn refuse(channel: &str, kind: &str, error: String, status: u16, actions: &mut Vec<Action>) {
-    actions.push(Action::Send(pusher::subscription_error(channel, kind, &error, status)));
+fn refuse(channel: &str, kind: &'static str, refusal: Refusal, actions: &mut Vec<Action>) {
+    let error = refusal.error.clone();
+    actions.push(subscription_error(channel, kind, refusal));
     actions.push(Action::Refused { channel: channel.to_owned(), error });
+}
+
+pub(super) fn subscription_error(channel: &str, kind: &'static str, refusal: Refusal) -> Action {
+    Action::SubscriptionError { channel: channel.to_owned(), kind, refusal }
 }

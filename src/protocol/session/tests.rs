@@ -79,7 +79,7 @@ fn list() -> Result<Bytes, Refusal> {
 }
 
 fn full() -> Refusal {
-    Refusal { status: 4100, error: "full".into() }
+    Refusal::new(4100, "full")
 }
 
 fn socket_id() -> SocketId {
@@ -100,12 +100,9 @@ fn succeeded(channel: &str) -> [Action; 2] {
 
 /// The type, status and text of the one refusal in these actions.
 fn refusal(actions: &[Action]) -> (String, u64, String) {
-    let [Action::Send(text), rest @ ..] = actions else { panic!("{actions:?}") };
+    let [Action::SubscriptionError { kind, refusal, .. }, rest @ ..] = actions else { panic!("{actions:?}") };
     assert!(matches!(rest, [] | [Action::Refused { .. }]), "{actions:?}");
-    let message: serde_json::Value = serde_json::from_str(text).unwrap();
-    assert_eq!(message["event"], "pusher:subscription_error");
-    let data = &message["data"];
-    (data["type"].as_str().unwrap().into(), data["status"].as_u64().unwrap(), data["error"].as_str().unwrap().into())
+    ((*kind).into(), refusal.status.into(), refusal.error.clone())
 }
 
 fn asked(actions: &[Action]) -> Vec<Ticket> {
@@ -203,7 +200,7 @@ fn laravel_is_asked_about_unsigned_ones_a_few_at_a_time() {
     let actions = client.input(Input::Answered(tickets[1], Answer::Yes));
     assert_eq!(actions[..2], succeeded("private-1"));
     let last = asked(&actions[2..])[0];
-    let no = Answer::No(Refusal { status: 403, error: "no".into() });
+    let no = Answer::No(Refusal::new(403, "no"));
     assert_eq!(refusal(&client.input(Input::Answered(last, no.clone()))), ("AuthError".into(), 403, "no".into()));
     // A second answer to the same question means nothing.
     assert_eq!(client.input(Input::Answered(last, Answer::Yes)), []);
@@ -237,13 +234,13 @@ fn laravel_is_asked_again_when_its_leave_is_old() {
     assert_eq!(client.input(Input::Tick), []);
     assert_eq!(client.input(Input::Answered(tickets[0], Answer::Yes)), []);
     // Laravel cannot be asked: nothing is taken away. It says no: the subscription ends.
-    let no = |status| Answer::No(Refusal { status, error: "no".into() });
+    let no = |status| Answer::No(Refusal::new(status, "no"));
     assert_eq!(client.input(Input::Answered(tickets[1], no(503))), []);
     client.now = 120_000;
     let tickets = asked(&client.input(Input::Tick));
     assert_eq!(client.input(Input::Answered(tickets[0], Answer::Yes)), []);
-    let error = pusher::subscription_error("private-b", "AuthError", "no", 403);
-    let ended = [Action::Unsubscribe(name("private-b")), Action::Send(error)];
+    let error = subscribe::subscription_error("private-b", "AuthError", Refusal::new(403, "no"));
+    let ended = [Action::Unsubscribe(name("private-b")), error];
     assert_eq!(client.input(Input::Answered(tickets[1], no(403))), ended);
     client.now = 180_000;
     assert_eq!(asked(&client.input(Input::Tick)).len(), 1);
@@ -470,15 +467,12 @@ fn client_events_go_to_the_others() {
     let mut client = Client::connect();
     client.subscribes_signed("private-a", None);
     client.joins("presence-a", r#"{"user_id":7}"#);
-    let whisper = |channel: &str, text: &str| [Action::Whisper { channel: name(channel), text: text.into() }];
-    assert_eq!(
-        client.says(&whispers("private-a", r#"{"a": 1.0}"#)),
-        whisper("private-a", r#"{"event":"client-typing","channel":"private-a","data":{"a": 1.0}}"#)
-    );
-    assert_eq!(
-        client.says(&whispers("presence-a", "1")),
-        whisper("presence-a", r#"{"event":"client-typing","channel":"presence-a","data":1,"user_id":"7"}"#)
-    );
+    let whisper = |channel: &str, data: &str, user_id: Option<&str>| {
+        let (event, data) = ("client-typing".to_owned(), Some(data.to_owned()));
+        [Action::Whisper { channel: name(channel), event, data, user_id: user_id.map(Into::into) }]
+    };
+    assert_eq!(client.says(&whispers("private-a", r#"{"a": 1.0}"#)), whisper("private-a", r#"{"a": 1.0}"#, None));
+    assert_eq!(client.says(&whispers("presence-a", "1")), whisper("presence-a", "1", Some("7")));
 }
 
 #[test]
@@ -578,13 +572,13 @@ proptest! {
             }
             Step::Unsubscribe(n) => client.unsubscribes(channels[*n as usize]),
             Step::Answer(ticket, true) => {
-                let member = Member { user_id: "1".into(), user_info: "null".into() };
+                let member = Member { user_id: "1".into(), user_info: "null".into(), id_is_number: false };
                 let channel = client.session.subscriptions.iter().find(|s| s.ticket == u32::from(*ticket)).map(|s| s.channel.access());
                 let answer = if channel == Some(Access::Presence) { Answer::Member(member) } else { Answer::Yes };
                 client.input(Input::Answered((*ticket).into(), answer))
             }
             Step::Answer(ticket, false) => {
-                client.input(Input::Answered((*ticket).into(), Answer::No(Refusal { status: 403, error: String::new() })))
+                client.input(Input::Answered((*ticket).into(), Answer::No(Refusal::new(403, ""))))
             }
             Step::Joined(ticket, ok) => client.input(Input::Joined((*ticket).into(), if *ok { list() } else { Err(full()) })),
             Step::Signin(user) => client.signs_in(&format!(r#"{{"id":"{user}"}}"#)),

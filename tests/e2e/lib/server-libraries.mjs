@@ -43,6 +43,12 @@ export class NodeBackend {
   authorize = async (socketId, channel, member) => this.pusher.authorizeChannel(socketId, channel, member);
   authenticateUser = async (socketId, user) => this.pusher.authenticateUser(socketId, user);
 
+  /** What a webhook says, or null if the library does not accept it. */
+  async webhook({ headers, body }) {
+    const webhook = this.pusher.webhook({ headers, rawBody: body });
+    return webhook.isValid() ? webhook.getData() : null;
+  }
+
   close() {}
 }
 
@@ -86,6 +92,7 @@ export class PythonBackend {
   terminate = (id) => this.#call('terminate_user_connections', id);
   authorize = (socketId, channel, member) => this.#call('authenticate', channel, socketId, ...(member ? [member] : []));
   authenticateUser = (socketId, user) => this.#call('authenticate_user', socketId, user);
+  webhook = ({ headers, body }) => this.#call('validate_webhook', headers['x-pusher-key'], headers['x-pusher-signature'], body);
 
   async close() {
     this.child.stdin.end();
