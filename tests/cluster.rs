@@ -233,7 +233,8 @@ async fn a_node_that_is_killed_loses_its_members_once() {
 async fn nodes_without_a_secret_share_one() {
     let redis = Redis::start(&[]);
     let clients = json!([{"appId": "app-id", "key": common::KEY}]);
-    let nodes: Vec<Server> = (0..2).map(|_| node_with(&redis, json!({"clients": clients}))).collect();
+    let nodes: Vec<Server> =
+        (0..2).map(|_| node_with(&redis, json!({"clients": clients, "httpApiKeyAuth": "off"}))).collect();
     let mut laravel = redis.client().await;
     let keys: Vec<String> =
         redis::cmd("KEYS").arg("laravel-echo-server:secret:*").query_async(&mut laravel).await.unwrap();

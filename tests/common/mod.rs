@@ -109,17 +109,20 @@ impl Server {
         self
     }
 
+    #[allow(dead_code)]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Asks the program to end.
+    #[allow(dead_code)]
     pub fn terminate(&self) {
         let status = Command::new("kill").arg(self.pid().to_string()).status().unwrap();
         assert!(status.success());
     }
 
     /// The exit code, once it has ended.
+    #[allow(dead_code)]
     pub fn wait(&mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
