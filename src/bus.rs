@@ -5,7 +5,7 @@
 //! an event costs one look at a counter.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -49,6 +49,8 @@ struct Shared {
     others: AtomicUsize,
     waiting_bytes: AtomicUsize,
     lost_events: AtomicU64,
+    /// Another node says what only one shall say.
+    another_speaks: AtomicBool,
 }
 
 /// The end of a [`Bus`] that the task in `cluster` holds.
@@ -67,6 +69,8 @@ pub struct BusEnd {
 pub struct Status {
     /// All of them, this one first; empty: this node has never been able to hear itself.
     pub nodes: Vec<Node>,
+    /// Another node tells backends of what all see.
+    pub another_speaks: bool,
     /// Messages of others that were published and did not arrive here.
     pub missed: u64,
     /// Differences between what this node knew of another one's users and what was, found and healed.
@@ -90,7 +94,7 @@ pub struct Node {
     pub lag: Duration,
     /// It has said that it stops.
     pub is_leaving: bool,
-    /// Users in presence channels that it has told of.
+    /// Members of presence channels, users that are signed in, and counted channels that it has told of.
     pub members: usize,
     /// By app, in the configuration's order.
     pub app_connections: Vec<usize>,
@@ -136,6 +140,18 @@ impl Bus {
         self.say(Said::User { app, channel: None, user_id: user_id.clone(), info });
     }
 
+    /// So many of this node's connections are subscribed to a channel.
+    pub fn subscribers(&self, app: AppIndex, channel: &ChannelName, count: u64) {
+        // No user has an empty id.
+        let info = (count > 0).then(|| count.to_string().into());
+        self.member(app, channel, &"".into(), info);
+    }
+
+    /// Whether it is for this node to tell backends of what all nodes see.
+    pub fn speaks_for_all(&self) -> bool {
+        !self.shared.another_speaks.load(Ordering::Relaxed)
+    }
+
     /// Ends the user's connections on the other nodes.
     pub fn terminate(&self, app: AppIndex, user_id: &Arc<str>) {
         if !self.is_alone() {
@@ -179,9 +195,10 @@ impl Bus {
 }
 
 impl BusEnd {
-    /// How many other nodes live.
-    pub fn set_others(&self, count: usize) {
+    /// How many other nodes live, and whether it is for one of them to say what only one shall say.
+    pub fn set_others(&self, count: usize, another_speaks: bool) {
         self.shared.others.store(count, Ordering::Relaxed);
+        self.shared.another_speaks.store(another_speaks, Ordering::Relaxed);
     }
 
     /// Events that were not told.
@@ -239,7 +256,7 @@ mod tests {
         let (bus, mut end) = bus();
         bus.event(&delivery(1));
         assert!(end.said.try_recv().is_err());
-        end.set_others(1);
+        end.set_others(1, false);
         (0..20).for_each(|_| bus.event(&delivery(1024 * 1024)));
         assert_eq!(end.lost_events(), 4, "the sixteenth still begins within the bound");
         end.said.try_recv().unwrap();

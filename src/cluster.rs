@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::bus::{BusEnd, Node, Said, Status};
 use crate::config::{self, Config};
-use crate::inbox::{AppIndex, Control, Counts, Delivery, Elsewhere, Found, Query};
+use crate::inbox::{AppIndex, Control, Counts, Delivery, Found, Query, UserChange};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::session::Millis;
 use crate::protocol::socketio;
@@ -69,7 +69,7 @@ const TIMING: Timing = Timing {
 pub async fn start(config: &Config, publisher: &Publisher, end: BusEnd, connections: Arc<[Arc<AtomicUsize>]>) {
     let Some(cluster) = &config.cluster else { return };
     let own = match getrandom::u64() {
-        Ok(id) => NodeId(id),
+        Ok(random) => NodeId::new(std::time::SystemTime::now(), random),
         Err(error) => {
             return tracing::error!("Other nodes are not joined: the system gives no random numbers: {error}");
         }
@@ -155,7 +155,7 @@ impl Task {
         let mut backoff = Backoff::new(link.timing());
         let mut subscription: Option<Subscription> = None;
         let mut connecting = connect(&link, &pattern, Duration::ZERO);
-        let mut since = Instant::now();
+        let (mut since, mut has_said) = (Instant::now(), false);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -164,7 +164,7 @@ impl Task {
                 heard = listen(&mut subscription, &mut connecting) => {
                     let heard = match heard {
                         Ok(Some(new)) => {
-                            (subscription, since) = (Some(new), Instant::now());
+                            (subscription, since, has_said) = (Some(new), Instant::now(), false);
                             self.beat();
                             Ok(())
                         }
@@ -172,7 +172,10 @@ impl Task {
                         Err(failure) => Err(failure),
                     };
                     if let Err(failure) = heard {
-                        tracing::debug!("the node bus is not heard: {failure}");
+                        // If nothing can be published either, that has been said.
+                        if !std::mem::replace(&mut has_said, true) && self.outbound.state() == State::Up {
+                            tracing::warn!("{failure} Until then other nodes are not heard; \"cluster\": false does without them.");
+                        }
                         subscription = None;
                         backoff.connection_lasted(since.elapsed());
                         let wait = backoff.step(getrandom::u32().unwrap_or(0));
@@ -254,7 +257,7 @@ impl Task {
             connections: own.iter().map(|count| *count as usize).sum(),
             lag: Duration::from_millis(self.hub.lag()),
             is_leaving: false,
-            members: self.hub.held().len(),
+            members: self.hub.held().count(),
             app_connections: own.iter().map(|count| *count as usize).collect(),
         };
         let mut nodes = vec![this];
@@ -269,13 +272,14 @@ impl Task {
                 connections: peer.connections.values().map(|count| *count as usize).sum(),
                 lag: Duration::from_millis(peer.lag_ms.into()),
                 is_leaving: peer.is_leaving(),
-                members: peer.held.len(),
+                members: peer.held.count(),
                 app_connections: (0..own.len() as u16).map(of_app).collect(),
             });
         }
         let counters = self.hub.counters();
         let status = Status {
             nodes: if self.hub.is_heard() { nodes } else { Vec::new() },
+            another_speaks: self.hub.another_speaks(),
             missed: counters.missed,
             healed: counters.healed,
             unreadable: counters.unreadable,
@@ -325,6 +329,7 @@ impl Task {
         let (now, connections) = (self.now(), self.own_connections());
         let Self { hub, effects, .. } = self;
         subscription.each(|published| {
+            // One that is too long is missed, as the next one's number shows.
             if let Some(payload) = published.payload {
                 hub.hear(payload, now, &connections, effects);
             }
@@ -337,6 +342,7 @@ impl Task {
     }
 
     fn act(&mut self) {
+        self.end.set_others(self.hub.live().count(), self.hub.another_speaks());
         let mut effects: VecDeque<Effect> = std::mem::take(&mut self.effects).into();
         while let Some(effect) = effects.pop_front() {
             match effect {
@@ -356,18 +362,16 @@ impl Task {
                         self.backlog.publish(delivery, &self.publisher);
                     }
                 }
-                Effect::Changed { node, changes, is_gone } => self.changed(node, changes, is_gone),
+                Effect::Changed { node, changes } => self.changed(node, changes),
                 Effect::Terminate { app, user_id } => self.publisher.terminate_here(app, &user_id),
                 Effect::Count { node, id, app, query } => self.answer(node, id, app, query),
                 Effect::Counted { node, id, is_last, channels } => self.counted(node, id, is_last, channels),
             }
         }
-        self.end.set_others(self.hub.live().count());
     }
 
     /// Tells the homes, one message for neighbours of one channel.
-    fn changed(&mut self, node: NodeId, changes: Vec<Changed>, is_gone: bool) {
-        let from = Elsewhere { node: node.0, is_for_backends: is_gone && self.hub.is_first() };
+    fn changed(&mut self, node: NodeId, changes: Vec<Changed>) {
         let mut changes = changes.into_iter().peekable();
         while let Some((place, user_id, info)) = changes.next() {
             let mut of_channel = vec![(user_id, info)];
@@ -378,12 +382,30 @@ impl Task {
             // An app that this node does not serve, while a new configuration is rolled out.
             let Some(app) = self.hub.app(tag) else { continue };
             if channel.is_empty() {
+                of_channel.into_iter().for_each(|(user_id, info)| self.online(app, user_id, node, info.is_some()));
                 continue;
             }
             let channel = ChannelName::published(&channel);
             let home = self.publisher.home(app, channel.as_str());
-            home.tell(Control::Elsewhere { app, channel, from, changes: of_channel });
+            // Under no user's id: how many subscribers there are.
+            of_channel.retain(|(user_id, info)| {
+                if user_id.is_empty() {
+                    let count = info.as_ref().map_or(0, |info| info.parse().unwrap_or(0));
+                    let channel = channel.clone();
+                    home.tell(Control::SubscribersElsewhere { app, channel, node: node.0, count });
+                }
+                !user_id.is_empty()
+            });
+            if !of_channel.is_empty() {
+                home.tell(Control::Elsewhere { app, channel, node: node.0, changes: of_channel });
+            }
         }
+    }
+
+    /// To the homes of users a node is one more shard.
+    fn online(&self, app: AppIndex, user_id: Arc<str>, node: NodeId, is_online: bool) {
+        let change = if is_online { UserChange::Online } else { UserChange::Offline };
+        self.publisher.user_home(app, &user_id).tell(Control::User { app, user_id, from: node.0 as usize, change });
     }
 
     fn answer(&self, node: NodeId, id: u64, app: AppIndex, query: Query) {

@@ -93,7 +93,7 @@ pub enum Control {
     Leave { app: AppIndex, channel: ChannelName, user_id: Arc<str>, socket_id: SocketId },
     /// To a presence channel's home shard: who has come to another node or left it, with the info of who
     /// has come.
-    Elsewhere { app: AppIndex, channel: ChannelName, from: Elsewhere, changes: Vec<(Arc<str>, Option<Arc<str>>)> },
+    Elsewhere { app: AppIndex, channel: ChannelName, node: u64, changes: Vec<(Arc<str>, Option<Arc<str>>)> },
     /// To the home shard of a presence or cache channel: pass on an event of another node.
     PassOn(Delivery, UnderWay),
     /// From the home shard: the join is done, and the frame is the ready `subscription_succeeded`
@@ -101,10 +101,12 @@ pub enum Control {
     Joined { conn: ConnKey, ticket: Ticket, outcome: Result<Bytes, Refusal> },
     /// To the channel's home shard: so many more of the shard's connections are subscribed, or fewer.
     Occupancy { app: AppIndex, channel: ChannelName, more: i64 },
-    /// To the user's home shard: what has changed on the shard `from`.
+    /// To the user's home shard: what has changed on the shard `from`, or on the node of this id.
     User { app: AppIndex, user_id: Arc<str>, from: usize, change: UserChange },
     /// From the user's home shard, to those that watch: whether the user is online.
     UserStatus { app: AppIndex, user_id: Arc<str>, is_online: bool },
+    /// To the channel's home shard: how many subscribers another node has, where channels are counted.
+    SubscribersElsewhere { app: AppIndex, channel: ChannelName, node: u64, count: u64 },
     /// Say what this shard has of the app's channels.
     Query { app: AppIndex, query: Query, reply: mpsc::UnboundedSender<Found> },
     /// Close the connections that are signed in as this user.
@@ -114,15 +116,6 @@ pub enum Control {
     PresenceLists { all: bool, answer: oneshot::Sender<Vec<PresenceList>> },
     /// Close every connection, then end.
     Stop,
-}
-
-/// Another node.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Elsewhere {
-    /// Its id.
-    pub node: u64,
-    /// It has gone, and it is for this one of those left to tell backends who has left with it.
-    pub is_for_backends: bool,
 }
 
 /// What a shard is asked about an app's channels. Of the members of a presence channel only its

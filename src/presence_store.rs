@@ -5,7 +5,8 @@
 //! asks for them when it can write them, so many changes of one channel become one write, and
 //! a slow Redis costs no memory. The old server read, changed and wrote, and lost what others had written
 //! between. Each key expires unless it is refreshed, so what a crash leaves behind is gone within
-//! [`KEPT_SECS`]; a server that stops deletes its own.
+//! [`KEPT_SECS`]; a server that stops deletes its own. Of several nodes, which all know the same lists, one
+//! writes them: the one that speaks for all ([`crate::bus`]). Of others' members it knows no socket ids.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{self, MissedTickBehavior};
 
+use crate::bus::{Bus, Status};
 use crate::config::{self, Config};
 use crate::inbox::{Control, PresenceChanges, PresenceList, ShardHandle};
 use crate::redis::{Backoff, Commands, Failure, Link, Pipeline};
@@ -43,13 +45,14 @@ pub struct PresenceStore {
     publish: bool,
     changes: PresenceChanges,
     shards: Vec<ShardHandle>,
+    bus: Bus,
     /// Keys that Redis has from here, and what their lists were, as a hash.
     written: HashMap<String, u64>,
 }
 
 impl PresenceStore {
     /// As the configuration says; `None` if it does not ask for copies.
-    pub fn new(config: &Config, shards: &[ShardHandle]) -> Option<Self> {
+    pub fn new(config: &Config, shards: &[ShardHandle], bus: &Bus) -> Option<Self> {
         let store = config.presence_store?;
         Some(Self {
             link: Link::new(config.redis.clone(), ANSWER_BYTES_MAX),
@@ -57,6 +60,7 @@ impl PresenceStore {
             publish: store.publish,
             changes: PresenceChanges::default(),
             shards: shards.to_vec(),
+            bus: bus.clone(),
             written: HashMap::new(),
         })
     }
@@ -70,8 +74,19 @@ impl PresenceStore {
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut backoff = Backoff::new(self.link.timing());
         let mut said = String::new();
-        while let Err(failure) = self.try_run(&mut stop, &mut said).await {
+        let mut status = self.bus.status();
+        loop {
+            tokio::select! {
+                () = another_speaks(&mut status, false) => {}
+                () = told(&mut stop) => return,
+            }
+            let outcome = self.try_run(&mut stop, &mut said).await;
             self.changes.want(false);
+            let failure = match outcome {
+                Ok(End::AnotherSpeaks) => continue,
+                Ok(End::Stop) => return,
+                Err(failure) => failure,
+            };
             let failure = failure.to_string();
             // The ingress says what becomes of Redis; here once is enough.
             if said.is_empty() {
@@ -85,11 +100,11 @@ impl PresenceStore {
                 () = told(&mut stop) => return,
             }
         }
-        self.changes.want(false);
     }
 
     /// Writes all lists, then each that changes, until the end or a failure.
-    async fn try_run(&mut self, stop: &mut watch::Receiver<bool>, said: &mut String) -> Result<(), Failure> {
+    async fn try_run(&mut self, stop: &mut watch::Receiver<bool>, said: &mut String) -> Result<End, Failure> {
+        let mut status = self.bus.status();
         let mut redis = self.link.commands().await?;
         self.changes.want(true);
         self.write(&mut redis, true).await?;
@@ -107,7 +122,17 @@ impl PresenceStore {
                         self.write(&mut redis, true).await?;
                     }
                 }
-                () = told(stop) => return self.delete_all(&mut redis).await,
+                () = another_speaks(&mut status, true) => {
+                    // What that one does not write expires.
+                    self.written.clear();
+                    return Ok(End::AnotherSpeaks);
+                }
+                () = told(stop) => {
+                    if self.bus.is_alone() {
+                        self.delete_all(&mut redis).await?;
+                    }
+                    return Ok(End::Stop);
+                }
             }
         }
     }
@@ -207,6 +232,20 @@ impl PresenceStore {
         // Of several prefixes, the longest that fits is the one.
         let fitting = self.prefixes.iter().flatten().filter_map(|prefix| name.strip_prefix(prefix.as_str()));
         fitting.min_by_key(|name| name.len()).map(str::to_owned)
+    }
+}
+
+/// Why nothing is written any more.
+enum End {
+    Stop,
+    AnotherSpeaks,
+}
+
+/// Waits until another node speaks for all, or does not.
+async fn another_speaks(status: &mut watch::Receiver<Status>, wanted: bool) {
+    // Without other nodes nobody keeps a status.
+    if status.wait_for(|status| status.another_speaks == wanted).await.is_err() {
+        std::future::pending().await
     }
 }
 

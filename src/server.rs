@@ -76,7 +76,7 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -
         let (asker, asked) = mpsc::unbounded_channel();
         let (webhooks, webhooks_running) =
             Webhooks::start(&config.apps).context("the HTTP client for webhooks could not be made")?;
-        let store = PresenceStore::new(&config, publisher.shards());
+        let store = PresenceStore::new(&config, publisher.shards(), publisher.bus());
         let context = shard::Context {
             publisher: publisher.clone(),
             asker,

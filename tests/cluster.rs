@@ -2,14 +2,19 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on shall end")]
 
+#[allow(dead_code, reason = "some of it is for others")]
 mod common;
+#[allow(dead_code, reason = "some of it is for others")]
+#[path = "common/receiver.rs"]
+mod receiver;
 #[path = "common/redis_server.rs"]
 mod redis_server;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use common::{Client, SECRET, Server};
+use common::{Client, KEY, SECRET, Server};
+use receiver::{Answer, Receiver};
 use redis_server::Redis;
 use serde_json::{Value, json};
 
@@ -232,7 +237,7 @@ async fn a_node_that_is_killed_loses_its_members_once() {
 #[tokio::test]
 async fn nodes_without_a_secret_share_one() {
     let redis = Redis::start(&[]);
-    let clients = json!([{"appId": "app-id", "key": common::KEY}]);
+    let clients = json!([{"appId": "app-id", "key": KEY}]);
     let nodes: Vec<Server> =
         (0..2).map(|_| node_with(&redis, json!({"clients": clients, "httpApiKeyAuth": "off"}))).collect();
     let mut laravel = redis.client().await;
@@ -266,4 +271,123 @@ async fn clusters_of_different_names_and_nodes_that_want_none_are_apart() {
         assert_eq!(client.next().await["event"], "e");
         client.hears_nothing_else().await;
     }
+}
+
+#[tokio::test]
+async fn watchlists_know_who_is_online_on_any_node() {
+    let redis = Redis::start(&[]);
+    let mut nodes = nodes(&redis, 2);
+    let mut bob = nodes[1].connect().await;
+    bob.sign_in(r#"{"id":"bob"}"#).await;
+    let mut watcher = nodes[0].connect().await;
+    watcher.sign_in(r#"{"id":"ann","watchlist":["bob"]}"#).await;
+    let mut news = watcher.next().await;
+    if news["data"].as_str().unwrap().contains("offline") {
+        // Asked before word of Bob had come.
+        news = watcher.next().await;
+    }
+    assert!(news["data"].as_str().unwrap().contains(r#""name":"online","user_ids":["bob"]"#), "{news}");
+    let mut bobs_other = nodes[0].connect().await;
+    bobs_other.sign_in(r#"{"id":"bob"}"#).await;
+    drop(bob);
+    watcher.hears_nothing_else().await;
+    drop(bobs_other);
+    let news = watcher.next().await;
+    assert!(news["data"].as_str().unwrap().contains(r#""name":"offline","user_ids":["bob"]"#), "{news}");
+    // With a node that is killed its users go offline.
+    let mut cay = nodes[1].connect().await;
+    cay.sign_in(r#"{"id":"cay"}"#).await;
+    let mut watcher = nodes[0].connect().await;
+    watcher.sign_in(r#"{"id":"ann","watchlist":["cay"]}"#).await;
+    while !watcher.next().await["data"].as_str().unwrap().contains("online") {}
+    drop(nodes.remove(1));
+    let news = watcher.next().await;
+    assert!(news["data"].as_str().unwrap().contains(r#""name":"offline","user_ids":["cay"]"#), "{news}");
+}
+
+/// The next message, which is the count of the channel's subscribers.
+async fn count(client: &mut Client) -> String {
+    let message = client.next().await;
+    assert_eq!(message["event"], "pusher_internal:subscription_count", "{message}");
+    message["data"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn backends_are_told_once_and_subscribers_counted_over_all_nodes() {
+    let redis = Redis::start(&[]);
+    let mut receiver = Receiver::start(|_| Answer::Status(200)).await;
+    let app = json!({
+        "appId": "app-id", "key": KEY, "secret": SECRET,
+        "webhooks": [{"url": receiver.url}], "subscriptionCount": true,
+    });
+    let settings = json!({"clients": [app], "cluster": {"presenceGraceSeconds": 1}});
+    let mut nodes: Vec<Server> = (0..3).map(|_| node_with(&redis, settings.clone())).collect();
+    let mut told = async |expected: &[&str]| {
+        let events = receiver.events(expected.len()).await;
+        let mut events: Vec<String> = events
+            .iter()
+            .map(|event| {
+                let detail = event.get("subscription_count").or(event.get("user_id")).unwrap_or(&Value::Null);
+                format!("{} {detail}", event["name"].as_str().unwrap())
+            })
+            .collect();
+        events.sort();
+        assert_eq!(events, expected);
+    };
+    // The oldest node tells, wherever it happens.
+    let mut ann = nodes[1].connect().await;
+    ann.subscribe("a").await;
+    assert_eq!(count(&mut ann).await, r#"{"subscription_count":1}"#);
+    told(&["channel_occupied null", "subscription_count 1"]).await;
+    let mut bob = nodes[2].connect().await;
+    bob.subscribe("a").await;
+    assert_eq!(count(&mut ann).await, r#"{"subscription_count":2}"#);
+    told(&["subscription_count 2"]).await;
+    let mut cay = nodes[2].connect().await;
+    cay.subscribe_signed("presence-a", Some(&member("cay"))).await;
+    told(&["channel_occupied null", "member_added \"cay\""]).await;
+    // The next one takes over, and tells who has left with the node that has stopped.
+    nodes[0].terminate();
+    nodes[0].wait();
+    nodes.remove(0);
+    nodes[1].terminate();
+    nodes[1].wait();
+    told(&["channel_vacated null", "member_removed \"cay\"", "subscription_count 1"]).await;
+    assert_eq!(count(&mut ann).await, r#"{"subscription_count":1}"#);
+    drop(ann);
+    told(&["channel_vacated null", "subscription_count 0"]).await;
+}
+
+#[tokio::test]
+async fn one_node_keeps_the_lists_in_redis_for_all() {
+    let redis = Redis::start(&[]);
+    let settings = json!({"database": "redis"});
+    let mut nodes: Vec<Server> = (0..2).map(|_| node_with(&redis, settings.clone())).collect();
+    let mut ann = nodes[0].connect().await;
+    ann.subscribe_signed("presence-a", Some(&member("ann"))).await;
+    let mut bob = nodes[1].connect().await;
+    bob.subscribe_signed("presence-a", Some(&member("bob"))).await;
+    let mut application = redis.client().await;
+    let mut stored = async |expected: &[&str]| {
+        let start = Instant::now();
+        loop {
+            let list: Option<String> =
+                redis::cmd("GET").arg("presence-a:members").query_async(&mut application).await.unwrap();
+            let list: Vec<Value> = serde_json::from_str(&list.unwrap_or("[]".to_owned())).unwrap();
+            let mut users: Vec<&str> = list.iter().map(|member| member["user_id"].as_str().unwrap()).collect();
+            users.sort_unstable();
+            if users == expected {
+                return;
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "{users:?} instead of {expected:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    stored(&["ann", "bob"]).await;
+    drop(ann);
+    drop(nodes.remove(0));
+    // The other one writes now.
+    stored(&["bob"]).await;
+    drop(bob);
+    stored(&[]).await;
 }

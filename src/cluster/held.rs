@@ -62,7 +62,7 @@ impl Held {
     }
 
     /// Users in channels, in all.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.count
     }
 
@@ -199,7 +199,7 @@ mod tests {
             let mut other = Held::default();
             other.apply(&left);
             prop_assert_eq!(one.digests(), other.digests());
-            prop_assert_eq!((one.len(), left.len()), (other.len(), other.len()));
+            prop_assert_eq!((one.count(), left.len()), (other.count(), other.count()));
             prop_assert_eq!(one.differing(other.digests()), 0);
         }
 
@@ -211,7 +211,7 @@ mod tests {
                 prop_assert!(!one.replace(bucket, &other).is_empty());
             }
             prop_assert_eq!(one.digests(), other.digests());
-            prop_assert_eq!(one.clone().into_gone().len(), other.len());
+            prop_assert_eq!(one.clone().into_gone().len(), other.count());
         }
     }
 }

@@ -41,8 +41,8 @@ pub enum Effect {
     Publish { message: Vec<u8>, is_event: bool },
     /// Deliver another node's event.
     Event { app: AppIndex, channel: ChannelName, except: Option<String>, text: String },
-    /// What has changed among a node's users, in order; or all of them have gone with the node.
-    Changed { node: NodeId, changes: Vec<Changed>, is_gone: bool },
+    /// What has changed among a node's users, in order.
+    Changed { node: NodeId, changes: Vec<Changed> },
     /// End the user's connections.
     Terminate { app: AppIndex, user_id: Arc<str> },
     /// Count subscriptions, for [`Hub::counted`].
@@ -172,9 +172,9 @@ impl Hub {
         self.peers.values().all(|peer| peer.is_known || peer.is_leaving())
     }
 
-    /// Whether it is for this node to say what only one shall say.
-    pub fn is_first(&self) -> bool {
-        self.live().all(|node| self.own < node)
+    /// Whether another node says what only one shall say. That is the oldest, who has seen it all.
+    pub fn another_speaks(&self) -> bool {
+        self.is_leaving || self.live().any(|node| node < self.own)
     }
 
     fn is_alone(&self) -> bool {
@@ -198,7 +198,7 @@ impl Hub {
         let apps = self.apps.iter().copied().zip(connections.iter().copied().chain(std::iter::repeat(0))).collect();
         let beat =
             Beat { version: env!("CARGO_PKG_VERSION"), lag_ms: self.lag as u32, apps, digests: *self.held.digests() };
-        self.publish(&Body::Beat(beat), out);
+        self.publish(&Body::Beat(Box::new(beat)), out);
         self.beat_sent = Some((self.number, now));
     }
 
@@ -375,7 +375,7 @@ impl Hub {
             Body::Changes(changes) => {
                 let Some(peer) = self.peers.get_mut(&node).filter(|peer| !peer.is_leaving()) else { return };
                 let changes = peer.held.apply(&changes);
-                out.push(Effect::Changed { node, changes, is_gone: false });
+                out.push(Effect::Changed { node, changes });
             }
             Body::Snapshot { bucket, is_first, is_last, members } => {
                 let Some(peer) = self.peers.get_mut(&node).filter(|peer| !peer.is_leaving()) else { return };
@@ -395,7 +395,7 @@ impl Hub {
                     peer.arriving = None;
                     peer.awaited &= !(1 << bucket);
                     peer.is_known |= peer.awaited == 0;
-                    out.push(Effect::Changed { node, changes, is_gone: false });
+                    out.push(Effect::Changed { node, changes });
                 }
             }
             Body::Want { node, buckets } if node == self.own => self.owed |= buckets,
@@ -453,10 +453,10 @@ impl Hub {
                 tracing::warn!(
                     "Node {node} has been silent for {SILENT_BEATS} s: it was killed, hangs, or cannot reach Redis. Its \
                      {} users are taken off the lists until it is heard again.",
-                    peer.held.len()
+                    peer.held.count()
                 );
             }
-            out.push(Effect::Changed { node, changes: peer.held.into_gone(), is_gone: true });
+            out.push(Effect::Changed { node, changes: peer.held.into_gone() });
         }
     }
 

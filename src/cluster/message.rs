@@ -11,9 +11,18 @@ use crate::bus::MAGIC;
 /// Raised when a message can no longer be read by those of before.
 const VERSION: u8 = 1;
 
-/// A process that runs this server. Made at random when it starts, so one that is restarted is another.
+/// A process that runs this server: when it was started, and 20 random bits. So one that is restarted is
+/// another, and of two the older one has the lower id.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct NodeId(pub u64);
+
+impl NodeId {
+    /// Of a process that starts now.
+    pub fn new(now: std::time::SystemTime, random: u64) -> Self {
+        let since = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Self(((since.as_millis() as u64) << 20) | (random & 0xf_ffff))
+    }
+}
 
 impl std::fmt::Display for NodeId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -32,7 +41,7 @@ pub struct Header {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Body<'a> {
     /// Once a second.
-    Beat(Beat<'a>),
+    Beat(Box<Beat<'a>>),
     /// A client event, or one of the HTTP API: the text that goes to Pusher clients.
     Event { app: Tag, channel: &'a str, except: Option<&'a str>, text: &'a str },
     /// Users who have come to the node or left it, in order.
@@ -194,7 +203,7 @@ fn body<'a>(kind: u8, from: &mut Reader<'a>) -> Option<Body<'a>> {
             let (version, lag_ms) = (from.text()?, from.u32()?);
             let apps = from.list(|from| Some((Tag(from.u64()?), from.u32()?)))?;
             let digests = from.list(Reader::u64)?.try_into().ok()?;
-            Body::Beat(Beat { version, lag_ms, apps, digests })
+            Body::Beat(Box::new(Beat { version, lag_ms, apps, digests }))
         }
         2 => {
             let (app, channel) = (Tag(from.u64()?), from.text()?);
@@ -323,7 +332,12 @@ mod tests {
         let mut digests = [0; 64];
         digests[63] = u64::MAX;
         vec![
-            Body::Beat(Beat { version: "1.2.3", lag_ms: 4, apps: vec![(app, 5), (Tag(u64::MAX), 0)], digests }),
+            Body::Beat(Box::new(Beat {
+                version: "1.2.3",
+                lag_ms: 4,
+                apps: vec![(app, 5), (Tag(u64::MAX), 0)],
+                digests,
+            })),
             Body::Event { app, channel: "a", except: Some("1.2"), text: "{\"event\":\"client-x\"}" },
             Body::Event { app, channel: "a", except: None, text: "" },
             Body::Changes(vec![there, gone]),

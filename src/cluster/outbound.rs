@@ -120,7 +120,10 @@ async fn keep_publishing(
         }
         state.send_replace(State::Away);
         if said.as_deref() != Some(&failure.to_string()) {
-            tracing::warn!("{failure} Until it can be reached, other nodes are not told of client events and members.");
+            tracing::warn!(
+                "{failure} Until that is over, other nodes are not told of client events and members. \"cluster\": false does \
+                 without them."
+            );
             said = Some(failure.to_string());
         }
         tokio::time::sleep(backoff.step(getrandom::u32().unwrap_or(0))).await;

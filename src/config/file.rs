@@ -159,7 +159,8 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         tls => tls,
     };
     let (host_for_all, hosts) = old::read_auth_hosts(auth_host)?;
-    let cluster = read_cluster(file("cluster"), &redis, &mut warnings)?;
+    let subscribers = old::read_subscribers(file("subscribers"), &mut warnings)?;
+    let cluster = read_cluster(file("cluster"), &redis, subscribers.redis, &mut warnings)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut config = Config {
         path: path.to_owned(),
@@ -184,7 +185,7 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         key_auth: file("httpApiKeyAuth").map_or(Ok(KeyAuth::default()), |from| key_auth(&from, &mut warnings))?,
         proxy: file("proxy").is_some_and(|flag| flag.flag(&mut warnings)),
         redis,
-        subscribers: old::read_subscribers(file("subscribers"), &mut warnings)?,
+        subscribers,
         api_cors: old::read_api_cors(file("apiOriginAllow"), &mut warnings)?,
         presence_store,
         cluster,
@@ -205,15 +206,17 @@ pub(super) fn member<'a>(members: &[(String, Setting<'a>)], name: &str) -> Optio
     members.iter().find(|(member, _)| member == name).map(|(_, setting)| setting.clone())
 }
 
-/// `cluster`: an object, or `false`.
+/// `cluster`: an object, or a flag. Without it there is one where Redis is used anyway.
 fn read_cluster(
     setting: Option<Setting<'_>>,
     redis: &Redis,
+    default: bool,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Cluster>, ConfigError> {
     let members = match setting {
         Some(setting) if setting.is_object() => setting.object()?,
         Some(setting) if !setting.flag(warnings) => return Ok(None),
+        None if !default => return Ok(None),
         _ => Vec::new(),
     };
     warn_of_unknown(&members, warnings);

@@ -13,7 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::last_events::LastEvents;
 use super::misses::Misses;
 use super::{Context, Shard};
-use crate::inbox::{AppIndex, Cached, Control, Delivery, Elsewhere, Joiner, PresenceChanges, PresenceList};
+use crate::inbox::{AppIndex, Cached, Control, Delivery, Joiner, PresenceChanges, PresenceList};
 use crate::protocol::SocketId;
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::presence::{Holder, Joined, Member, Members};
@@ -121,7 +121,6 @@ impl Shard {
             self.context.publisher.bus().member(app, &channel, &member.user_id, info);
         }
         if joined == Joined::First {
-            self.tell_backend(app, &channel, Event::MemberAdded(&member.user_id));
             self.tell_of_added(app, &channel, &member, Some(joiner.socket_id));
         }
     }
@@ -140,18 +139,19 @@ impl Shard {
         self.homes.note(&key);
         if let Some(member) = gone {
             let (app, channel) = key;
-            self.tell_backend(app, &channel, Event::MemberRemoved(user_id));
             self.tell_of_removed(app, &channel, &member);
         }
     }
 
     fn tell_of_added(&self, app: AppIndex, channel: &ChannelName, member: &Member, except: Option<SocketId>) {
+        self.tell_backend_for_all(app, channel, Event::MemberAdded(&member.user_id));
         let text = pusher::member_added(channel.as_str(), member);
         let socketio = || socketio::presence_joining(channel.as_str(), member);
         self.relay(app, channel, &text, socketio, except);
     }
 
     fn tell_of_removed(&self, app: AppIndex, channel: &ChannelName, member: &Member) {
+        self.tell_backend_for_all(app, channel, Event::MemberRemoved(&member.user_id));
         let text = pusher::member_removed(channel.as_str(), &member.user_id);
         let socketio = || socketio::presence_leaving(channel.as_str(), member);
         self.relay(app, channel, &text, socketio, None);
@@ -163,10 +163,10 @@ impl Shard {
         &mut self,
         app: AppIndex,
         channel: ChannelName,
-        from: Elsewhere,
+        node: u64,
         changes: Vec<(Arc<str>, Option<Arc<str>>)>,
     ) {
-        let (key, node) = ((app, channel), Holder::Node(from.node));
+        let (key, node) = ((app, channel), Holder::Node(node));
         let members = self.homes.members.entry(key.clone()).or_default();
         let mut news = Vec::new();
         for (user_id, info) in changes {
@@ -181,14 +181,10 @@ impl Shard {
         }
         self.homes.note(&key);
         for (member, is_added) in news {
-            if is_added {
-                self.tell_of_added(app, &key.1, &member, None);
-                continue;
+            match is_added {
+                true => self.tell_of_added(app, &key.1, &member, None),
+                false => self.tell_of_removed(app, &key.1, &member),
             }
-            if from.is_for_backends {
-                self.tell_backend(app, &key.1, Event::MemberRemoved(&member.user_id));
-            }
-            self.tell_of_removed(app, &key.1, &member);
         }
     }
 

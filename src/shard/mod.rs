@@ -259,9 +259,12 @@ impl Shard {
             Control::Join { app, channel, member, joiner } => self.join(app, channel, member, joiner),
             Control::List { app, channel, joiner } => self.list(app, &channel, joiner),
             Control::Leave { app, channel, user_id, socket_id } => self.leave(app, channel, &user_id, socket_id),
-            Control::Elsewhere { app, channel, from, changes } => self.changed_elsewhere(app, channel, from, changes),
+            Control::Elsewhere { app, channel, node, changes } => self.changed_elsewhere(app, channel, node, changes),
             Control::PassOn(delivery, _under_way) => self.pass_on(&delivery),
             Control::Occupancy { app, channel, more } => self.occupancy_changed(app, channel, more),
+            Control::SubscribersElsewhere { app, channel, node, count } => {
+                self.occupancy_elsewhere(app, channel, node, count);
+            }
             Control::User { app, user_id, from, change } => self.user_changed(app, user_id, from, change),
             Control::UserStatus { app, user_id, is_online } => self.user_status(app, user_id, is_online),
             Control::Query { app, query, reply } => {

@@ -1,5 +1,5 @@
-//! How many connections are subscribed to each channel, over all shards: the channel's *home* is told
-//! by the shards what changes. It tells backends (`channel_occupied`, `channel_vacated`) and, where
+//! How many connections are subscribed to each channel, over all shards and nodes: the channel's *home* is
+//! told by the shards what changes, and tells other nodes' homes. It tells backends (`channel_occupied`, `channel_vacated`) and, where
 //! the app wants it, the subscribers themselves (`subscription_count`).
 //!
 //! Only for apps that have webhooks or counts; the others pay nothing. An entry lives as long as the
@@ -33,18 +33,27 @@ pub struct Occupancy {
     occupied: HashMap<Key, Occupied>,
     /// Those of them whose count is to be told later.
     late: HashSet<Key>,
+    /// Those of which other nodes do not know the count yet.
+    unsaid: HashSet<Key>,
 }
 
 type Key = (AppIndex, ChannelName);
 
 #[derive(Debug, Default)]
 struct Occupied {
-    /// Never 0 between two changes.
-    subscribers: u64,
+    /// On this node.
+    here: u64,
+    /// On each other node that has some.
+    elsewhere: Vec<(u64, u64)>,
     told_at: Option<Millis>,
 }
 
 impl Occupied {
+    /// Never 0 between two changes.
+    fn subscribers(&self) -> u64 {
+        self.here + self.elsewhere.iter().map(|(_, count)| count).sum::<u64>()
+    }
+
     fn was_told_recently(&self, now: Millis) -> bool {
         self.told_at.is_some_and(|told_at| now < told_at + COUNT_EVERY)
     }
@@ -61,6 +70,7 @@ impl Occupancy {
             changes: HashMap::new(),
             occupied: HashMap::new(),
             late: HashSet::new(),
+            unsaid: HashSet::new(),
         }
     }
 
@@ -93,23 +103,52 @@ impl Shard {
         if self.stopping {
             return;
         }
-        let mut entry = match self.occupancy.occupied.entry((app, channel.clone())) {
-            Entry::Occupied(entry) => entry,
-            Entry::Vacant(entry) => entry.insert_entry(Occupied::default()),
-        };
-        let before = entry.get().subscribers;
+        let key = (app, channel);
+        let occupied = self.occupancy.occupied.entry(key.clone()).or_default();
+        let (before, before_here) = (occupied.subscribers(), occupied.here);
         // Each shard's changes arrive in order, so the sum is never below 0.
-        let subscribers = before.saturating_add_signed(more);
-        entry.get_mut().subscribers = subscribers;
+        let here = before_here.saturating_add_signed(more);
+        occupied.here = here;
+        // Others hear at once of the first and the last, and of how many there are once a second.
+        if (before_here == 0) == (here == 0) {
+            self.occupancy.unsaid.insert(key.clone());
+        } else {
+            self.occupancy.unsaid.remove(&key);
+            self.context.publisher.bus().subscribers(app, &key.1, here);
+        }
+        self.subscribers_changed(key, before);
+    }
+
+    /// As the channel's home: another node has so many subscribers.
+    pub(super) fn occupancy_elsewhere(&mut self, app: AppIndex, channel: ChannelName, node: u64, count: u64) {
+        if self.stopping || !self.occupancy.is_counted[usize::from(app.0)] {
+            return;
+        }
+        let key = (app, channel);
+        let occupied = self.occupancy.occupied.entry(key.clone()).or_default();
+        let before = occupied.subscribers();
+        occupied.elsewhere.retain(|(other, _)| *other != node);
+        if count > 0 {
+            occupied.elsewhere.push((node, count));
+        }
+        self.subscribers_changed(key, before);
+    }
+
+    fn subscribers_changed(&mut self, key: Key, before: u64) {
+        let Entry::Occupied(entry) = self.occupancy.occupied.entry(key.clone()) else { return };
+        let subscribers = entry.get().subscribers();
         if subscribers == 0 {
             entry.remove();
         }
+        let (app, channel) = key;
         if before == 0 && subscribers > 0 {
-            self.tell_backend(app, &channel, Event::ChannelOccupied);
+            self.tell_backend_for_all(app, &channel, Event::ChannelOccupied);
         }
-        self.tell_count(app, &channel, subscribers);
+        if before != subscribers {
+            self.tell_count(app, &channel, subscribers);
+        }
         if before > 0 && subscribers == 0 {
-            self.tell_backend(app, &channel, Event::ChannelVacated);
+            self.tell_backend_for_all(app, &channel, Event::ChannelVacated);
         }
     }
 
@@ -133,13 +172,18 @@ impl Shard {
             publisher.relay(&Delivery { app, channel, frame, socketio: None, deflated, except: None });
         }
         self.occupancy.late.remove(&key);
-        self.tell_backend(app, channel, Event::SubscriptionCount(subscribers));
+        self.tell_backend_for_all(app, channel, Event::SubscriptionCount(subscribers));
     }
 
     /// Tells the counts that had to wait.
     pub(super) fn tell_late_counts(&mut self, now: Millis) {
+        for key in std::mem::take(&mut self.occupancy.unsaid) {
+            if let Some(occupied) = self.occupancy.occupied.get(&key).filter(|occupied| occupied.here > 0) {
+                self.context.publisher.bus().subscribers(key.0, &key.1, occupied.here);
+            }
+        }
         let Occupancy { occupied, late, .. } = &self.occupancy;
-        let count = |key: &Key| occupied.get(key).filter(|it| !it.was_told_recently(now)).map(|it| it.subscribers);
+        let count = |key: &Key| occupied.get(key).filter(|it| !it.was_told_recently(now)).map(Occupied::subscribers);
         let due: Vec<(Key, u64)> = late.iter().filter_map(|key| Some((key.clone(), count(key)?))).collect();
         for ((app, channel), subscribers) in due {
             self.tell_count(app, &channel, subscribers);
@@ -153,12 +197,21 @@ impl Shard {
         }
     }
 
+    /// The same, of what all nodes see: one of them tells it.
+    pub(super) fn tell_backend_for_all(&self, app: AppIndex, channel: &ChannelName, event: Event<'_>) {
+        if self.context.publisher.bus().speaks_for_all() {
+            self.tell_backend(app, channel, event);
+        }
+    }
+
     /// The server stops: as home, everybody has left. Other shards' leaves may come too late to be
     /// heard, and without this a backend would count on people who never come back.
     pub(super) fn tell_backends_of_the_end(&self) {
-        // Other nodes keep the members, and tell of those who do not come back there.
-        let is_alone = self.context.publisher.bus().is_alone();
-        for (app, channel, member) in self.homes.everybody().filter(|_| is_alone) {
+        // Other nodes tell it of those who do not come back there.
+        if !self.context.publisher.bus().is_alone() {
+            return;
+        }
+        for (app, channel, member) in self.homes.everybody() {
             self.tell_backend(app, channel, Event::MemberRemoved(&member.user_id));
         }
         for (app, channel) in self.occupancy.occupied.keys() {
@@ -216,7 +269,7 @@ mod tests {
         let shard = &mut *shard.borrow_mut();
         (0..5).for_each(|_| shard.occupancy.count(APP, &channel("a"), 1));
         assert_eq!(turn(shard, &mut inbox), 1);
-        assert_eq!(shard.occupancy.occupied[&(APP, channel("a"))].subscribers, 5);
+        assert_eq!(shard.occupancy.occupied[&(APP, channel("a"))].subscribers(), 5);
         shard.occupancy.count(APP, &channel("a"), 1);
         shard.occupancy.count(APP, &channel("a"), -1);
         assert_eq!(turn(shard, &mut inbox), 0, "nothing has changed");
@@ -254,7 +307,7 @@ mod tests {
                     turn(shard, &mut inbox);
                     model.retain(|_, count| *count > 0);
                     let known = shard.occupancy.occupied.iter();
-                    let known = known.map(|((_, name), occupied)| (name.to_string(), occupied.subscribers));
+                    let known = known.map(|((_, name), occupied)| (name.to_string(), occupied.subscribers()));
                     prop_assert_eq!(&known.collect::<BTreeMap<_, _>>(), &model);
                 }
             }

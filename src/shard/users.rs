@@ -115,6 +115,13 @@ impl Users {
         news
     }
 
+    /// As the user's home: whether the user is online on one of the first so many shards. What is behind these
+    /// are other nodes.
+    fn is_online_on(&self, app: AppIndex, user_id: &Arc<str>, shards: usize) -> bool {
+        let home = self.homes.get(&(app, user_id.clone()));
+        home.is_some_and(|home| home.online_on.iter().any(|shard| *shard < shards))
+    }
+
     /// As the user's home: what has changed on another shard. Gives the shards that are to be told
     /// whether the user is online.
     fn changed(&mut self, app: AppIndex, user_id: Arc<str>, from: usize, change: UserChange) -> (Vec<usize>, bool) {
@@ -200,7 +207,12 @@ impl Shard {
     }
 
     pub(super) fn user_changed(&mut self, app: AppIndex, user_id: Arc<str>, from: usize, change: UserChange) {
+        let is_here = |users: &Users| users.is_online_on(app, &user_id, self.context.publisher.shards().len());
+        let was_here = is_here(&self.users);
         let (shards, is_online) = self.users.changed(app, user_id.clone(), from, change);
+        if is_here(&self.users) != was_here {
+            self.context.publisher.bus().online(app, &user_id, !was_here);
+        }
         for shard in shards {
             let user_id = user_id.clone();
             self.context.publisher.shards()[shard].tell(Control::UserStatus { app, user_id, is_online });

@@ -62,7 +62,7 @@ impl World {
                     }
                 }
                 Effect::Publish { .. } => {}
-                Effect::Changed { node: of, changes, .. } => {
+                Effect::Changed { node: of, changes } => {
                     for (_, user_id, info) in changes {
                         let holders = node.view.holders.entry(user_id.to_string()).or_default();
                         let is_news = if info.is_some() { holders.insert(of.0) } else { holders.remove(&of.0) };
