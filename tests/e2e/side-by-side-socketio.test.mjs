@@ -274,12 +274,14 @@ promise('whispers', async (life) => {
         stage.client(name).send('2');
         await stage.client(name).next(/^3$/);
       }
-      looks.push(await stage.look());
+      // Whether the pong or another one's whisper comes first says nothing.
+      const heard = Object.entries(await stage.look()).map(([name, frames]) => [name, frames.filter((frame) => frame !== '3')]);
+      looks.push(Object.fromEntries(heard));
     }
     return looks;
   });
   comparison.same('whispers', { old, ours });
-  assert.deepEqual(ours[0].B, [`42["client-typing","${TALK}",{"x":1,"ü":["\u{1f389}",null]}]`, '3']);
+  assert.deepEqual(ours[0].B, [`42["client-typing","${TALK}",{"x":1,"ü":["\u{1f389}",null]}]`]);
 });
 
 promise('a presence channel, and its list in Redis', async (life) => {

@@ -23,4 +23,8 @@ export const DIFFERENCES = {
   'names that cannot be': 'a channel name that cannot be is refused with 400, where the old server took it for a public channel or said nothing',
   'ids as channels': 'another connection\'s id is no channel: with the old server whoever subscribed to it got what that connection alone was sent',
   'frames that end the process': 'nothing that a client sends ends this server',
+  'exit codes': 'a command that has not done what it should ends with 1 or 2: supervisors and scripts go by it',
+  'secrets of clients': 'a client gets a secret beside its key, with which backends sign; the old server does not look at it',
+  'ids of digits': 'an id is written as a text: with the old server a number never matched',
+  'what client:add writes': 'only the clients change; the old server dropped keys that it did not know, and wrote variables of the environment into the file',
 };
