@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -132,7 +132,9 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, mut stop: watch::Re
                     tracing::debug!("dropped a connection from {peer}: too many wait for a handshake");
                     continue;
                 }
-                tokio::spawn(pace.paced(connection(open, stream, peer)));
+                let known = open.clone();
+                let is_exempt = move || known.is_backend.load(Ordering::Relaxed);
+                tokio::spawn(pace.paced(connection(open, stream, peer), is_exempt));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: waiting lets some be closed.
@@ -144,24 +146,28 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, mut stop: watch::Re
 }
 
 /// A socket that the front has, counted as long as this lives.
-struct Open(Arc<Front>);
+struct Open {
+    front: Arc<Front>,
+    /// A backend that has signed a request: its events do not wait for strangers' handshakes.
+    is_backend: AtomicBool,
+}
 
 impl Open {
     fn one_more(front: &Arc<Front>) -> Arc<Self> {
         front.open.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self(front.clone()))
+        Arc::new(Self { front: front.clone(), is_backend: AtomicBool::new(false) })
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.front.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 async fn connection(open: Arc<Open>, stream: TcpStream, peer: SocketAddr) {
     let _ = stream.set_nodelay(true);
-    let front = &open.0;
+    let front = &open.front;
     match &front.tls {
         None => http(&open, stream, peer).await,
         Some(tls) => match tokio::time::timeout(front.config.limits.handshake_timeout, tls.accept(stream)).await {
@@ -179,7 +185,7 @@ async fn http<S: Stream>(open: &Arc<Open>, stream: S, peer: SocketAddr) {
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(open.0.config.limits.handshake_timeout)
+        .header_read_timeout(open.front.config.limits.handshake_timeout)
         .max_buf_size(HEAD_BYTES_MAX)
         // Answers to requests that came together go out together.
         .pipeline_flush(true)
@@ -211,7 +217,7 @@ impl Stream for TlsStream<TcpStream> {
 }
 
 async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
-    let front = open.0.clone();
+    let front = open.front.clone();
     let path = request.uri().path();
     let method = request.method();
     if let Some(key) = path.strip_prefix("/app/") {
@@ -224,7 +230,11 @@ async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: S
         return socketio::respond::<S>(open, request).await;
     }
     if let Some(route) = api::route(path, request.uri().query()) {
-        return api::respond(front, request, route, peer.ip()).await;
+        let response = api::respond(front, request, route, peer.ip()).await;
+        if response.status().is_success() {
+            open.is_backend.store(true, Ordering::Relaxed);
+        }
+        return response;
     }
     if path == front.config.auth.endpoint || path == front.user_endpoint {
         match *method {
@@ -259,14 +269,14 @@ fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str) ->
         Ok(accept) => accept,
         Err(why) => return no_websocket(why),
     };
-    let admission = admit(&open.0, key, request.uri().query());
+    let admission = admit(&open.front, key, request.uri().query());
     let credentials = Arc::new(credentials(request.headers()));
-    let deflates = open.0.config.per_message_deflate && deflate::is_offered(request.headers());
+    let deflates = open.front.config.per_message_deflate && deflate::is_offered(request.headers());
     let form = if deflates { Form::Deflated } else { Form::Plain };
     let mut response = switch(request, &accept, async move |stream: S, leftover| match admission {
         Ok((app, socket_id)) => {
-            let shard = open.0.idle_shard().0;
-            let counted = open.0.count(app, form);
+            let shard = open.front.idle_shard().0;
+            let counted = open.front.count(app, form);
             let client = NewClient { app, socket_id, credentials, counted, form, socketio: None };
             hand_over(shard, stream, leftover, client);
         }

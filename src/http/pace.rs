@@ -32,9 +32,9 @@ struct State {
 }
 
 impl Pace {
-    /// Lets a future run only within the budget.
-    pub fn paced<F: Future>(self: &Arc<Self>, future: F) -> Paced<F> {
-        Paced { pace: self.clone(), ticket: None, future: Box::pin(future) }
+    /// Lets a future run only within the budget, as long as it is not exempt.
+    pub fn paced<F: Future, E: Fn() -> bool>(self: &Arc<Self>, future: F, is_exempt: E) -> Paced<F, E> {
+        Paced { pace: self.clone(), is_exempt, ticket: None, future: Box::pin(future) }
     }
 
     /// Must run beside the futures: gives them a new budget each turn.
@@ -70,18 +70,23 @@ impl State {
 }
 
 /// A future that runs within a [`Pace`].
-pub struct Paced<F> {
+pub struct Paced<F, E> {
     pace: Arc<Pace>,
+    is_exempt: E,
     /// Its number among those that have waited.
     ticket: Option<u64>,
     future: Pin<Box<F>>,
 }
 
-impl<F: Future> Future for Paced<F> {
+impl<F: Future, E: Fn() -> bool + Unpin> Future for Paced<F, E> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
+        // Who has a ticket is awaited in the queue, and passes it on.
+        if this.ticket.is_none() && (this.is_exempt)() {
+            return this.future.as_mut().poll(context);
+        }
         let mut state = this.pace.state();
         match this.ticket {
             Some(ticket) if ticket >= state.served => return Poll::Pending,
@@ -125,19 +130,23 @@ mod tests {
                 let order = Rc::new(std::cell::RefCell::new(Vec::new()));
                 for number in 0..100 {
                     let (polls, order) = (polls.clone(), order.clone());
-                    spawn_local(pace.paced(async move {
-                        std::thread::sleep(BUDGET);
-                        polls.set(polls.get() + 1);
-                        yield_now().await;
-                        std::thread::sleep(BUDGET);
-                        polls.set(polls.get() + 1);
-                        order.borrow_mut().push(number);
-                    }));
+                    spawn_local(pace.paced(
+                        async move {
+                            std::thread::sleep(BUDGET);
+                            polls.set(polls.get() + 1);
+                            yield_now().await;
+                            std::thread::sleep(BUDGET);
+                            polls.set(polls.get() + 1);
+                            order.borrow_mut().push(number);
+                        },
+                        || false,
+                    ));
                 }
                 // One that nobody waits for any more stands in nobody's way.
-                let mut abandoned = Box::pin(pace.paced(async {}));
+                let mut abandoned = Box::pin(pace.paced(async {}, || false));
                 assert!(futures_util::poll!(abandoned.as_mut()).is_ready());
-                spawn_local(pace.paced(std::future::ready(()))).abort();
+                spawn_local(pace.paced(std::future::ready(()), || false)).abort();
+                let exempt = spawn_local(pace.paced(std::future::ready(()), || true));
                 let mut turns = 0;
                 while order.borrow().len() < 100 {
                     let before = polls.get();
@@ -147,6 +156,7 @@ mod tests {
                     assert!(polls.get() - before <= 3, "{}", polls.get() - before);
                 }
                 assert!(turns >= 50);
+                assert!(exempt.is_finished());
                 assert_eq!(polls.get(), 200);
                 assert!(order.borrow().is_sorted(), "{:?}", order.borrow());
                 pacer.abort();

@@ -71,7 +71,7 @@ impl Query {
 
 /// Answers a request for `socketio.path`.
 pub(super) async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>) -> Response<Body> {
-    let front = open.0.clone();
+    let front = open.front.clone();
     let path = request.uri().path().strip_prefix(front.config.socketio.path.as_str()).unwrap_or_default();
     if path.len() > 1 {
         return error(
@@ -122,7 +122,7 @@ fn put_cors(headers: &mut HeaderMap, origin: Option<HeaderValue>, requested: Opt
 }
 
 async fn answer<S: Stream>(open: Arc<Open>, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
-    let front = open.0.clone();
+    let front = open.front.clone();
     let settings = &front.config.socketio;
     let query = Query::read(request.uri().query().unwrap_or_default());
     if let Some(origin) = request.headers().get(header::ORIGIN)
@@ -244,7 +244,7 @@ fn websocket<S: Stream>(
     version: Version,
     sid: Option<(Sid, &ShardHandle)>,
 ) -> Result<Response<Body>, Refusal> {
-    let front = open.0.clone();
+    let front = open.front.clone();
     let accept = ws::accept_key(request.method(), request.headers())
         .map_err(|why| bad_request(format!("Bad request: {why}")))?;
     let (app, sid, what) = match sid {
@@ -257,10 +257,10 @@ fn websocket<S: Stream>(
     };
     let credentials = Arc::new(credentials(request.headers()));
     Ok(switch(request, &accept, async move |stream: S, leftover| {
-        let shard = &open.0.publisher.shards()[usize::from(sid.shard)];
+        let shard = &open.front.publisher.shards()[usize::from(sid.shard)];
         let counted = match what {
             SocketIo::Upgrade(_) => [None, None],
-            _ => open.0.count(app, Form::SocketIo),
+            _ => open.front.count(app, Form::SocketIo),
         };
         let client = NewClient {
             app,
