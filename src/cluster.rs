@@ -149,12 +149,12 @@ impl Task {
 
     async fn run(mut self, cluster: config::Cluster, redis: config::Redis) {
         let link = Link::new(redis, MESSAGE_BYTES_MAX).with_timing(TIMING);
-        let pattern = channel(&cluster);
+        let channel = channel(&cluster);
         let Some(mut answered) = self.answered.take() else { return };
         let mut states = self.outbound.states();
         let mut backoff = Backoff::new(link.timing());
         let mut subscription: Option<Subscription> = None;
-        let mut connecting = connect(&link, &pattern, Duration::ZERO);
+        let mut connecting = connect(&link, &channel, Duration::ZERO);
         let (mut since, mut has_said) = (Instant::now(), false);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -179,7 +179,7 @@ impl Task {
                         subscription = None;
                         backoff.connection_lasted(since.elapsed());
                         let wait = backoff.step(getrandom::u32().unwrap_or(0));
-                        connecting = connect(&link, &pattern, wait);
+                        connecting = connect(&link, &channel, wait);
                         self.is_ready();
                     }
                 }
@@ -440,11 +440,11 @@ fn channel(cluster: &config::Cluster) -> String {
     format!("{}:bus", cluster.name)
 }
 
-fn connect(link: &Link, pattern: &str, wait: Duration) -> Connecting {
-    let (link, pattern) = (link.clone(), pattern.to_owned());
+fn connect(link: &Link, channel: &str, wait: Duration) -> Connecting {
+    let (link, channel) = (link.clone(), channel.to_owned());
     Box::pin(async move {
         tokio::time::sleep(wait).await;
-        link.subscribe(&pattern).await
+        link.subscribe_to_channel(&channel).await
     })
 }
 

@@ -110,6 +110,12 @@ impl Link {
         Ok(Subscription::new(connection, self.timing, self.to_string()))
     }
 
+    /// The same for one channel.
+    pub async fn subscribe_to_channel(&self, channel: &str) -> Result<Subscription, Failure> {
+        let connection = self.connect(&["SUBSCRIBE", channel]).await?;
+        Ok(Subscription::new(connection, self.timing, self.to_string()))
+    }
+
     /// Connects and logs in for commands, in the configured database.
     pub async fn commands(&self) -> Result<Commands, Failure> {
         let connection = self.connect(&["SELECT", &self.config.db.to_string()]).await?;

@@ -28,7 +28,9 @@ impl Tag {
     /// Of what tells apps apart on one Redis.
     pub fn of(app: &App, redis: &Redis) -> Self {
         let prefix = app.key_prefix.as_ref().or(redis.key_prefix.as_ref());
-        Self(hash(&[&app.id, &app.key, prefix.map_or("", |prefix| prefix)]))
+        // The app of a file without clients, for Socket.IO, has a key that each process makes for itself.
+        let key = if app.id.is_empty() { "" } else { &app.key };
+        Self(hash(&[&app.id, key, prefix.map_or("", |prefix| prefix)]))
     }
 }
 
@@ -166,7 +168,10 @@ fn hash(texts: &[&str]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::config::Config;
     use proptest::prelude::*;
 
     fn held(users: &[(u8, u8, u8)]) -> Held {
@@ -186,6 +191,25 @@ mod tests {
         // As `printf '\1\0\0\0\0\0\0\0a' | sha256sum`, of which the first eight bytes, the lowest first.
         assert_eq!(hash(&["a"]), 0xf655_a58b_c821_61ae);
         assert_ne!(hash(&["ab", "c"]), hash(&["a", "bc"]));
+    }
+
+    #[test]
+    fn an_app_is_the_same_on_all_nodes_and_no_other_is() {
+        let tag = |file: &str| {
+            let config = Config::parse(Path::new("f.json"), file.as_bytes(), &|_| None).unwrap();
+            Tag::of(&config.apps[0], &config.redis)
+        };
+        let app = r#"{ "clients": [ { "appId": "a", "key": "k" } ] }"#;
+        assert_eq!(tag(app), tag(app), "although its secret is random");
+        for other in [
+            r#"{ "clients": [ { "appId": "b", "key": "k" } ] }"#,
+            r#"{ "clients": [ { "appId": "a", "key": "l" } ] }"#,
+            r#"{ "clients": [ { "appId": "a", "key": "k", "keyPrefix": "p" } ] }"#,
+            r#"{ "clients": [ { "appId": "a", "key": "k" } ], "databaseConfig": { "redis": { "keyPrefix": "p" } } }"#,
+        ] {
+            assert_ne!(tag(app), tag(other), "{other}");
+        }
+        assert_eq!(tag("{}"), tag("{}"), "although its key is random");
     }
 
     proptest! {

@@ -442,6 +442,28 @@ fn presence_lists_are_for_those_who_ask() {
 }
 
 #[test]
+fn nodes_find_each_other_where_redis_is_used() {
+    let cluster =
+        |members: &str| config(members).cluster.map(|cluster| (cluster.name, cluster.presence_grace.as_secs()));
+    let named = |name: &str, grace| Some((name.to_owned(), grace));
+    for (members, expected) in [
+        (r#""databaseConfig": {}"#, named("laravel-echo-server", 10)),
+        (r#""databaseConfig": { "redis": { "db": 4 } }"#, named("laravel-echo-server-4", 10)),
+        (r#""cluster": true"#, named("laravel-echo-server", 10)),
+        (r#""cluster": { "name": "shop:staging", "presenceGraceSeconds": 0 }"#, named("shop:staging", 0)),
+        (r#""cluster": false"#, None),
+        (r#""subscribers": { "http": true, "redis": false }"#, None),
+        (r#""subscribers": { "http": true }, "cluster": {}"#, named("laravel-echo-server", 10)),
+    ] {
+        assert_eq!(cluster(members), expected, "{members}");
+    }
+    for name in ["", "a b", "a*", "é"] {
+        let error = error(&format!(r#""cluster": {{ "name": "{name}" }}"#));
+        assert!(error.contains("cluster.name") && error.contains("up to 100 letters"), "{error}");
+    }
+}
+
+#[test]
 fn who_may_bring_events() {
     for (json, http, redis) in [
         ("null", true, true),

@@ -115,7 +115,10 @@ impl Publishing {
 
     fn refused(&self, error: &str) -> Failure {
         let error: String = error.chars().filter(|character| !character.is_control()).take(200).collect();
-        Failure(format!("Redis at {} refuses a command: {error}.", self.address))
+        Failure(format!(
+            "Redis at {} does not take what is for other nodes: {error}. If it is NOPERM, see docs/cluster.md for what to allow.",
+            self.address
+        ))
     }
 
     fn closed(&self, why: &str) -> Failure {

@@ -138,9 +138,10 @@ impl Server<'_> {
                  databaseConfig.redis."
             ),
             "NOPERM" => match words {
-                ["PSUBSCRIBE", pattern] => format!(
-                    "Redis at {self} does not allow user {user:?} to subscribe to {pattern:?} (NOPERM). Allow it in Redis: \
-                     ACL SETUSER {user} +psubscribe +ping &{pattern}"
+                [command @ ("PSUBSCRIBE" | "SUBSCRIBE"), name] => format!(
+                    "Redis at {self} does not allow user {user:?} to subscribe to {name:?} (NOPERM). Allow it in Redis: \
+                     ACL SETUSER {user} +{} +ping &{name}",
+                    command.to_lowercase()
                 ),
                 _ => format!(
                     "Redis at {self} does not allow user {user:?} to use {} (NOPERM). Allow it in Redis with ACL SETUSER.",

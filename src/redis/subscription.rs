@@ -124,8 +124,8 @@ impl Subscription {
     pub fn each(&mut self, mut take: impl FnMut(Published<'_>)) -> Result<(), Failure> {
         loop {
             let (items, is_whole) = match self.connection.replies.next() {
-                Ok(Some(Reply::Array(items))) if items.len() == 4 => (items, true),
-                Ok(Some(Reply::TooLong(items))) if items.len() == 3 => (items, false),
+                Ok(Some(Reply::Array(items))) => (items, true),
+                Ok(Some(Reply::TooLong(items))) => (items, false),
                 // Answers to PING.
                 Ok(Some(_)) => continue,
                 Ok(None) => return Ok(()),
@@ -133,8 +133,14 @@ impl Subscription {
                     return Err(Failure(format!("What answers at {} does not speak Redis' protocol.", self.address)));
                 }
             };
-            if items[0] == b"pmessage" {
-                take(Published { channel: items[2], payload: is_whole.then(|| items[3]) });
+            match (&items[..], is_whole) {
+                ([b"pmessage", _, channel, payload], true) | ([b"message", channel, payload], true) => {
+                    take(Published { channel, payload: Some(payload) });
+                }
+                ([b"pmessage", _, channel] | [b"message", channel], false) => {
+                    take(Published { channel, payload: None })
+                }
+                _ => {}
             }
         }
     }
