@@ -398,6 +398,24 @@ async fn a_session_whose_client_never_polls_is_given_up() {
     assert_http_error(polling.get().await, 400, 1);
 }
 
+/// Whoever names any sid gets no WebSocket beyond `limits.connections`.
+#[tokio::test]
+async fn a_probe_counts_as_a_connection() {
+    let server = Server::start(json!({"limits": {"connections": 2}}));
+    let polling = Polling::connect(&server).await;
+    let url = format!("ws://127.0.0.1:{}/socket.io/?EIO=3&transport=websocket&sid={}", server.port, polling.sid);
+    let mut probe = polling.probe(&server).await;
+    match connect_async(&url).await {
+        Err(tokio_tungstenite::tungstenite::Error::Http(response)) => assert_eq!(response.status(), 503),
+        other => panic!("{other:?}"),
+    }
+    // The session goes on, and so does the one that is there.
+    probe.send("2probe").await;
+    assert_eq!(probe.text().await, "3probe");
+    probe.send("5").await;
+    probe.hears_nothing_else().await;
+}
+
 #[tokio::test]
 async fn a_post_that_is_no_payload_closes() {
     let server = Server::start(json!({"limits": {"messageBytes": 1000}}));

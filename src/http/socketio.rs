@@ -11,7 +11,9 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
-use super::{Body, Front, Open, Stream, collect, credentials, error, full, hand_over, json, new_socket_id, switch};
+use super::{
+    Body, Front, Open, Stream, collect, credentials, error, full, hand_over, has_no_room, json, new_socket_id, switch,
+};
 use crate::inbox::{AppIndex, Control, Form, NewClient, Poll, PollAnswer, PollRequest, ShardHandle, SocketIo};
 use crate::protocol::engineio::{BODY_BYTES_MAX, Sid, Version};
 use crate::protocol::pusher;
@@ -25,6 +27,10 @@ const SID_UNKNOWN: Refusal = Refusal(StatusCode::BAD_REQUEST, 1, Cow::Borrowed("
 const BAD_METHOD: Refusal = Refusal(StatusCode::BAD_REQUEST, 2, Cow::Borrowed("Bad handshake method"));
 const FORBIDDEN: Refusal = Refusal(StatusCode::FORBIDDEN, 4, Cow::Borrowed("Forbidden"));
 const BAD_VERSION: Refusal = Refusal(StatusCode::BAD_REQUEST, 5, Cow::Borrowed("Unsupported protocol version"));
+
+fn over_capacity() -> Refusal {
+    Refusal(StatusCode::SERVICE_UNAVAILABLE, 3, "Over capacity".into())
+}
 
 fn bad_request(message: impl Into<Cow<'static, str>>) -> Refusal {
     Refusal(StatusCode::BAD_REQUEST, 3, message.into())
@@ -248,6 +254,8 @@ fn websocket<S: Stream>(
     let accept = ws::accept_key(request.method(), request.headers())
         .map_err(|why| bad_request(format!("Bad request: {why}")))?;
     let (app, sid, what) = match sid {
+        // Beside its session it is a connection of its own, until it takes over; refused, the client polls on.
+        Some(_) if has_no_room(&front) => return Err(over_capacity()),
         Some((sid, _)) if front.config.socketio.allow_upgrades => (AppIndex(0), sid, SocketIo::Upgrade(sid)),
         Some(_) => return Err(bad_request("Bad request: upgrades are switched off (socketio.allowUpgrades)")),
         None => {
@@ -285,7 +293,6 @@ fn admit<'a>(front: &'a Front, query: &Query) -> Result<(AppIndex, Sid, &'a Shar
             .position(|app| app.key == *key)
             .ok_or_else(|| bad_request("no app has this key (clients[].key)"))?,
     };
-    let over_capacity = || Refusal(StatusCode::SERVICE_UNAVAILABLE, 3, "Over capacity".into());
     let socket_id = new_socket_id(front, index).ok_or_else(over_capacity)?;
     let mut secret = [0; 16];
     getrandom::fill(&mut secret).map_err(|error| {
