@@ -222,3 +222,36 @@ fn a_probe_that_repeats_itself_costs_no_more() {
     let more = status(server.pid(), "VmRSS").saturating_sub(before);
     assert!(more < 20 * 1024, "{more} KB more after {PROBES} probes");
 }
+
+/// Whoever names any sid may send a long body, but not all at once.
+#[test]
+fn long_bodies_of_strangers_take_turns() {
+    const BYTES: usize = 1_000_000;
+    let server = Server::start(json!({}));
+    let before = status(server.pid(), "VmRSS");
+    let sid = format!("1.{:054}", 1);
+    let head = format!(
+        "POST /socket.io/?EIO=3&transport=polling&sid={sid} HTTP/1.1\r\nHost: x\r\nContent-Length: {BYTES}\r\n\r\n"
+    );
+    let senders: Vec<_> = (0..200)
+        .map(|_| {
+            let mut socket = std::net::TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+            let head = head.clone();
+            std::thread::spawn(move || {
+                socket.write_all(head.as_bytes()).unwrap();
+                socket.write_all(&vec![b'x'; BYTES - 1]).unwrap();
+                std::thread::sleep(Duration::from_millis(300));
+                socket.write_all(b"x").unwrap();
+                socket
+            })
+        })
+        .collect();
+    for sender in senders {
+        let mut socket = sender.join().unwrap();
+        let mut answer = [0; 12];
+        socket.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 400");
+    }
+    let more = status(server.pid(), "VmHWM").saturating_sub(before);
+    assert!(more < 80 * 1024, "{more} KB more for 200 bodies of {BYTES} bytes");
+}

@@ -19,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -66,6 +66,8 @@ pub struct Front {
     open: AtomicUsize,
     /// Polls of Socket.IO clients so far.
     polls: AtomicU64,
+    /// Turns of long POSTs of Socket.IO clients.
+    long_bodies: Semaphore,
     /// When the server started.
     since: Instant,
 }
@@ -93,6 +95,7 @@ impl Front {
             tls,
             open,
             polls,
+            long_bodies: Semaphore::new(socketio::LONG_BODIES_MAX),
             since: Instant::now(),
         })
     }

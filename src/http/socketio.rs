@@ -4,11 +4,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tokio::sync::oneshot;
 
 use super::{
@@ -27,6 +28,18 @@ const SID_UNKNOWN: Refusal = Refusal(StatusCode::BAD_REQUEST, 1, Cow::Borrowed("
 const BAD_METHOD: Refusal = Refusal(StatusCode::BAD_REQUEST, 2, Cow::Borrowed("Bad handshake method"));
 const FORBIDDEN: Refusal = Refusal(StatusCode::FORBIDDEN, 4, Cow::Borrowed("Forbidden"));
 const BAD_VERSION: Refusal = Refusal(StatusCode::BAD_REQUEST, 5, Cow::Borrowed("Unsupported protocol version"));
+
+const TOO_BUSY: Refusal =
+    Refusal(StatusCode::SERVICE_UNAVAILABLE, 3, Cow::Borrowed("Too many long bodies are arriving"));
+
+/// POSTs with longer bodies than this, in bytes, take turns.
+const BODY_BYTES_SHORT: u64 = 64 * 1024;
+
+/// How many of them may arrive at once.
+pub(super) const LONG_BODIES_MAX: usize = 32;
+
+/// How long one waits for its turn.
+const TURN_WAIT: Duration = Duration::from_secs(30);
 
 fn over_capacity() -> Refusal {
     Refusal(StatusCode::SERVICE_UNAVAILABLE, 3, "Over capacity".into())
@@ -190,11 +203,22 @@ async fn polling(
             let number = front.polls.fetch_add(1, Ordering::Relaxed) + 1;
             wait(shard, sid, number, Poll::Get(number)).await
         }
-        (Some((sid, shard)), Method::POST) => match collect(request.into_body(), BODY_BYTES_MAX).await {
-            Ok(body) => ask(shard, sid, Poll::Post(body)).await,
-            Err((status, sentence)) => Err(Refusal(status, 3, sentence.into())),
-        },
+        (Some((sid, shard)), Method::POST) => post(front, request.into_body(), sid, shard).await,
         _ => Err(bad_request("Bad request")),
+    }
+}
+
+async fn post(front: &Front, body: Incoming, sid: Sid, shard: &ShardHandle) -> Result<Response<Body>, Refusal> {
+    // Whose session it is shows when the body is here, and anybody can send one: until its turn nothing of it is read.
+    let is_long = body.size_hint().upper().is_none_or(|bytes| bytes > BODY_BYTES_SHORT);
+    let turn = tokio::time::timeout(TURN_WAIT, front.long_bodies.acquire());
+    let _turn = match is_long {
+        true => Some(turn.await.map_err(|_| TOO_BUSY)?),
+        false => None,
+    };
+    match collect(body, BODY_BYTES_MAX).await {
+        Ok(body) => ask(shard, sid, Poll::Post(body)).await,
+        Err((status, sentence)) => Err(Refusal(status, 3, sentence.into())),
     }
 }
 
