@@ -204,3 +204,43 @@ fn printed(source: &str) -> String {
     let joined = lines.fold(first, |text, line| text + line.trim_start());
     joined.replace("\\\"", "\"")
 }
+
+/// Tables that name tests: the last cell has files in backticks, and behind each the tests in it: a function's
+/// name, or how the title of a JavaScript test goes on.
+#[test]
+fn tests_that_documents_name_exist() {
+    let mut named = 0;
+    for document in ["docs/protocol.md", "docs/upgrading.md"] {
+        for line in read(document).lines().filter(|line| line.starts_with("| ")) {
+            let last = line.trim_end().trim_end_matches('|').rsplit(" | ").next().unwrap();
+            let mut file = None;
+            for word in last.split('`').skip(1).step_by(2) {
+                let is_file = ["tests/", "src/"].iter().any(|folder| word.starts_with(folder));
+                if is_file {
+                    file = Some((word, read(word)));
+                } else if let Some((path, text)) = &file {
+                    let is_there = match path.ends_with(".rs") {
+                        true => text.contains(&format!("fn {word}(")),
+                        false => text.contains(word) || text.contains(&word.replace('\'', "\\'")),
+                    };
+                    assert!(is_there, "{document} names the test {word:?}, which is not in {path}");
+                    named += 1;
+                }
+            }
+        }
+    }
+    assert!(named > 60, "only {named} tests were found");
+}
+
+/// What the side-by-side tests find to be different is what people are told.
+#[test]
+fn each_deliberate_difference_is_in_the_document() {
+    let document = read("docs/upgrading.md");
+    let list = read("tests/e2e/lib/differences.mjs");
+    let names: Vec<&str> =
+        list.lines().filter_map(|line| line.strip_prefix("  '")).map(|line| line.split('\'').next().unwrap()).collect();
+    assert!(names.len() > 20, "only {names:?}");
+    for name in names {
+        assert!(document.contains(&format!("| {name} |")), "docs/upgrading.md does not have the difference {name:?}");
+    }
+}

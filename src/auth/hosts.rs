@@ -70,6 +70,9 @@ mod tests {
             (two, "null", None),
             (two, "", None),
             (two, "ftp://b.test", None),
+            // These ended the old server.
+            (two, "http://[::1", None),
+            (two, "http://a[b/", None),
             (
                 r#"["http://localhost:8000", "http://localhost:8001"]"#,
                 "http://localhost:8001",

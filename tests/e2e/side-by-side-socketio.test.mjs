@@ -274,12 +274,14 @@ promise('whispers', async (life) => {
         stage.client(name).send('2');
         await stage.client(name).next(/^3$/);
       }
-      looks.push(await stage.look());
+      // Whether the pong or another one's whisper comes first says nothing.
+      const heard = Object.entries(await stage.look()).map(([name, frames]) => [name, frames.filter((frame) => frame !== '3')]);
+      looks.push(Object.fromEntries(heard));
     }
     return looks;
   });
   comparison.same('whispers', { old, ours });
-  assert.deepEqual(ours[0].B, [`42["client-typing","${TALK}",{"x":1,"ü":["\u{1f389}",null]}]`, '3']);
+  assert.deepEqual(ours[0].B, [`42["client-typing","${TALK}",{"x":1,"ü":["\u{1f389}",null]}]`]);
 });
 
 promise('a presence channel, and its list in Redis', async (life) => {
@@ -393,6 +395,21 @@ promise('frames that mean nothing', async (life) => {
   }
 });
 
+promise('a whisper is one by how its name begins', async (life) => {
+  const looks = await play(life, async (stage) => {
+    for (const [name, user] of [['A', john], ['B', jane]]) {
+      await stage.open(name, user);
+      await stage.join(name, TALK);
+    }
+    await stage.look();
+    stage.client('A').emit('client event', { channel: TALK, event: 'x.client-typing', data: 1 });
+    stage.client('A').send('2');
+    await stage.client('A').next(/^3$/);
+    return stage.look();
+  });
+  comparison.different('x.client-typing', looks, 'names of whispers', { old: { A: ['3'], B: [`42["x.client-typing","${TALK}",1]`] }, ours: { A: ['3'] } });
+});
+
 promise('another connection\'s id is no channel', async (life) => {
   const looks = await play(life, async (stage) => {
     for (const [name, user] of [['A', john], ['spy', null]]) await stage.open(name, user);
@@ -483,6 +500,6 @@ async function converse(life, server, transports) {
   return seen;
 }
 
-const HERE = ['socket in data', 'JSON as Laravel writes it', 'events without a name', 'socketId of members', 'socketId in Redis', 'how often lists are published', 'frames that make no sense', 'names that cannot be', 'ids as channels', 'frames that end the process'];
+const HERE = ['socket in data', 'JSON as Laravel writes it', 'events without a name', 'socketId of members', 'socketId in Redis', 'how often lists are published', 'frames that make no sense', 'names that cannot be', 'names of whispers', 'ids as channels', 'frames that end the process'];
 
 after(() => assert.deepEqual([...comparison.used].sort(), [...HERE].sort(), 'what these tests have seen of the list'));

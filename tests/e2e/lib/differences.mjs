@@ -21,6 +21,11 @@ export const DIFFERENCES = {
   'how often lists are published': 'PresenceChannelUpdated comes once for each change, where the old server published twice for each join and leave',
   'frames that make no sense': 'a client may send some before it is closed (4100), where the old server closed at once',
   'names that cannot be': 'a channel name that cannot be is refused with 400, where the old server took it for a public channel or said nothing',
+  'names of whispers': 'a whisper\'s name begins with "client-"; with the old server a page could send events by any name that has it somewhere',
   'ids as channels': 'another connection\'s id is no channel: with the old server whoever subscribed to it got what that connection alone was sent',
   'frames that end the process': 'nothing that a client sends ends this server',
+  'exit codes': 'a command that has not done what it should ends with 1 or 2: supervisors and scripts go by it',
+  'secrets of clients': 'a client gets a secret beside its key, with which backends sign; the old server does not look at it',
+  'ids of digits': 'an id is written as a text: with the old server a number never matched',
+  'what client:add writes': 'only the clients change; the old server dropped keys that it did not know, and wrote variables of the environment into the file',
 };
