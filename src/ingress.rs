@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::fmt::{self, Write};
 use std::time::Instant;
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 use crate::config;
@@ -153,10 +154,11 @@ impl Backlog {
         }
     }
 
-    /// What a delivery counts: also what it costs beside its frame, since a flood may be of
-    /// empty ones.
+    /// What a delivery counts: its frame in all forms, and what it costs beside them, since a flood
+    /// may be of empty ones.
     fn bytes(delivery: &Delivery) -> usize {
-        delivery.frame.len() + 128
+        let others = [&delivery.socketio, &delivery.deflated].into_iter().flatten().map(Bytes::len).sum::<usize>();
+        delivery.frame.len() + others + 128
     }
 }
 
@@ -327,7 +329,7 @@ impl fmt::Display for Printable<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inbox::{AppIndex, EVENTS_MAX, Inbox, inbox};
+    use crate::inbox::{AppIndex, EVENTS_MAX, Form, Inbox, inbox};
 
     const LARAVEL: &str = r#"{"event":"message.sent","data":{"id":1,"socket":"1.2"},"socket":"1.2"}"#;
     const BY_HAND: &str = r#"{"event":"message.sent","data":{"id":1}}"#;
@@ -470,6 +472,17 @@ mod tests {
         tokio::join!(feed, read);
         drop(queue);
         task.await.unwrap();
+    }
+
+    #[test]
+    fn what_waits_counts_in_all_its_forms() {
+        let Fixture { mut ingress, inbox: _inbox, known: _ } = fixture(Some(""), 1, &["x"]);
+        let _client = ingress.publisher.count(Form::SocketIo);
+        for _ in 0..=EVENTS_MAX {
+            ingress.take(Published { channel: b"x", payload: Some(BY_HAND.as_bytes()) });
+        }
+        let Delivery { frame, socketio, .. } = &ingress.backlog.deliveries[0];
+        assert_eq!(ingress.backlog.bytes, frame.len() + socketio.as_ref().unwrap().len() + 128);
     }
 
     #[test]
