@@ -187,3 +187,71 @@ async fn waiting_questions_are_small() {
     let after = status(server.pid(), "VmRSS");
     assert!(after - before < 8 * 1024, "{} KB for one connection", after - before);
 }
+
+/// A Socket.IO probe that is sent over and over costs an answer each time, and nothing that stays.
+#[test]
+fn a_probe_that_repeats_itself_costs_no_more() {
+    const PROBES: usize = 300_000;
+    let server = Server::start(json!({}));
+    let open = |query: &str, headers: &str| {
+        let mut socket = std::net::TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+        write!(socket, "GET /socket.io/?EIO=3&transport={query} HTTP/1.1\r\nHost: x\r\n{headers}\r\n").unwrap();
+        socket
+    };
+    let mut answer = [0; 1024];
+    let read = open("polling", "").read(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer[..read]);
+    let sid = answer.split_once(r#""sid":""#).unwrap().1.split_once('"').unwrap().0;
+    let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let mut socket = open(&format!("websocket&sid={sid}"), upgrade);
+    let mut byte = [0];
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        socket.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    let before = status(server.pid(), "VmRSS");
+    let mut reader = socket.try_clone().unwrap();
+    let answers = std::thread::spawn(move || {
+        let mut answers = vec![0; PROBES * b"\x81\x063probe".len()];
+        reader.read_exact(&mut answers).unwrap();
+        answers.ends_with(b"\x81\x063probe")
+    });
+    socket.write_all(&b"\x81\x86\0\0\0\x002probe".repeat(PROBES)).unwrap();
+    assert!(answers.join().unwrap(), "each probe is answered");
+    let more = status(server.pid(), "VmRSS").saturating_sub(before);
+    assert!(more < 20 * 1024, "{more} KB more after {PROBES} probes");
+}
+
+/// Whoever names any sid may send a long body, but not all at once.
+#[test]
+fn long_bodies_of_strangers_take_turns() {
+    const BYTES: usize = 1_000_000;
+    let server = Server::start(json!({}));
+    let before = status(server.pid(), "VmRSS");
+    let sid = format!("1.{:054}", 1);
+    let head = format!(
+        "POST /socket.io/?EIO=3&transport=polling&sid={sid} HTTP/1.1\r\nHost: x\r\nContent-Length: {BYTES}\r\n\r\n"
+    );
+    let senders: Vec<_> = (0..200)
+        .map(|_| {
+            let mut socket = std::net::TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+            let head = head.clone();
+            std::thread::spawn(move || {
+                socket.write_all(head.as_bytes()).unwrap();
+                socket.write_all(&vec![b'x'; BYTES - 1]).unwrap();
+                std::thread::sleep(Duration::from_millis(300));
+                socket.write_all(b"x").unwrap();
+                socket
+            })
+        })
+        .collect();
+    for sender in senders {
+        let mut socket = sender.join().unwrap();
+        let mut answer = [0; 12];
+        socket.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 400");
+    }
+    let more = status(server.pid(), "VmHWM").saturating_sub(before);
+    assert!(more < 80 * 1024, "{more} KB more for 200 bodies of {BYTES} bytes");
+}

@@ -398,6 +398,24 @@ async fn a_session_whose_client_never_polls_is_given_up() {
     assert_http_error(polling.get().await, 400, 1);
 }
 
+/// Whoever names any sid gets no WebSocket beyond `limits.connections`.
+#[tokio::test]
+async fn a_probe_counts_as_a_connection() {
+    let server = Server::start(json!({"limits": {"connections": 2}}));
+    let polling = Polling::connect(&server).await;
+    let url = format!("ws://127.0.0.1:{}/socket.io/?EIO=3&transport=websocket&sid={}", server.port, polling.sid);
+    let mut probe = polling.probe(&server).await;
+    match connect_async(&url).await {
+        Err(tokio_tungstenite::tungstenite::Error::Http(response)) => assert_eq!(response.status(), 503),
+        other => panic!("{other:?}"),
+    }
+    // The session goes on, and so does the one that is there.
+    probe.send("2probe").await;
+    assert_eq!(probe.text().await, "3probe");
+    probe.send("5").await;
+    probe.hears_nothing_else().await;
+}
+
 #[tokio::test]
 async fn a_post_that_is_no_payload_closes() {
     let server = Server::start(json!({"limits": {"messageBytes": 1000}}));
@@ -517,4 +535,55 @@ async fn transports_and_upgrades_may_be_switched_off() {
     let (mut socket, _) =
         connect_async(format!("ws://127.0.0.1:{}/ws/?transport=websocket&key={KEY}", server.port)).await.unwrap();
     assert!(socket.next().await.unwrap().unwrap().into_text().unwrap().starts_with("0{"));
+}
+
+/// Packets of a version 3 payload.
+fn packets(mut payload: &str) -> Vec<String> {
+    let mut packets = Vec::new();
+    while let Some((length, rest)) = payload.split_once(':') {
+        let (packet, rest) = rest.split_at(length.parse().unwrap());
+        packets.push(packet.to_owned());
+        payload = rest;
+    }
+    packets
+}
+
+/// However the upgrade falls among them, each event arrives once and in order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgrade_amid_events_loses_and_doubles_none() {
+    let server = std::sync::Arc::new(Server::start(json!({})));
+    let publisher = {
+        let server = server.clone();
+        tokio::spawn(async move {
+            for number in 0.. {
+                server.publish(json!({"name": "e", "channel": "orders", "data": format!("{number}")})).await;
+            }
+        })
+    };
+    let number = |packet: &str| {
+        packet.strip_prefix(r#"42["e","orders","#).map(|rest| rest.trim_end_matches(']').parse::<u64>().unwrap())
+    };
+    for round in 0..30 {
+        let polling = Polling::connect(&server).await;
+        polling.packet(r#"42["subscribe",{"channel":"orders"}]"#).await;
+        let mut heard = Vec::new();
+        let take = |heard: &mut Vec<u64>, packet: &str| heard.extend(number(packet));
+        for _ in 0..round % 5 {
+            packets(&polling.get().await.1).iter().for_each(|packet| take(&mut heard, packet));
+        }
+        let mut upgrade = polling.probe(&server).await;
+        upgrade.send("2probe").await;
+        // As engine.io-client does: it polls until it is answered, and upgrades when the poll has ended.
+        let (last, probed) = tokio::join!(polling.get(), upgrade.text());
+        assert_eq!(probed, "3probe");
+        packets(&last.1).iter().for_each(|packet| take(&mut heard, packet));
+        upgrade.send("5").await;
+        for _ in 0..10 {
+            take(&mut heard, &upgrade.text().await);
+        }
+        let first = heard[0];
+        let expected: Vec<u64> = (first..first + heard.len() as u64).collect();
+        assert_eq!(heard, expected);
+    }
+    publisher.abort();
 }

@@ -19,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -66,6 +66,8 @@ pub struct Front {
     open: AtomicUsize,
     /// Polls of Socket.IO clients so far.
     polls: AtomicU64,
+    /// Turns of long POSTs of Socket.IO clients.
+    long_bodies: Semaphore,
     /// When the server started.
     since: Instant,
 }
@@ -97,6 +99,7 @@ impl Front {
             tls,
             open,
             polls,
+            long_bodies: Semaphore::new(socketio::LONG_BODIES_MAX),
             since: Instant::now(),
         })
     }
@@ -234,8 +237,10 @@ async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: S
         return socketio::respond::<S>(open, request).await;
     }
     if let Some(route) = api::route(path, request.uri().query()) {
+        // Anybody may ask what a browser asks before a request.
+        let is_preflight = method == Method::OPTIONS;
         let response = api::respond(front, request, route, peer.ip()).await;
-        if response.status().is_success() {
+        if response.status().is_success() && !is_preflight {
             open.is_backend.store(true, Ordering::Relaxed);
         }
         return response;
@@ -352,11 +357,19 @@ fn admit(front: &Front, key: &str, query: Option<&str>) -> Result<(AppIndex, Soc
     }
 }
 
+/// Whether there are as many connections as there may be; the log says so.
+fn has_no_room(front: &Front) -> bool {
+    let limit = front.config.limits.connections;
+    let is_full = front.connections() >= limit;
+    if is_full {
+        tracing::warn!("a client was refused: there are {limit} connections already (limits.connections)");
+    }
+    is_full
+}
+
 /// The id of one more connection of this app; `None`: there are too many, and the log says so.
 fn new_socket_id(front: &Front, index: usize) -> Option<SocketId> {
-    let limit = front.config.limits.connections;
-    if front.connections() >= limit {
-        tracing::warn!("a client was refused: there are {limit} connections already (limits.connections)");
+    if has_no_room(front) {
         return None;
     }
     let app = &front.config.apps[index];

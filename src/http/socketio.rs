@@ -4,14 +4,17 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tokio::sync::oneshot;
 
-use super::{Body, Front, Open, Stream, collect, credentials, error, full, hand_over, json, new_socket_id, switch};
+use super::{
+    Body, Front, Open, Stream, collect, credentials, error, full, hand_over, has_no_room, json, new_socket_id, switch,
+};
 use crate::inbox::{AppIndex, Control, Form, NewClient, Poll, PollAnswer, PollRequest, ShardHandle, SocketIo};
 use crate::protocol::engineio::{BODY_BYTES_MAX, Sid, Version};
 use crate::protocol::pusher;
@@ -25,6 +28,22 @@ const SID_UNKNOWN: Refusal = Refusal(StatusCode::BAD_REQUEST, 1, Cow::Borrowed("
 const BAD_METHOD: Refusal = Refusal(StatusCode::BAD_REQUEST, 2, Cow::Borrowed("Bad handshake method"));
 const FORBIDDEN: Refusal = Refusal(StatusCode::FORBIDDEN, 4, Cow::Borrowed("Forbidden"));
 const BAD_VERSION: Refusal = Refusal(StatusCode::BAD_REQUEST, 5, Cow::Borrowed("Unsupported protocol version"));
+
+const TOO_BUSY: Refusal =
+    Refusal(StatusCode::SERVICE_UNAVAILABLE, 3, Cow::Borrowed("Too many long bodies are arriving"));
+
+/// POSTs with longer bodies than this, in bytes, take turns.
+const BODY_BYTES_SHORT: u64 = 64 * 1024;
+
+/// How many of them may arrive at once.
+pub(super) const LONG_BODIES_MAX: usize = 32;
+
+/// How long one waits for its turn.
+const TURN_WAIT: Duration = Duration::from_secs(30);
+
+fn over_capacity() -> Refusal {
+    Refusal(StatusCode::SERVICE_UNAVAILABLE, 3, "Over capacity".into())
+}
 
 fn bad_request(message: impl Into<Cow<'static, str>>) -> Refusal {
     Refusal(StatusCode::BAD_REQUEST, 3, message.into())
@@ -184,11 +203,22 @@ async fn polling(
             let number = front.polls.fetch_add(1, Ordering::Relaxed) + 1;
             wait(shard, sid, number, Poll::Get(number)).await
         }
-        (Some((sid, shard)), Method::POST) => match collect(request.into_body(), BODY_BYTES_MAX).await {
-            Ok(body) => ask(shard, sid, Poll::Post(body)).await,
-            Err((status, sentence)) => Err(Refusal(status, 3, sentence.into())),
-        },
+        (Some((sid, shard)), Method::POST) => post(front, request.into_body(), sid, shard).await,
         _ => Err(bad_request("Bad request")),
+    }
+}
+
+async fn post(front: &Front, body: Incoming, sid: Sid, shard: &ShardHandle) -> Result<Response<Body>, Refusal> {
+    // Whose session it is shows when the body is here, and anybody can send one: until its turn nothing of it is read.
+    let is_long = body.size_hint().upper().is_none_or(|bytes| bytes > BODY_BYTES_SHORT);
+    let turn = tokio::time::timeout(TURN_WAIT, front.long_bodies.acquire());
+    let _turn = match is_long {
+        true => Some(turn.await.map_err(|_| TOO_BUSY)?),
+        false => None,
+    };
+    match collect(body, BODY_BYTES_MAX).await {
+        Ok(body) => ask(shard, sid, Poll::Post(body)).await,
+        Err((status, sentence)) => Err(Refusal(status, 3, sentence.into())),
     }
 }
 
@@ -248,6 +278,8 @@ fn websocket<S: Stream>(
     let accept = ws::accept_key(request.method(), request.headers())
         .map_err(|why| bad_request(format!("Bad request: {why}")))?;
     let (app, sid, what) = match sid {
+        // Beside its session it is a connection of its own, until it takes over; refused, the client polls on.
+        Some(_) if has_no_room(&front) => return Err(over_capacity()),
         Some((sid, _)) if front.config.socketio.allow_upgrades => (AppIndex(0), sid, SocketIo::Upgrade(sid)),
         Some(_) => return Err(bad_request("Bad request: upgrades are switched off (socketio.allowUpgrades)")),
         None => {
@@ -285,7 +317,6 @@ fn admit<'a>(front: &'a Front, query: &Query) -> Result<(AppIndex, Sid, &'a Shar
             .position(|app| app.key == *key)
             .ok_or_else(|| bad_request("no app has this key (clients[].key)"))?,
     };
-    let over_capacity = || Refusal(StatusCode::SERVICE_UNAVAILABLE, 3, "Over capacity".into());
     let socket_id = new_socket_id(front, index).ok_or_else(over_capacity)?;
     let mut secret = [0; 16];
     getrandom::fill(&mut secret).map_err(|error| {

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use super::Publisher;
 use crate::inbox::Delivery;
 
@@ -65,9 +67,36 @@ impl Backlog {
         }
     }
 
-    /// What a delivery counts: also what it costs beside its frame, since a flood may be of
-    /// empty ones.
+    /// What a delivery counts: its frame in all forms, and what it costs beside them, since a flood
+    /// may be of empty ones.
     fn bytes(delivery: &Delivery) -> usize {
-        delivery.frame.len() + 128
+        let others = [&delivery.socketio, &delivery.deflated].into_iter().flatten().map(Bytes::len).sum::<usize>();
+        delivery.frame.len() + others + 128
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inbox::{AppIndex, EVENTS_MAX, inbox};
+    use crate::protocol::channel::ChannelName;
+
+    #[test]
+    fn what_waits_counts_in_all_its_forms() {
+        for channel in ["x", "presence-x"] {
+            let (shard, inbox) = inbox();
+            let publisher = Publisher::new(vec![shard]);
+            let app = AppIndex(0);
+            inbox.interest.add(publisher.hash(app, channel));
+            let bytes = |count| Bytes::from(vec![0; count]);
+            let channel = ChannelName::published(channel);
+            let (frame, socketio, deflated) = (bytes(10), Some(bytes(20)), Some(bytes(5)));
+            let delivery = Delivery { app, channel, frame, socketio, deflated, except: None };
+            let mut backlog = Backlog::of_nodes();
+            (0..EVENTS_MAX).for_each(|_| backlog.publish(delivery.clone(), &publisher));
+            assert!(backlog.is_empty());
+            backlog.publish(delivery, &publisher);
+            assert_eq!(backlog.bytes, 10 + 20 + 5 + 128);
+        }
     }
 }

@@ -61,6 +61,8 @@ pub struct Probe {
     of: ConnKey,
     /// When it is given up.
     until: Millis,
+    /// It has been answered, and its session's polls are let go.
+    answered: bool,
     /// The client has said that it takes over: what it says from now on is the session's.
     upgraded: bool,
 }
@@ -119,7 +121,7 @@ impl Shard {
                         engine.expected = None;
                     }
                 }
-                SocketIo::Probe(Probe { of, until: now + UPGRADE_WAIT, upgraded: false })
+                SocketIo::Probe(Probe { of, until: now + UPGRADE_WAIT, answered: false, upgraded: false })
             }
         }
     }
@@ -239,8 +241,11 @@ impl Shard {
         match text {
             _ if probe.upgraded => self.input(of, Input::Text(text)),
             engineio::PROBE => {
+                // A client may say it again and again; one task is enough.
+                if !std::mem::replace(&mut probe.answered, true) {
+                    spawn_local(release_polls(self.this.clone(), of, key));
+                }
                 self.send(key.slot, frame::encode_text(engineio::PROBED));
-                spawn_local(release_polls(self.this.clone(), of, key));
             }
             engineio::UPGRADE => probe.upgraded = true,
             _ => self.close(key.slot, 4100, "The message is no probe"),

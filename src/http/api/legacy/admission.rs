@@ -69,13 +69,15 @@ fn came_straight_from_here(parts: &request::Parts, peer: IpAddr) -> Result<(), D
             "the key alone is taken from this machine only, and the request has come through a proxy ({name})"
         ));
     }
-    // nginx, if nothing else is configured, speaks HTTP/1.0 to those behind it and says nothing of itself; set up
-    // for WebSockets, it puts this header on requests that are none.
-    let is_upgrade = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.eq_ignore_ascii_case("upgrade"));
-    if parts.version == Version::HTTP_10 || headers.get_all(header::CONNECTION).iter().any(is_upgrade) {
+    // nginx says nothing of itself, unless it is told to. It speaks HTTP/1.0 to those behind it, or, set up for
+    // WebSockets as its manual shows, puts one of these on each request.
+    let is_telling = |value: &HeaderValue| {
+        value.to_str().is_ok_and(|text| text.eq_ignore_ascii_case("upgrade") || text.eq_ignore_ascii_case("close"))
+    };
+    if parts.version == Version::HTTP_10 || headers.get_all(header::CONNECTION).iter().any(is_telling) {
         return refused(
             "the key alone is taken from this machine only, and the request looks as if it had come through a proxy \
-             (HTTP/1.0, or \"Connection: upgrade\")",
+             (HTTP/1.0, \"Connection: upgrade\" or \"Connection: close\")",
         );
     }
     // A page whose own name leads to this machine would be of one origin with this server.
@@ -165,7 +167,9 @@ mod tests {
         {
             assert!(straight(LOCAL, &[host, (name, "127.0.0.1")]).unwrap_err().contains("proxy"), "{name}");
         }
-        assert!(straight(LOCAL, &[host, ("connection", "Upgrade")]).unwrap_err().contains("proxy"));
+        for connection in ["Upgrade", "close"] {
+            assert!(straight(LOCAL, &[host, ("connection", connection)]).unwrap_err().contains("proxy"));
+        }
         let nginx = came_straight_from_here(&parts(Version::HTTP_10, &[host]), LOCAL.parse().unwrap());
         assert!(nginx.unwrap_err().message.unwrap().contains("HTTP/1.0"));
         for hosts in [
