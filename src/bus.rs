@@ -120,7 +120,11 @@ impl Bus {
             return;
         }
         match Waiting::new(&self.shared, delivery.frame.len()) {
-            Some(waiting) => self.say(Said::Event(delivery.clone(), waiting)),
+            // The other forms each node makes for those who need them.
+            Some(waiting) => {
+                let delivery = Delivery { socketio: None, deflated: None, ..delivery.clone() };
+                self.say(Said::Event(delivery, waiting));
+            }
             None => {
                 self.shared.lost_events.fetch_add(1, Ordering::Relaxed);
             }

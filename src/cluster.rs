@@ -99,6 +99,8 @@ struct Task {
     beat_at: Millis,
     ready: Option<oneshot::Sender<()>>,
     heard_itself: Option<Instant>,
+    /// How many events had been lost when the log was told.
+    said_lost: u64,
     effects: Vec<Effect>,
 }
 
@@ -143,6 +145,7 @@ impl Task {
             beat_at: 0,
             ready: Some(ready),
             heard_itself: None,
+            said_lost: 0,
             effects: Vec::new(),
         }
     }
@@ -245,6 +248,11 @@ impl Task {
             if since.elapsed() >= FIRST_WORDS && self.hub.is_settled() {
                 self.is_ready();
             }
+        }
+        let lost = self.end.lost_events();
+        if lost > 0 && lost >= self.said_lost * 10 {
+            self.said_lost = lost;
+            tracing::warn!("{lost} events so far were not told to other nodes, since Redis was away or slow");
         }
         self.tell_status();
     }

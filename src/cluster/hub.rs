@@ -345,6 +345,7 @@ impl Hub {
             if missed > 0 {
                 self.counters.missed += missed;
                 peer.arriving = None;
+                tracing::warn!("Missed {missed} messages of node {}; events among them are lost", header.node);
             }
             peer.number = header.number;
             peer.heard = self.beats;

@@ -11,7 +11,7 @@ use crate::bus::MAGIC;
 /// Raised when a message can no longer be read by those of before.
 const VERSION: u8 = 1;
 
-/// A process that runs this server: when it was started, and 20 random bits. So one that is restarted is
+/// A process that runs this server: when it was started, and 22 random bits. So one that is restarted is
 /// another, and of two the older one has the lower id.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct NodeId(pub u64);
@@ -20,7 +20,7 @@ impl NodeId {
     /// Of a process that starts now.
     pub fn new(now: std::time::SystemTime, random: u64) -> Self {
         let since = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Self(((since.as_millis() as u64) << 20) | (random & 0xf_ffff))
+        Self(((since.as_millis() as u64) << 22) | (random & 0x3f_ffff))
     }
 }
 

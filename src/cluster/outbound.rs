@@ -62,7 +62,9 @@ impl Outbound {
 
     /// Answers when all that was sent before has been written, or cannot be.
     pub fn mark(&self, reply: oneshot::Sender<()>) {
-        let _ = self.queue.send(Out::Mark(reply));
+        if self.state() == State::Up {
+            let _ = self.queue.send(Out::Mark(reply));
+        }
     }
 
     /// Waits until little waits.
