@@ -273,6 +273,32 @@ async fn clusters_of_different_names_and_nodes_that_want_none_are_apart() {
     }
 }
 
+/// And no more than that.
+#[tokio::test]
+async fn an_acl_user_needs_what_the_docs_say() {
+    let docs = include_str!("../docs/cluster.md");
+    let rights = docs.lines().find_map(|line| line.trim().strip_prefix("ACL SETUSER echo ")).unwrap();
+    let redis = Redis::start(&[]);
+    let mut acl = redis::cmd("ACL");
+    acl.arg(&["SETUSER", "echo", "reset", "on", ">pw", "-@all"]).arg(rights.split(' ').collect::<Vec<_>>());
+    acl.exec_async(&mut redis.client().await).await.unwrap();
+    let clients = json!([{"appId": "app-id", "key": KEY}]);
+    let settings = json!({
+        "databaseConfig": {"redis": {"path": redis.socket(), "username": "echo", "password": "pw", "keyPrefix": "shop_database_"}},
+        "clients": clients,
+    });
+    let nodes: Vec<Server> = (0..2).map(|_| Server::start(settings.clone())).collect();
+    let mut laravel = redis.client().await;
+    let keys: Vec<String> =
+        redis::cmd("KEYS").arg("laravel-echo-server:secret:*").query_async(&mut laravel).await.unwrap();
+    let secret: String = redis::cmd("GET").arg(&keys[0]).query_async(&mut laravel).await.unwrap();
+    let mut client = nodes[1].connect().await;
+    client.subscribe("a").await;
+    let event = json!({"name": "e", "channel": "a", "data": "1"}).to_string();
+    assert_eq!(nodes[0].post("/apps/app-id/events", &event, &secret).await.0, 200);
+    assert_eq!(client.next().await["event"], "e");
+}
+
 #[tokio::test]
 async fn watchlists_know_who_is_online_on_any_node() {
     let redis = Redis::start(&[]);
