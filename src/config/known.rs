@@ -89,6 +89,7 @@ const USED: &[&str] = &[
     "shards",
     "socketio",
     "socketio.allowUpgrades",
+    "socketio.clientScript",
     "socketio.origins",
     "socketio.path",
     "socketio.pingInterval",
