@@ -18,8 +18,7 @@ pub fn server_config(tls: &Tls) -> anyhow::Result<Arc<ServerConfig>> {
     if let Some(chain) = &tls.chain {
         certificates.extend(self::certificates(chain, "certificate chain", "sslCertChainPath")?);
     }
-    let key = std::fs::read_to_string(&tls.key).map_err(anyhow::Error::from);
-    let key = key
+    let key = read(&tls.key)
         .and_then(|pem| Ok(key::read(&pem, tls.passphrase.as_ref())?))
         .with_context(|| format!("The private key in {} (sslKeyPath) cannot be read", tls.key.display()))?;
     let mut config =
@@ -34,7 +33,17 @@ pub fn server_config(tls: &Tls) -> anyhow::Result<Arc<ServerConfig>> {
 fn certificates(path: &Path, what: &str, key: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let cannot = || format!("The {what} in {} ({key}) cannot be read", path.display());
     let certificates =
-        CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>).with_context(cannot)?;
+        read(path).and_then(|pem| Ok(CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>()?));
+    let certificates = certificates.with_context(cannot)?;
     anyhow::ensure!(!certificates.is_empty(), "{}: there is no CERTIFICATE in it", cannot());
     Ok(certificates)
+}
+
+/// The file's text. A relative path begins where the server was started, which is not where its configuration is
+/// if it was found by `--dir`: so the error says where that was.
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).map_err(|error| match std::path::absolute(path) {
+        Ok(absolute) if path.is_relative() => anyhow::anyhow!("{error}; this is {}", absolute.display()),
+        _ => error.into(),
+    })
 }

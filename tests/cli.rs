@@ -169,6 +169,8 @@ fn a_certificate_that_is_not_there() {
     let output = run(directory.path(), &["start"]);
     let said = text(&output.stderr);
     assert!(said.starts_with("Error: The certificate in no.pem (sslCertPath) cannot be read: "), "{said}");
+    // Relative to where it was started, not to the file's directory.
+    assert!(said.contains("; this is /") && said.trim_end().ends_with("/no.pem."), "{said}");
     assert_eq!(output.status.code(), Some(1));
 }
 
@@ -179,7 +181,7 @@ fn a_wrong_variable_is_named() {
     let output = program(directory.path()).arg("start").env("LARAVEL_ECHO_SERVER_PORT", "http").output().unwrap();
     fails(
         &output,
-        "The environment variable LARAVEL_ECHO_SERVER_PORT is \"http\"; it must be a TCP port from 1 to 65535, as 6001 or \
+        "The variable LARAVEL_ECHO_SERVER_PORT (of the environment, or in .env) is \"http\"; it must be a TCP port from 1 to 65535, as 6001 or \
          \"6001\" (or 0 for any free one).",
     );
 }

@@ -314,9 +314,9 @@ fn dotenv_files_stand_in_for_the_environment() {
     let mut command = place.program(&["start", "--dir", "conf"]);
     command.env("LARAVEL_ECHO_SERVER_AUTH_HOST", "nonsense");
     let output = command.output().unwrap();
-    assert!(
-        stderr(&output).starts_with("Error: The environment variable LARAVEL_ECHO_SERVER_AUTH_HOST is \"nonsense\"")
-    );
+    assert!(stderr(&output).starts_with(
+        "Error: The variable LARAVEL_ECHO_SERVER_AUTH_HOST (of the environment, or in .env) is \"nonsense\""
+    ));
 }
 
 /// Laravel's own directory is all that a Reverb user needs.

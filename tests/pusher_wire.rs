@@ -43,6 +43,22 @@ async fn an_unknown_key_and_an_old_protocol_are_told_why() {
 }
 
 #[tokio::test]
+async fn protocols_from_4_on_and_none_are_served_alike() {
+    let server = Server::start(json!({}));
+    for query in ["", "?client=Pysher&version=1.0&protocol=6", "?protocol=4", "?protocol=5", "?protocol=7&flash=false"]
+    {
+        let url = format!("ws://127.0.0.1:{}/app/{}{query}", server.port, common::KEY);
+        let (socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+        let mut client = common::Client { socket, socket_id: String::new() };
+        let hello = client.text().await;
+        assert!(
+            hello.starts_with(r#"{"event":"pusher:connection_established","data":"{\"socket_id\":"#),
+            "{query}: {hello}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn events_reach_the_subscribers_and_not_the_excluded() {
     let server = Server::start(json!({}));
     let (mut ann, mut bob, mut eve) = (server.connect().await, server.connect().await, server.connect().await);

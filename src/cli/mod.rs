@@ -29,7 +29,7 @@ mod stop;
     override_usage = "laravel-echo-server <command> [options]",
     name = "laravel-echo-server",
     version,
-    about = "WebSocket broadcast server for Laravel, fed by Redis."
+    about = "WebSocket broadcast server for Laravel, fed by Redis and over HTTP."
 )]
 struct CommandLine {
     #[command(subcommand)]

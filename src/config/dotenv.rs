@@ -2,8 +2,9 @@
 //!
 //! The process' own variables win over `.env` in the working directory (where the old server
 //! looked), and that over `.env` beside the configuration file (where its users expected it). The
-//! rules of `.env` are those of the old server's dotenv 8: no `export`, no comments behind a value,
-//! no value over several lines. The process' environment itself is never changed.
+//! rules of `.env` are those of the old server's dotenv 8: no `export`, no value over several lines, and no
+//! comments behind a value but for variables of others, such as `REVERB_APP_KEY`: the file is Laravel's, who
+//! knows them. The process' environment itself is never changed.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -96,6 +97,7 @@ fn pair(line: &str) -> Option<(String, String)> {
     if name.is_empty() || !name.bytes().all(is_name) {
         return None;
     }
+    let value = if name.starts_with(OWN_PREFIX) { value } else { without_comment(value) };
     let within = |quote: char| value.strip_prefix(quote)?.strip_suffix(quote);
     let value = match (within('"'), within('\'')) {
         (Some(text), _) => text.replace("\\n", "\n"),
@@ -105,6 +107,16 @@ fn pair(line: &str) -> Option<(String, String)> {
     Some((name.to_owned(), value))
 }
 
+/// `a # comment` is `a`, and `"a # b" # comment` is `"a # b"`.
+fn without_comment(value: &str) -> &str {
+    let quoted = value.starts_with(['"', '\'']).then(|| value[1..].find(&value[..1]).map(|end| end + 2)).flatten();
+    match quoted {
+        Some(end) if value[end..].trim_start().starts_with('#') => &value[..end],
+        Some(_) => value,
+        None => value.split_once(" #").map_or(value, |(value, _)| value.trim_end()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,7 +124,8 @@ mod tests {
     #[test]
     fn a_dotenv_file_by_the_rules_of_the_old_server() {
         let pairs = parse(
-            "\u{feff}# a comment\nA=1\n B = two words \r\nC=\"x\\ny\"\nD='a\\nb'\nE=\nF=v # no comment\nexport G=1\n\
+            "\u{feff}# a comment\nA=1\n B = two words \r\nC=\"x\\ny\"\nD='a\\nb'\nE=\nF=v # a comment\nL=\"v # w\"  # a comment\nM=v#w\nN=\"open # x\n\
+             LARAVEL_ECHO_SERVER_X=v # none\nexport G=1\n\
              no pair\nH=a=b\nA=2\nI=\"open\nJ.k-l=ok\n=x\nK=\"\n",
         );
         let get = |name: &str| pairs.get(name).map(String::as_str);
@@ -122,7 +135,11 @@ mod tests {
             ("C", Some("x\ny")),
             ("D", Some("a\\nb")),
             ("E", Some("")),
-            ("F", Some("v # no comment")),
+            ("F", Some("v")),
+            ("L", Some("v # w")),
+            ("M", Some("v#w")),
+            ("N", Some("\"open")),
+            ("LARAVEL_ECHO_SERVER_X", Some("v # none")),
             ("G", None),
             ("export G", None),
             ("H", Some("a=b")),

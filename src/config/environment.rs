@@ -284,13 +284,19 @@ mod tests {
     fn what_is_wrong_is_said_of_the_variable() {
         let error = without_file(&[&[("REVERB_APP_KEY", "k")]]).unwrap_err();
         assert!(
-            error.starts_with("The environment variable REVERB_APP_KEY names an app, and REVERB_APP_ID is missing"),
+            error.starts_with("The variable REVERB_APP_KEY (of the environment, or in .env) names an app, and REVERB_APP_ID is missing"),
             "{error}"
         );
         let error = without_file(&[&[("PUSHER_APP_KEY", "a/b"), ("PUSHER_APP_ID", "1")]]).unwrap_err();
-        assert!(error.starts_with("The environment variable PUSHER_APP_KEY is \"a/b\"; it must be"), "{error}");
+        assert!(
+            error.starts_with("The variable PUSHER_APP_KEY (of the environment, or in .env) is \"a/b\"; it must be"),
+            "{error}"
+        );
         let error = without_file(&[&REVERB_APP, &[("REVERB_SERVER_PORT", "x")]]).unwrap_err();
-        assert!(error.starts_with("The environment variable REVERB_SERVER_PORT is \"x\"; it must be"), "{error}");
+        assert!(
+            error.starts_with("The variable REVERB_SERVER_PORT (of the environment, or in .env) is \"x\"; it must be"),
+            "{error}"
+        );
         let error = without_file(&[&[("PUSHER_APP_KEY", "")]]).unwrap_err();
         assert!(error.starts_with("There is no file "), "{error}");
     }

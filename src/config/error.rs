@@ -93,7 +93,7 @@ pub enum ConfigError {
     /// JSON, but a setting makes no sense.
     #[error("{place} {what}.")]
     Setting {
-        /// File, line and key; or the environment variable.
+        /// File, line and key; or the variable.
         place: String,
         /// Its value, and what would be right.
         what: String,

@@ -141,7 +141,7 @@ impl<'a> Setting<'a> {
                 let quoted = Shown(&self.key);
                 format!("{}, line {}: \"{quoted}\"", document.path.display(), self.line())
             }
-            Source::Variable { name, .. } => format!("The environment variable {name}"),
+            Source::Variable { name, .. } => format!("The variable {name} (of the environment, or in .env)"),
         }
     }
 

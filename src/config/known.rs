@@ -191,7 +191,9 @@ fn nearest(path: &str) -> Option<&'static str> {
         .map(|known| (strsim::damerau_levenshtein(&name, &plain(split(known).1)), *known))
         .filter(|(distance, known)| *distance <= (split(known).1.len() / 3).max(1))
         .min_by_key(|(distance, _)| *distance);
-    let elsewhere = || USED.iter().rev().find(|known| plain(split(known).1) == name).copied();
+    // What is meant for Redis is what most often stands at the wrong place.
+    let same = USED.iter().filter(|known| plain(split(known).1) == name);
+    let elsewhere = || same.min_by_key(|known| !known.starts_with("databaseConfig.")).copied();
     similar.map(|(_, known)| known).or_else(elsewhere)
 }
 
@@ -231,6 +233,7 @@ mod tests {
             ("client", Some("clients")),
             ("secret", Some("clients[].secret")),
             ("keyPrefix", Some("databaseConfig.redis.keyPrefix")),
+            ("redis", Some("databaseConfig.redis")),
             ("clients[].apiKey", None),
             ("clients[].id", None),
             ("clients[].app_id", Some("clients[].appId")),

@@ -27,7 +27,8 @@ pub(super) fn read(setting: &Setting<'_>, warnings: &mut Vec<String>) -> Result<
                 socketio.polling = transports.iter().any(|transport| transport == "polling");
                 socketio.websocket = transports.iter().any(|transport| transport == "websocket");
                 if !socketio.polling && !socketio.websocket {
-                    return Err(setting.wrong("must name \"websocket\", \"polling\" or both"));
+                    return Err(setting
+                        .error(format_args!("is {transports:?}; it must name \"websocket\", \"polling\" or both")));
                 }
             }
             _ => {}

@@ -725,12 +725,17 @@ fn errors_name_the_variable() {
         ("LARAVEL_ECHO_SERVER_HOST", "a:1", "is \"a:1\"; it must be the name or address of this machine"),
     ] {
         let error = read_with(&text, &[(name, value)]).unwrap_err();
-        assert!(error.starts_with(&format!("The environment variable {name} {expected}")), "{error}");
+        assert!(
+            error.starts_with(&format!("The variable {name} (of the environment, or in .env) {expected}")),
+            "{error}"
+        );
     }
     let config = read_with(&text, &[("LARAVEL_ECHO_SERVER_DEBUG", "1")]).unwrap();
     assert_eq!(
         config.warnings,
-        ["The environment variable LARAVEL_ECHO_SERVER_DEBUG is \"1\"; only true switches it on, so it is off."]
+        [
+            "The variable LARAVEL_ECHO_SERVER_DEBUG (of the environment, or in .env) is \"1\"; only true switches it on, so it is off."
+        ]
     );
 }
 

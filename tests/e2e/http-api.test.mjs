@@ -36,6 +36,13 @@ promise('an event to one channel and an event to several arrive', async (life) =
   assert.deepEqual(news.names(), ['order.paid']);
 });
 
+promise("broadcaster: 'reverb' is a Pusher client, too", async (life) => {
+  const tab = await life.keep(FrontEnd.open({ port: server.port, options: { broadcaster: 'reverb', cluster: undefined } }));
+  const orders = await tab.channel('orders').subscribed();
+  await backend().trigger('orders', 'order.shipped', { id: 8 });
+  assert.deepEqual(await orders.event('order.shipped'), { id: 8 });
+});
+
 promise('the socket that is named is left out, on every channel', async (life) => {
   const [sender, other] = await Promise.all([0, 1].map(() => life.keep(FrontEnd.open({ port: server.port }))));
   const [mine, mineToo, others] = await Promise.all([sender.channel('orders'), sender.channel('news'), other.channel('orders')].map((channel) => channel.subscribed()));
@@ -60,7 +67,8 @@ promise('a wrong secret, an old timestamp, a changed body and an unknown app are
   const query = backend().createSignedQueryString({ method: 'POST', path: '/apps/talent2income/events', body });
   const send = (text, signed = query) => fetch(`${server.url}/apps/talent2income/events?${signed}`, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: text });
   assert.equal(await status(send(body.replace('{}', '[]'))), 401);
-  assert.equal(await status(fetch(`${server.url}/apps/talent2income/events`, { method: 'POST', body })), 401);
+  // Neither signed nor with a key: the old server's answer.
+  assert.equal(await status(fetch(`${server.url}/apps/talent2income/events`, { method: 'POST', body })), 403);
 
   const now = Date.now;
   Date.now = () => now() - 3_600_000;
