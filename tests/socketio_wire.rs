@@ -315,6 +315,19 @@ async fn refusals_of_the_polling_transport_are_engine_ios() {
     assert_http_error(get(&format!("?EIO=3&transport=polling&sid={elsewhere}")).await, 400, 1);
 }
 
+/// Pages of the old server load the client from the port.
+#[tokio::test]
+async fn the_client_script_is_served_where_there_is_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket.io.js");
+    std::fs::write(&path, "/* a client */").unwrap();
+    let server = Server::start(json!({ "socketio": { "clientScript": path } }));
+    let response = reqwest::get(format!("http://127.0.0.1:{}/socket.io/socket.io.js", server.port)).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["content-type"], "application/javascript; charset=utf-8");
+    assert_eq!(response.text().await.unwrap(), "/* a client */");
+}
+
 #[tokio::test]
 async fn a_page_of_any_origin_may_poll_and_origins_may_be_restricted() {
     let ask = async |server: &Server, method, origin: &str| {
@@ -405,13 +418,13 @@ async fn a_probe_counts_as_a_connection() {
     let polling = Polling::connect(&server).await;
     let url = format!("ws://127.0.0.1:{}/socket.io/?EIO=3&transport=websocket&sid={}", server.port, polling.sid);
     let mut probe = polling.probe(&server).await;
+    probe.send("2probe").await;
+    assert_eq!(probe.text().await, "3probe");
     match connect_async(&url).await {
         Err(tokio_tungstenite::tungstenite::Error::Http(response)) => assert_eq!(response.status(), 503),
         other => panic!("{other:?}"),
     }
-    // The session goes on, and so does the one that is there.
-    probe.send("2probe").await;
-    assert_eq!(probe.text().await, "3probe");
+    // The one that is there goes on.
     probe.send("5").await;
     probe.hears_nothing_else().await;
 }

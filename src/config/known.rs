@@ -92,6 +92,7 @@ const USED: &[&str] = &[
     "shards",
     "socketio",
     "socketio.allowUpgrades",
+    "socketio.clientScript",
     "socketio.origins",
     "socketio.path",
     "socketio.pingInterval",

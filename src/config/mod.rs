@@ -302,6 +302,8 @@ pub struct SocketIo {
     /// `origins`: pages that may connect, as `https://example.com:443`, `example.com:*` or `*:*`;
     /// empty: all.
     pub origins: Vec<String>,
+    /// `clientScript`: the file that pages get as `socket.io.js`; `None`: one that npm has installed, if any.
+    pub client_script: Option<PathBuf>,
 }
 
 impl Default for SocketIo {
@@ -314,6 +316,7 @@ impl Default for SocketIo {
             websocket: true,
             allow_upgrades: true,
             origins: Vec::new(),
+            client_script: None,
         }
     }
 }

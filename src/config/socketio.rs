@@ -1,5 +1,6 @@
 //! `socketio`: options of the old server's Socket.IO that matter here.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::SocketIo;
@@ -21,6 +22,9 @@ pub(super) fn read(setting: &Setting<'_>, warnings: &mut Vec<String>) -> Result<
             "pingInterval" => socketio.ping_interval = milliseconds(setting, 25_000)?,
             "pingTimeout" => socketio.ping_timeout = milliseconds(setting, 20_000)?,
             "allowUpgrades" => socketio.allow_upgrades = setting.flag(warnings),
+            "clientScript" => {
+                socketio.client_script = Some(setting.text()?).filter(|path| !path.is_empty()).map(PathBuf::from);
+            }
             "origins" => socketio.origins = texts(setting)?,
             "transports" => {
                 let transports = texts(setting)?;

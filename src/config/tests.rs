@@ -632,7 +632,7 @@ fn socketio_as_the_old_server_took_it() {
     assert_eq!(quiet("\"socketio\": null").socketio, SocketIo::default());
     let config = quiet(
         r#""socketio": { "path": "ws/", "pingInterval": "10000", "pingTimeout": 5000, "transports": ["websocket"],
-        "origins": "example.com:*", "allowUpgrades": false, "perMessageDeflate": false, "wsEngine": "uws", "cookie": "io" }"#,
+        "origins": "example.com:*", "allowUpgrades": false, "perMessageDeflate": false, "wsEngine": "uws", "cookie": "io", "clientScript": "io.js" }"#,
     );
     let expected = SocketIo {
         path: "/ws".into(),
@@ -642,6 +642,7 @@ fn socketio_as_the_old_server_took_it() {
         websocket: true,
         allow_upgrades: false,
         origins: vec!["example.com:*".into()],
+        client_script: Some("io.js".into()),
     };
     assert_eq!(config.socketio, expected);
     for (member, sentence) in [

@@ -36,6 +36,7 @@ use pace::Pace;
 use proxy::Proxy;
 
 mod api;
+mod client_script;
 mod pace;
 pub mod proxy;
 mod socketio;
@@ -62,6 +63,8 @@ pub struct Front {
     user_endpoint: String,
     proxy: Option<Proxy>,
     tls: Option<TlsAcceptor>,
+    /// What pages get as `socket.io.js`.
+    client_script: Option<Bytes>,
     /// Sockets that are open here, before a handshake or without one.
     open: AtomicUsize,
     /// Polls of Socket.IO clients so far.
@@ -87,6 +90,7 @@ impl Front {
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
         let user_endpoint = config.auth.user_endpoint();
         let everybody = Everybody::new(publisher.shards()).with_bus(publisher.bus().clone());
+        let client_script = client_script::load(&config)?;
         let (open, polls) = (AtomicUsize::new(0), AtomicU64::new(0));
         Ok(Self {
             config,
@@ -97,6 +101,7 @@ impl Front {
             user_endpoint,
             proxy,
             tls,
+            client_script,
             open,
             polls,
             long_bodies: Semaphore::new(socketio::LONG_BODIES_MAX),

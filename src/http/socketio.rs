@@ -93,11 +93,7 @@ pub(super) async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incomin
     let front = open.front.clone();
     let path = request.uri().path().strip_prefix(front.config.socketio.path.as_str()).unwrap_or_default();
     if path.len() > 1 {
-        return error(
-            StatusCode::NOT_FOUND,
-            "the Socket.IO client is not served from here: take it from the npm package socket.io-client, version 2 \
-             for laravel-echo, into your bundle, or from a copy of its dist/socket.io.js",
-        );
+        return script(&front, path);
     }
     let origin = request.headers().get(header::ORIGIN).cloned();
     let is_upgrade = request.headers().contains_key(header::UPGRADE);
@@ -118,6 +114,24 @@ pub(super) async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incomin
     };
     put_cors(response.headers_mut(), origin, requested);
     response
+}
+
+/// The Socket.IO client, for pages that load it from here.
+fn script(front: &Front, path: &str) -> Response<Body> {
+    match &front.client_script {
+        Some(script) if path == "/socket.io.js" => {
+            let mut response = Response::new(full(script.clone()));
+            let headers = response.headers_mut();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/javascript; charset=utf-8"));
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=3600"));
+            response
+        }
+        _ => error(
+            StatusCode::NOT_FOUND,
+            "the Socket.IO client is not here: take it from the npm package socket.io-client, version 2 for \
+             laravel-echo, into your bundle, or name a copy of its dist/socket.io.js as socketio.clientScript",
+        ),
+    }
 }
 
 /// Any page may read what its own session gets, as with a WebSocket, to which CORS does not apply. A
