@@ -5,7 +5,7 @@
 //! asks for them when it can write them, so many changes of one channel become one write, and
 //! a slow Redis costs no memory. The old server read, changed and wrote, and lost what others had written
 //! between. Each key expires unless it is refreshed, so what a crash leaves behind is gone within
-//! [`KEPT_SECS`]; a server that stops deletes its own.
+//! `KEPT_SECS`; a server that stops deletes its own.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
