@@ -145,8 +145,7 @@ pub async fn from_link(link: Link, mut ingress: Ingress, status: watch::Sender<S
                 backoff.connection_lasted(since.elapsed());
             }
         }
-        // Without a random number the waits are merely in step with those of other servers.
-        tokio::time::sleep(backoff.step(getrandom::u32().unwrap_or(0))).await;
+        backoff.pause().await;
     }
 }
 

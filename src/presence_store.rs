@@ -93,9 +93,8 @@ impl PresenceStore {
                 tracing::warn!("{failure} Presence lists in Redis are not up to date; still trying.");
             }
             said = failure;
-            let step = backoff.step(getrandom::u32().unwrap_or(u32::MAX));
             tokio::select! {
-                () = time::sleep(step) => {}
+                () = backoff.pause() => {}
                 // What is in Redis expires.
                 () = told(&mut stop) => return,
             }

@@ -225,11 +225,11 @@ async fn polling(
 async fn post(front: &Front, body: Incoming, sid: Sid, shard: &ShardHandle) -> Result<Response<Body>, Refusal> {
     // Whose session it is shows when the body is here, and anybody can send one: until its turn nothing of it is read.
     let is_long = body.size_hint().upper().is_none_or(|bytes| bytes > BODY_BYTES_SHORT);
-    let turn = tokio::time::timeout(TURN_WAIT, front.long_bodies.acquire());
-    let _turn = match is_long {
-        true => Some(turn.await.map_err(|_| TOO_BUSY)?),
-        false => None,
-    };
+    let mut _turn = None;
+    if is_long {
+        let turn = tokio::time::timeout(TURN_WAIT, front.long_bodies.acquire());
+        _turn = Some(turn.await.map_err(|_| TOO_BUSY)?);
+    }
     match collect(body, BODY_BYTES_MAX).await {
         Ok(body) => ask(shard, sid, Poll::Post(body)).await,
         Err((status, sentence)) => Err(Refusal(status, 3, sentence.into())),

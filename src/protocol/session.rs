@@ -440,4 +440,4 @@ impl Allowance {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -50,8 +50,14 @@ impl Backoff {
         Self { next: timing.retry_min, min: timing.retry_min, max: timing.retry_max }
     }
 
+    /// Waits before the next attempt.
+    pub async fn pause(&mut self) {
+        // Without a random number the waits are merely in step with those of other servers.
+        tokio::time::sleep(self.step(getrandom::u32().unwrap_or(0))).await;
+    }
+
     /// How long to wait now: between half of the current step and all of it, as `random` says.
-    pub fn step(&mut self, random: u32) -> Duration {
+    fn step(&mut self, random: u32) -> Duration {
         let step = self.next;
         self.next = (step * 2).min(self.max);
         step / 2 + (step / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))

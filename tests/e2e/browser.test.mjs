@@ -1,9 +1,8 @@
 // In a real browser: the set-up of design 1 word for word through `proxy` and through nginx, and private
 // channels by the session cookie that only a browser sends by itself.
 import assert from 'node:assert/strict';
-import { createServer } from 'node:http';
 import { before } from 'node:test';
-import { loadLibraries, newUser, noted, signIn, startBrowser, startEcho } from './lib/browser.mjs';
+import { loadLibraries, newUser, noted, signIn, startBrowser, startEcho, startForeignSite } from './lib/browser.mjs';
 import { PUSHERS, called } from './lib/front-end.mjs';
 import { USERS, memberInfo, post, startLaravel } from './lib/laravel.mjs';
 import { startNginx } from './lib/nginx.mjs';
@@ -106,9 +105,7 @@ promise('a page of another origin, to which the browser gives the same cookie, i
   const context = await life.keep(newUser(browser));
   await signIn(context, `http://${host}:${laravel.port}`, john);
 
-  const evil = createServer((_, response) => response.setHeader('Content-Type', 'text/html').end('<!DOCTYPE html><title>evil</title>'));
-  await new Promise((resolve) => evil.listen(0, '127.0.0.1', resolve));
-  await life.keep({ close: () => evil.close() });
+  const evil = await life.keep(startForeignSite());
 
   const attack = async (origin) => {
     const page = await context.newPage();
@@ -128,7 +125,7 @@ promise('a page of another origin, to which the browser gives the same cookie, i
 
   const from = plain.mark;
   assert.equal((await attack(`http://${host}:${laravel.port}`)).event, 'pusher_internal:subscription_succeeded', 'the same from the application\'s own page');
-  const { event, data } = await attack(`http://evil.talent.localhost:${evil.address().port}`);
+  const { event, data } = await attack(`http://evil.talent.localhost:${evil.port}`);
   assert.equal(event, 'pusher:subscription_error');
   assert.equal(data.status, 403);
   assert.match(data.error, /origin/i);

@@ -1,10 +1,9 @@
 // In a real browser: a page of the application, on another port than this server, with Echo's socket.io connector. The
 // browser asks for CORS headers with credentials, and gives the session cookie by itself.
 import assert from 'node:assert/strict';
-import { createServer } from 'node:http';
 import { before } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { newUser, noted, signIn, startBrowser } from './lib/browser.mjs';
+import { newUser, noted, signIn, startBrowser, startForeignSite } from './lib/browser.mjs';
 import { called } from './lib/front-end.mjs';
 import { USERS, post, startLaravel } from './lib/laravel.mjs';
 import { startRedis } from './lib/redis.mjs';
@@ -72,12 +71,10 @@ promise('a page of another origin may connect, but its visitor\'s cookie does no
   const host = 'app.talent.localhost';
   const context = await life.keep(newUser(browser));
   await signIn(context, `http://${host}:${laravel.port}`, john);
-  const evil = createServer((_, response) => response.setHeader('Content-Type', 'text/html').end('<!DOCTYPE html><title>evil</title>'));
-  await new Promise((resolve) => evil.listen(0, '127.0.0.1', resolve));
-  await life.keep({ close: () => evil.close() });
+  const evil = await life.keep(startForeignSite());
   for (const transports of [['polling'], ['websocket']]) {
     const page = await context.newPage();
-    await page.goto(`http://evil.talent.localhost:${evil.address().port}/`);
+    await page.goto(`http://evil.talent.localhost:${evil.port}/`);
     await startEcho(page, { ...PAIRS[0], transports, host: `http://${host}:${server.port}` });
     assert.equal(await noted(page, 'private-user.1 refused'), 403);
     await page.close();

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 
 const SECRET: &str = "secret";
 
-fn rules() -> Rules {
+/// Small limits, so that they are soon met.
+pub fn rules() -> Rules {
     Rules {
         app_key: "app-key".into(),
         secret: SECRET.into(),

@@ -1,24 +1,13 @@
 use super::*;
 use crate::protocol::channel::ChannelName;
-use crate::protocol::session::{Answer, Refusal};
+use crate::protocol::session::{self, Answer, Refusal};
 use bytes::Bytes;
 use proptest::prelude::*;
 
 const TIMING: Timing = Timing { ping_interval: 25_000, ping_timeout: 20_000 };
 
 fn rules() -> Rules {
-    Rules {
-        app_key: "app-key".into(),
-        secret: "secret".into(),
-        subscriptions_max: 5,
-        client_events_per_second: 3,
-        client_event_bytes_max: 100,
-        presence_member_bytes_max: 60,
-        activity_timeout: 30_000,
-        pong_timeout: 20_000,
-        user_authentication_timeout: None,
-        reauthorize_after: None,
-    }
+    Rules { client_event_bytes_max: 100, ..session::tests::rules() }
 }
 
 struct Client {

@@ -1,5 +1,6 @@
 // A real Chromium, in which the web builds of Echo and pusher-js run as in an application.
 import { existsSync } from 'node:fs';
+import { createServer } from 'node:http';
 import { fileURLToPath } from 'node:url';
 import { chromium } from 'playwright-core';
 import { PUSHERS, setup } from './front-end.mjs';
@@ -29,6 +30,13 @@ export async function newUser(browser) {
   const context = await browser.newContext();
   context.setDefaultTimeout(PATIENCE);
   return context;
+}
+
+/** A site of somebody else's: an empty page, under any name that leads to loopback. */
+export async function startForeignSite() {
+  const site = createServer((_, response) => response.setHeader('Content-Type', 'text/html').end('<!DOCTYPE html><title>evil</title>'));
+  await new Promise((resolve) => site.listen(0, '127.0.0.1', resolve));
+  return { port: site.address().port, close: () => site.close() };
 }
 
 /** Signs in with the form of the page. */

@@ -1,6 +1,7 @@
 // Front ends under node: real laravel-echo and pusher-js, set up by the text of fixtures/echo-setup.js.
 import { readFileSync } from 'node:fs';
 import { PREFIX } from './laravel.mjs';
+import { Tab } from './tab.mjs';
 import { PATIENCE, Recorder, within } from './waiting.mjs';
 
 const SETUP = readFileSync(new URL('../fixtures/echo-setup.js', import.meta.url), 'utf8');
@@ -33,9 +34,7 @@ export function called(folder) {
   return `${name} ${version}`;
 }
 
-export class FrontEnd {
-  #channels = new Map();
-
+export class FrontEnd extends Tab {
   /** Connects one "tab". `options` are added to the set-up's, for the ways that ask for a line there. */
   static async open({ echo = 'laravel-echo-2', pusher = 'pusher-js-8', port, token, options = {} }) {
     const [Echo, Pusher] = await Promise.all([load(echo), load(pusher)]);
@@ -57,34 +56,8 @@ export class FrontEnd {
     return tab;
   }
 
-  get socketId() {
-    return this.echo.socketId();
-  }
-
-  channel(name) {
-    return this.#watch(name, () => this.echo.channel(name));
-  }
-
-  private(name) {
-    return this.#watch(`private-${name}`, () => this.echo.private(name));
-  }
-
-  join(name) {
-    return this.#watch(`presence-${name}`, () => this.echo.join(name));
-  }
-
-  leave(name) {
-    this.echo.leave(name);
-    for (const full of [name, `private-${name}`, `presence-${name}`]) this.#channels.delete(full);
-  }
-
-  close() {
-    this.echo.disconnect();
-  }
-
-  #watch(name, subscribe) {
-    if (!this.#channels.has(name)) this.#channels.set(name, new Watched(name, subscribe()));
-    return this.#channels.get(name);
+  watched(name, subscribe) {
+    return new Watched(name, subscribe());
   }
 }
 

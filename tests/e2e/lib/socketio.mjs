@@ -1,4 +1,5 @@
 // Front ends of the old server: real laravel-echo with its socket.io connector and the real socket.io-client.
+import { Tab } from './tab.mjs';
 import { PATIENCE, Recorder, within } from './waiting.mjs';
 
 async function load(name) {
@@ -29,8 +30,7 @@ export function logName(id) {
   return low.length > 10 ? `${high}.${Number(low.slice(0, 10))}` : id;
 }
 
-export class SocketIoTab {
-  #channels = new Map();
+export class SocketIoTab extends Tab {
   /** `[event, channel, data]` of all that arrives. */
   events = new Recorder();
 
@@ -71,34 +71,8 @@ export class SocketIoTab {
     return this.socket.io.engine.transport.name;
   }
 
-  get socketId() {
-    return this.echo.socketId();
-  }
-
-  channel(name) {
-    return this.#watch(name, () => this.echo.channel(name));
-  }
-
-  private(name) {
-    return this.#watch(`private-${name}`, () => this.echo.private(name));
-  }
-
-  join(name) {
-    return this.#watch(`presence-${name}`, () => this.echo.join(name));
-  }
-
-  leave(name) {
-    this.echo.leave(name);
-    for (const full of [name, `private-${name}`, `presence-${name}`]) this.#channels.delete(full);
-  }
-
-  close() {
-    this.echo.disconnect();
-  }
-
-  #watch(name, subscribe) {
-    if (!this.#channels.has(name)) this.#channels.set(name, new Watched(this, name, subscribe));
-    return this.#channels.get(name);
+  watched(name, subscribe) {
+    return new Watched(this, name, subscribe);
   }
 }
 
