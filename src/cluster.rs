@@ -181,8 +181,7 @@ impl Task {
                         }
                         subscription = None;
                         backoff.connection_lasted(since.elapsed());
-                        let wait = backoff.step(getrandom::u32().unwrap_or(0));
-                        connecting = connect(&link, &channel, wait);
+                        connecting = connect(&link, &channel, backoff.next_wait());
                         self.is_ready();
                     }
                 }

@@ -128,7 +128,7 @@ async fn keep_publishing(
             );
             said = Some(failure.to_string());
         }
-        tokio::time::sleep(backoff.step(getrandom::u32().unwrap_or(0))).await;
+        backoff.pause().await;
     }
 }
 

@@ -52,8 +52,13 @@ impl Backoff {
 
     /// Waits before the next attempt.
     pub async fn pause(&mut self) {
+        tokio::time::sleep(self.next_wait()).await;
+    }
+
+    /// How long to wait before the next attempt.
+    pub fn next_wait(&mut self) -> Duration {
         // Without a random number the waits are merely in step with those of other servers.
-        tokio::time::sleep(self.step(getrandom::u32().unwrap_or(0))).await;
+        self.step(getrandom::u32().unwrap_or(0))
     }
 
     /// How long to wait now: between half of the current step and all of it, as `random` says.
