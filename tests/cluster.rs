@@ -34,18 +34,8 @@ fn nodes(redis: &Redis, count: usize) -> Vec<Server> {
 
 /// Waits until every node has heard of these members.
 async fn know(nodes: &[Server], channel: &str, members: &[&str]) {
-    let users: Vec<Value> = members.iter().map(|id| json!({"id": id})).collect();
-    let expected = json!({"users": users}).to_string();
     for node in nodes {
-        let start = Instant::now();
-        loop {
-            let (status, users) = node.get(&format!("/apps/app-id/channels/{channel}/users"), &[]).await;
-            if (status, &users) == (200, &expected) {
-                break;
-            }
-            assert!(start.elapsed() < Duration::from_secs(20), "{status} {users} instead of {expected}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        node.knows_members(channel, members).await;
     }
 }
 

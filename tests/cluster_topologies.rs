@@ -73,6 +73,8 @@ async fn nodes_at_any_master_of_a_redis_cluster_are_one() {
     };
     let nodes = [at(0), at(1), at(2)];
     let mut ann = member(&nodes[0], "ann").await;
+    // Or he would hear her come.
+    nodes[1].knows_members("presence-a", &["ann"]).await;
     let mut bob = member(&nodes[1], "bob").await;
     hears_of(&mut ann, "bob").await;
     whispers(&mut bob, &mut ann).await;
@@ -96,6 +98,8 @@ async fn nodes_follow_the_sentinels_master_together() {
     let at = || node(json!({"sentinels": [{"host": "127.0.0.1", "port": sentinel.port}], "name": "mymaster"}));
     let nodes = [at(), at()];
     let mut ann = member(&nodes[0], "ann").await;
+    // Or he would hear her come.
+    nodes[1].knows_members("presence-a", &["ann"]).await;
     let mut bob = member(&nodes[1], "bob").await;
     hears_of(&mut ann, "bob").await;
     whispers(&mut bob, &mut ann).await;

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -151,6 +151,21 @@ impl Server {
     pub async fn post(&self, path: &str, body: &str, secret: &str) -> (u16, String) {
         let call = Call { secret, ..Call::post(path, body) };
         self.call(call).await
+    }
+
+    /// Waits until the server has heard of these members, and no others.
+    pub async fn knows_members(&self, channel: &str, members: &[&str]) {
+        let users: Vec<Value> = members.iter().map(|id| json!({"id": id})).collect();
+        let expected = json!({"users": users}).to_string();
+        let start = Instant::now();
+        loop {
+            let (status, users) = self.get(&format!("/apps/app-id/channels/{channel}/users"), &[]).await;
+            if (status, &users) == (200, &expected) {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "{status} {users} instead of {expected}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// A signed request of the HTTP API; gives the status and the body.
