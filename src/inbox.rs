@@ -275,6 +275,8 @@ pub struct NewClient {
     pub counted: [Option<OneMore>; 2],
     /// In which form it is sent events.
     pub form: Form,
+    /// It may send compressed messages.
+    pub inflates: bool,
     /// It speaks Socket.IO and not the Pusher protocol.
     pub socketio: Option<SocketIo>,
 }

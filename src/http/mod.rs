@@ -285,21 +285,21 @@ fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str) ->
     };
     let admission = admit(&open.front, key, request.uri().query());
     let credentials = Arc::new(credentials(request.headers()));
-    let deflates = open.front.config.per_message_deflate && deflate::is_offered(request.headers());
-    let form = if deflates { Form::Deflated } else { Form::Plain };
+    let agreed = open.front.config.per_message_deflate.then(|| deflate::agree(request.headers())).flatten();
+    let form = if agreed.as_ref().is_some_and(|agreed| agreed.deflates) { Form::Deflated } else { Form::Plain };
+    let inflates = agreed.is_some();
     let mut response = switch(request, &accept, async move |stream: S, leftover| match admission {
         Ok((app, socket_id)) => {
             let shard = open.front.idle_shard().0;
             let counted = open.front.count(app, form);
-            let client = NewClient { app, socket_id, credentials, counted, form, socketio: None };
+            let client = NewClient { app, socket_id, credentials, counted, form, inflates, socketio: None };
             hand_over(shard, stream, leftover, client);
         }
         // It is counted until it is gone.
         Err(refusal) => refuse(stream, refusal).await,
     });
-    if deflates {
-        let agreed = HeaderValue::from_static(deflate::AGREED);
-        response.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, agreed);
+    if let Some(agreed) = agreed {
+        response.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, agreed.answer);
     }
     response
 }

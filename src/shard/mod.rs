@@ -315,7 +315,7 @@ impl Shard {
         tls: Option<Box<rustls::ServerConnection>>,
         client: NewClient,
     ) -> ConnKey {
-        let NewClient { app, socket_id, credentials, counted, form, socketio } = client;
+        let NewClient { app, socket_id, credentials, counted, form, inflates, socketio } = client;
         self.generation = self.generation.wrapping_add(1);
         let mut actions = Vec::new();
         let session = Session::open(socket_id, &self.context.rules[usize::from(app.0)], self.now(), &mut actions);
@@ -332,7 +332,7 @@ impl Shard {
             session,
             form,
             socketio,
-            decoder: frame::Decoder::new(form == Form::Deflated),
+            decoder: frame::Decoder::new(inflates),
             outbox: Outbox::default(),
             credentials,
             dirty: false,
@@ -421,7 +421,12 @@ impl Shard {
                 self.touch(key.slot);
                 self.input(key, Input::SignOfLife);
             }
-            Message::Pong | Message::Binary => self.input(key, Input::SignOfLife),
+            // A binary message that is UTF-8 counts as text, as with other Pusher servers.
+            Message::Binary(payload) => match frame::text_of(payload) {
+                Some(text) => self.message(key, Message::Text(text)),
+                None => self.input(key, Input::SignOfLife),
+            },
+            Message::Pong => self.input(key, Input::SignOfLife),
         }
     }
 

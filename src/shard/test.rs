@@ -79,6 +79,7 @@ impl Client {
                 credentials: Arc::default(),
                 counted: [None, None],
                 form: Form::Plain,
+                inflates: false,
                 socketio: None,
             },
         };
