@@ -25,6 +25,8 @@ pub mod bus;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod http;
 pub mod inbox;
 pub mod ingress;

@@ -6,13 +6,15 @@
 pub mod callback;
 #[cfg(test)]
 pub(crate) mod fake;
-mod fields;
+pub(crate) mod fields;
 pub mod gateway;
 pub(crate) mod headers;
 mod hosts;
 mod laravel;
 pub mod origin;
 mod reply;
+#[cfg(any(test, fuzzing))]
+pub(crate) use reply::fuzz as fuzz_answer;
 
 pub use crate::protocol::session::{Answer, Refusal};
 

@@ -175,6 +175,16 @@ fn presence(body: &[u8]) -> Result<Yes, No> {
     Ok(Yes { member: Some(member), channel_data: Some(data), shared_secret: None })
 }
 
+/// Reads any bytes as Laravel's answer.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(body: &[u8]) {
+    if let Ok(yes) = presence(body) {
+        let data = yes.channel_data.unwrap_or_default();
+        assert_eq!(Member::parse(&data).ok().map(|member| member.user_id), yes.member.map(|member| member.user_id));
+    }
+    let _ = (private(body), user(body));
+}
+
 /// Laravel's object. A field that stands twice is an error: two readers might take one each.
 #[derive(Deserialize)]
 struct Answer<'a> {

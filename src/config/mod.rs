@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::protocol::channel::NAME_BYTES_MAX;
 use crate::protocol::signature;
 
-mod dotenv;
+pub(crate) mod dotenv;
 pub mod edit;
 mod environment;
 mod error;

@@ -35,7 +35,7 @@ use crate::ws::{self, deflate, frame};
 use pace::Pace;
 use proxy::Proxy;
 
-mod api;
+pub(crate) mod api;
 mod client_script;
 mod pace;
 pub mod proxy;
