@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::auth::Asked;
+use crate::auth;
 use crate::auth::callback::Laravel;
 use crate::bus::{self, Bus};
 use crate::cluster;
@@ -103,7 +103,11 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -
         let ingress = Ingress::new(audiences, publisher.clone(), config.limits.outbound_bytes);
         let tags = config.apps.iter().map(|app| app_tag(&app.key));
         let laravel = Laravel::new(&config.auth, tags.zip(known_prefixes).collect())?;
-        tokio::spawn(answer(asked, laravel.clone(), publisher.clone()));
+        let askers = publisher.clone();
+        tokio::spawn(auth::queue::answer(asked, laravel.clone(), move |asked, answer| {
+            let (conn, ticket) = (asked.conn, asked.ticket);
+            askers.shards()[asked.shard].tell(Control::Answered { conn, ticket, answer });
+        }));
         match source {
             Source::Redis if !config.subscribers.redis => {
                 tracing::info!("Redis is not listened to");
@@ -256,18 +260,6 @@ fn rules(config: &Config) -> Arc<[Rules]> {
         reauthorize_after: config.auth.reauthorize_after.map(|after| after.as_millis() as u64),
     };
     config.apps.iter().map(rules).collect()
-}
-
-/// Takes the shards' questions to Laravel and the answers back. The number under way is bounded
-/// by what each connection may ask at once, and by [`Laravel`] itself.
-async fn answer(mut asked: mpsc::UnboundedReceiver<Asked>, laravel: Laravel, publisher: Publisher) {
-    while let Some(Asked { shard, conn, ticket, question }) = asked.recv().await {
-        let (laravel, publisher) = (laravel.clone(), publisher.clone());
-        tokio::spawn(async move {
-            let answer = laravel.ask(&question).await;
-            publisher.shards()[shard].tell(Control::Answered { conn, ticket, answer });
-        });
-    }
 }
 
 /// Every connection is a file; the usual soft limit of 1,024 is a surprise at the 1,025th.

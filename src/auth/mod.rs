@@ -12,6 +12,7 @@ pub(crate) mod headers;
 mod hosts;
 mod laravel;
 pub mod origin;
+pub mod queue;
 mod reply;
 #[cfg(any(test, fuzzing))]
 pub(crate) use reply::fuzz as fuzz_answer;
@@ -23,7 +24,7 @@ pub use crate::inbox::Credentials;
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::session::Ticket;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// A question for Laravel: may this socket join this channel?
 #[derive(Clone, Debug)]
@@ -47,6 +48,27 @@ pub struct Asked {
     pub conn: ConnKey,
     /// Comes back with the answer.
     pub ticket: Ticket,
-    /// The question.
-    pub question: Question,
+    /// The channel as the client named it.
+    pub channel: ChannelName,
+    /// The socket.
+    pub socket_id: SocketId,
+    /// The connection's; gone when it is.
+    pub credentials: Weak<Credentials>,
+    /// `auth.headers` of the subscribe message, where a client sends them.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Asked {
+    /// About what it takes while it waits, in bytes.
+    fn bytes(&self) -> usize {
+        const WITHOUT_HEADERS: usize = 512;
+        WITHOUT_HEADERS + self.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+    }
+
+    /// What to ask; `None`: the connection is gone, and nobody waits for the answer.
+    fn question(&mut self) -> Option<Question> {
+        let credentials = self.credentials.upgrade()?;
+        let headers = std::mem::take(&mut self.headers);
+        Some(Question { channel: self.channel.clone(), socket_id: self.socket_id, credentials, headers })
+    }
 }

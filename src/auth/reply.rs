@@ -210,7 +210,8 @@ fn no_yes(body: &[u8]) -> No {
     No::new(403, format!("Laravel answered 200 with {what}. {cure}"), format!("{} bytes", body.len()))
 }
 
-fn no_answer(failure: &Failure) -> No {
+/// What it means that there is none.
+pub(super) fn no_answer(failure: &Failure) -> No {
     match failure {
         Failure::Busy(concurrency) => No::new(
             503,
@@ -225,12 +226,12 @@ fn no_answer(failure: &Failure) -> No {
             ),
             "time limit",
         ),
-        Failure::Unreachable(why) => No::new(
+        Failure::Unreachable { why, .. } => No::new(
             502,
             "This server cannot reach Laravel: is it running, and is authHost in laravel-echo-server.json its address as seen from this server?",
             why,
         ),
-        Failure::Broken(why) => broken(why),
+        Failure::Broken { why, .. } => broken(why),
     }
 }
 

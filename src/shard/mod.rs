@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
-use crate::auth::{Asked, Question};
+use crate::auth::Asked;
 use crate::inbox::{
     ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient, PresenceChanges,
 };
@@ -465,8 +465,9 @@ impl Shard {
                     tracing::debug!("{socket_id} left channel: {channel}");
                 }
                 Action::Ask { ticket, channel, headers } => {
-                    let question = Question { channel, socket_id, credentials: conn.credentials.clone(), headers };
-                    let _ = self.context.asker.send(Asked { shard: self.index, conn: key, ticket, question });
+                    let (shard, credentials) = (self.index, Arc::downgrade(&conn.credentials));
+                    let asked = Asked { shard, conn: key, ticket, channel, socket_id, credentials, headers };
+                    let _ = self.context.asker.send(asked);
                 }
                 Action::Join { ticket, channel, member } => {
                     // From now on, and not only from the answer: what others send to a member that

@@ -44,7 +44,7 @@ fn parts_at(target: &str, headers: &[(&str, &str)]) -> Parts {
 }
 
 fn laravel(auth: &Auth) -> Laravel {
-    Laravel::new(auth, HashMap::new()).unwrap()
+    Laravel::without_patience(auth, HashMap::new())
 }
 
 async fn post(fake: &FakeLaravel, headers: &[(&str, &str)], body: &str) -> Response<Bytes> {
