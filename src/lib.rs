@@ -4,6 +4,7 @@
 //! those above it in this list, never those below.
 //!
 //! - [`protocol`] and [`ws`]: values in, values out. No socket, no task, no clock.
+//! - [`metrics`]: what is counted, for operators.
 //! - [`config`]: the application's `laravel-echo-server.json`, typed.
 //! - [`tls`]: the certificate that the port serves.
 //! - [`inbox`]: everything that can reach a shard.
@@ -28,6 +29,7 @@ pub mod config;
 pub mod http;
 pub mod inbox;
 pub mod ingress;
+pub mod metrics;
 pub mod presence_store;
 pub mod protocol;
 pub mod publish;
