@@ -138,7 +138,8 @@ impl Source {
     pub fn of(connection: Connection, headers: &HeaderMap, trusted: &TrustedProxies) -> Self {
         let peer = connection.peer.map(|peer| peer.to_canonical());
         let forwarded_by = headers.keys().find(|name| claims_a_source(name.as_str())).cloned();
-        let mut source = Self { client: peer, peer, is_https: connection.is_tls, forwarded_by, is_proxied: connection.is_proxied };
+        let mut source =
+            Self { client: peer, peer, is_https: connection.is_tls, forwarded_by, is_proxied: connection.is_proxied };
         if !trusted.trusts(peer) {
             return source;
         }
@@ -301,9 +302,8 @@ mod tests {
 
     #[test]
     fn networks_are_read_and_compared() {
-        let is_in = |address: &str, network: &str| {
-            network.parse::<Network>().unwrap().contains(address.parse().unwrap())
-        };
+        let is_in =
+            |address: &str, network: &str| network.parse::<Network>().unwrap().contains(address.parse().unwrap());
         for (address, network, expected) in [
             ("10.1.2.3", "10.0.0.0/8", true),
             ("11.1.2.3", "10.0.0.0/8", false),
@@ -324,7 +324,9 @@ mod tests {
         ] {
             assert_eq!(is_in(address, network), expected, "{address} in {network}");
         }
-        for wrong in ["", "10.0.0", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/-1", "10.0.0.0/+8", "::/129", "localhost", " ::1"] {
+        for wrong in
+            ["", "10.0.0", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/-1", "10.0.0.0/+8", "::/129", "localhost", " ::1"]
+        {
             assert_eq!(wrong.parse::<Network>(), Err(()), "{wrong}");
         }
     }
@@ -427,7 +429,17 @@ mod tests {
         assert_eq!(counted("2001:db8:1:2:3:4:5:6").as_deref(), Some("2001:db8:1:2::/64"));
         assert_eq!(counted("2001:db8:1:2::1"), counted("2001:db8:1:2:ffff::9"));
         assert_ne!(counted("2001:db8:1:2::1"), counted("2001:db8:1:3::1"));
-        for private in ["127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.1.1", "100.64.0.1", "::1", "fe80::1", "fd00::1"] {
+        for private in [
+            "127.0.0.1",
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.1.1",
+            "100.64.0.1",
+            "::1",
+            "fe80::1",
+            "fd00::1",
+        ] {
             assert_eq!(counted(private), None, "{private}");
         }
         let trusted = TrustedProxies::default();

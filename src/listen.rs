@@ -101,9 +101,14 @@ impl Listener {
         socket.set_nonblocking(true)?;
         let address = socket.local_addr()?;
         if let Some(address) = address.as_socket() {
-            return Ok(Self { kind: Kind::Tcp(TcpListener::from_std(socket.into())?), place: Place::Port(address), file: None });
+            return Ok(Self {
+                kind: Kind::Tcp(TcpListener::from_std(socket.into())?),
+                place: Place::Port(address),
+                file: None,
+            });
         }
-        let path = address.as_pathname().ok_or_else(|| io::Error::other("it has neither a port nor a path"))?.to_owned();
+        let path =
+            address.as_pathname().ok_or_else(|| io::Error::other("it has neither a port nor a path"))?.to_owned();
         Ok(Self { kind: Kind::Unix(UnixListener::from_std(socket.into())?), place: Place::Path(path), file: None })
     }
 

@@ -17,7 +17,9 @@ use super::environment::Environment;
 use super::error::ConfigError;
 use super::json::{Document, Setting};
 use super::known::{warn_of_placeholders, warn_of_unknown};
-use super::{App, Auth, Cluster, Config, KeyAuth, Limits, Redis, Secret, SocketIo, UnixSocket, old, redis, socketio, webhook};
+use super::{
+    App, Auth, Cluster, Config, KeyAuth, Limits, Redis, Secret, SocketIo, UnixSocket, old, redis, socketio, webhook,
+};
 use crate::protocol::app_tag;
 use crate::protocol::channel::NAME_BYTES_MAX;
 
@@ -276,7 +278,8 @@ fn read_socket(
     };
     let path = setting.text()?;
     if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') || path.len() > BYTES_MAX {
-        let must = format!("must be an absolute path of up to {BYTES_MAX} bytes, as \"/run/laravel-echo-server/echo.sock\"");
+        let must =
+            format!("must be an absolute path of up to {BYTES_MAX} bytes, as \"/run/laravel-echo-server/echo.sock\"");
         return Err(setting.wrong(must));
     }
     let mode = match mode {

@@ -116,4 +116,3 @@ impl Stream for TlsStream<TcpStream> {
         (stream, Some(Box::new(tls)))
     }
 }
-

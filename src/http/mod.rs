@@ -141,7 +141,8 @@ async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: P
     if let Some(route) = api::route(path, request.uri().query()) {
         // Anybody may ask what a browser asks before a request.
         let is_preflight = method == Method::OPTIONS;
-        let response = api::respond(front, request, route, peer.ip().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into())).await;
+        let response =
+            api::respond(front, request, route, peer.ip().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into())).await;
         if response.status().is_success() && !is_preflight {
             open.is_backend.store(true, Ordering::Relaxed);
         }
