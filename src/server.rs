@@ -17,6 +17,7 @@ use crate::http::{self, Front};
 use crate::inbox::{self, Control, Inbox};
 use crate::ingress::{self, Audiences, Ingress};
 use crate::listen::{self, Place};
+use crate::metrics::Metrics;
 use crate::presence_store::PresenceStore;
 use crate::protocol::app_tag;
 use crate::protocol::engineio::Timing;
@@ -50,7 +51,8 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> 
         Some(_) => bus::bus(),
         None => (Bus::none(), bus::bus().1),
     };
-    let publisher = Publisher::new(handles).with_bus(bus);
+    let metrics = Metrics::new(config.shards, config.apps.iter().map(|app| app.id.clone()).collect());
+    let publisher = Publisher::new(handles).with_bus(bus).with_metrics(metrics.clone());
     // With one shard, front and shard share one thread: on one core a second one would only
     // make the kernel switch between them, for each event that comes alone twice.
     let mut front = match config.shards {
