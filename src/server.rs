@@ -104,7 +104,7 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -
         let (audiences, known_prefixes) = Audiences::new(&own_prefixes, config.redis.key_prefix.as_deref());
         let ingress = Ingress::new(audiences, publisher.clone(), config.limits.outbound_bytes);
         let tags = config.apps.iter().map(|app| app_tag(&app.key));
-        let laravel = Laravel::new(&config.auth, tags.zip(known_prefixes).collect())?;
+        let laravel = Laravel::new(&config.auth, tags.zip(known_prefixes).collect(), metrics.clone())?;
         tokio::spawn(answer(asked, laravel.clone(), publisher.clone()));
         match source {
             Source::Redis if !config.subscribers.redis => {

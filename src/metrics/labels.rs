@@ -115,7 +115,7 @@ label! {
 
 label! {
     /// Why a message on Redis was no event for anybody.
-    Ignored = "reason" {
+    IgnoredBecause = "reason" {
         /// Longer than any event may be.
         TooLong = "too_long",
         /// The channel's name is not UTF-8.
@@ -256,7 +256,7 @@ label! {
         Redirected = "redirected",
         /// 401.
         Unauthenticated = "401",
-        /// 403, or a 200 that says no.
+        /// 403.
         Forbidden = "403",
         /// 404.
         NotFound = "404",

@@ -100,7 +100,7 @@ counted! {
     /// Events that were taken in and had no subscribers on this node, by where they come from.
     events_unheard: Counter<Source> = "laravel_echo_server_events_unheard_total";
     /// Messages on Redis that were no event for anybody here, by reason.
-    redis_messages_ignored: Counter<Ignored> = "laravel_echo_server_redis_messages_ignored_total";
+    redis_messages_ignored: Counter<IgnoredBecause> = "laravel_echo_server_redis_messages_ignored_total";
     /// Events that were sent to connections, each counted for each connection.
     messages_delivered: Counter<App> = "laravel_echo_server_messages_delivered_total";
     /// Bytes of events that were sent to connections, with WebSocket's head and before TLS.
