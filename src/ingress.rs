@@ -153,8 +153,12 @@ pub async fn from_link(link: Link, mut ingress: Ingress, status: watch::Sender<S
     let pattern = ingress.audiences.pattern();
     let mut reporter = Reporter::new(&link, status);
     let mut backoff = Backoff::new(link.timing());
+    let mut away_since = Instant::now();
     loop {
-        match link.subscribe(&pattern).await {
+        let subscribed = link.subscribe(&pattern).await;
+        ingress.publisher.metrics().redis_gap_seconds.add((), away_since.elapsed());
+        away_since = Instant::now();
+        match subscribed {
             Err(failure) => {
                 ingress.publisher.metrics().redis_connect_failures.add(());
                 reporter.away(&failure);
@@ -164,6 +168,7 @@ pub async fn from_link(link: Link, mut ingress: Ingress, status: watch::Sender<S
                 reporter.connected();
                 let failure = listen(&mut subscription, &mut ingress).await;
                 drop(subscription);
+                away_since = Instant::now();
                 ingress.publisher.metrics().redis_disconnects.add(());
                 reporter.away(&failure);
                 ingress.catch_up().await;

@@ -292,10 +292,8 @@ label! {
 label! {
     /// What a request over HTTP was for.
     Route = "route" {
-        /// Pusher's HTTP API.
+        /// The HTTP API, Pusher's or the old server's.
         Api = "api",
-        /// The old server's HTTP API.
-        LegacyApi = "legacy_api",
         /// The authEndpoint.
         Gateway = "gateway",
         /// Socket.IO's polling.

@@ -15,6 +15,7 @@ use crate::protocol::channel::{Access, ChannelName};
 pub struct Measure {
     metrics: Metrics,
     own: Arc<Counters>,
+    index: usize,
     /// When events of this turn were taken in, and how many then.
     taken: Vec<(Instant, u64)>,
 }
@@ -29,7 +30,7 @@ impl std::ops::Deref for Measure {
 
 impl Measure {
     pub fn new(metrics: &Metrics, index: usize) -> Self {
-        Self { metrics: metrics.clone(), own: metrics.of_shard(index), taken: Vec::new() }
+        Self { metrics: metrics.clone(), own: metrics.of_shard(index), index, taken: Vec::new() }
     }
 
     /// A connection is there.
@@ -100,8 +101,9 @@ impl Measure {
 }
 
 impl Shard {
-    /// What waits for this shard's connections.
-    pub(super) fn measure_outboxes(&self) {
+    /// Once a second: that the shard lives, and what waits for its connections.
+    pub(super) fn measure_each_second(&self) {
+        self.measure.metrics.has_turn(self.measure.index);
         let bytes: usize = self.conns.iter().map(|(_, conn)| conn.outbox.bytes()).sum();
         self.measure.outbound_buffered_bytes.set((), bytes as i64);
     }

@@ -584,7 +584,7 @@ impl Shard {
                 None => {}
             }
         }
-        self.measure_outboxes();
+        self.measure_each_second();
         self.homes.expire(now);
         self.tell_late_counts(now);
         self.tell_watchers_of_changes();
