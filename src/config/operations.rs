@@ -42,10 +42,7 @@ pub(super) fn read_metrics(
             .map_err(|_| setting.wrong("must be an address of this machine, as \"127.0.0.1\" or \"0.0.0.0\""))
     });
     let host = host.transpose()?;
-    let listen = match port.transpose()? {
-        Some(port) => Some((host.unwrap_or([127, 0, 0, 1].into()), port as u16).into()),
-        None => None,
-    };
+    let listen = port.transpose()?.map(|port| (host.unwrap_or([127, 0, 0, 1].into()), port as u16).into());
     if let (Some(_), None) = (host, listen)
         && let Some(setting) = member(&members, "host")
     {

@@ -4,7 +4,7 @@
 //! are for programs on this machine, those with the token, or those that reach the port that is for this alone.
 //! A question costs little and asks no shard, so a flood of them delays nobody's events.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -84,7 +84,7 @@ fn dead(front: &Front) -> Vec<(&'static str, String)> {
 }
 
 /// Answers if the request is one of these.
-pub(super) async fn respond(front: &Front, parts: &request::Parts, peer: SocketAddr) -> Option<Response<Body>> {
+pub(super) async fn respond(front: &Front, parts: &request::Parts, peer: Option<IpAddr>) -> Option<Response<Body>> {
     Some(match parts.uri.path() {
         "/health" => answer(parts, || state(dead(front), "alive")),
         "/ready" => answer(parts, || state(unready(front), "ready")),
@@ -123,13 +123,13 @@ fn state(reasons: Vec<(&'static str, String)>, good: &str) -> Response<Body> {
 // --- metrics -------------------------------------------------------------------------------
 
 /// Whether the request may read numbers on the port that everybody can reach.
-fn may_read(parts: &request::Parts, token: Option<&Secret>, peer: SocketAddr) -> bool {
+fn may_read(parts: &request::Parts, token: Option<&Secret>, peer: Option<IpAddr>) -> bool {
     match token {
         Some(token) => {
             let given = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
             given.and_then(|value| value.strip_prefix("Bearer ")).is_some_and(|given| is_same(given, token.expose()))
         }
-        None => api::came_straight_from_here(parts, peer.ip()),
+        None => peer.is_some_and(|peer| api::came_straight_from_here(parts, peer)),
     }
 }
 
@@ -233,7 +233,11 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>) {
         tokio::spawn(async move {
             let service = service_fn(|request: Request<Incoming>| {
                 let front = front.clone();
-                async move { Ok::<_, std::convert::Infallible>(respond_here(&front, &request.into_parts().0, peer).await) }
+                async move {
+                    Ok::<_, std::convert::Infallible>(
+                        respond_here(&front, &request.into_parts().0, Some(peer.ip())).await,
+                    )
+                }
             });
             let served = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -250,7 +254,7 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>) {
 /// How long one client may keep a connection to the port for metrics.
 const CONNECTION_TIME: Duration = Duration::from_secs(60 * 60);
 
-async fn respond_here(front: &Front, parts: &request::Parts, peer: SocketAddr) -> Response<Body> {
+async fn respond_here(front: &Front, parts: &request::Parts, peer: Option<IpAddr>) -> Response<Body> {
     let token = front.config.metrics.as_ref().and_then(|access| access.token.as_ref());
     match parts.uri.path() {
         "/metrics" if token.is_some() && !may_read(parts, token, peer) => forbidden(true),
@@ -282,7 +286,7 @@ mod tests {
             }
             let parts = request.body(()).unwrap().into_parts().0;
             let token = Secret::new("0123456789abcdef");
-            let here = ([127, 0, 0, 1], 1).into();
+            let here = Some([127, 0, 0, 1].into());
             assert_eq!(may_read(&parts, Some(&token), here), is_right, "{given:?}");
         }
     }
