@@ -24,7 +24,7 @@ use crate::auth::gateway;
 use crate::config::Config;
 use crate::inbox::{AppIndex, Credentials, Form, Handover, NewClient, OneMore, ShardHandle};
 use crate::listen::files;
-use crate::metrics::{Limit, Refused};
+use crate::metrics::{Limit, Refused, Route};
 use crate::protocol::{SocketId, app_tag, pusher};
 use crate::publish::Publisher;
 use crate::query::Everybody;
@@ -32,12 +32,14 @@ use crate::tls;
 use crate::ws::{self, deflate, frame};
 use accept::{Open, Stream};
 use addresses::Addresses;
+use operations::Operations;
 use proxy::Proxy;
 
 mod accept;
 mod addresses;
 mod api;
 mod client_script;
+pub mod operations;
 mod pace;
 mod patience;
 pub mod proxy;
@@ -61,6 +63,7 @@ pub struct Front {
     /// How many connections each app has.
     app_connections: Arc<[Arc<AtomicUsize>]>,
     laravel: Laravel,
+    operations: Arc<Operations>,
     user_endpoint: String,
     proxy: Option<Proxy>,
     tls: Option<TlsAcceptor>,
@@ -86,6 +89,7 @@ impl Front {
         config: Arc<Config>,
         publisher: Publisher,
         laravel: Laravel,
+        operations: Arc<Operations>,
         app_connections: Arc<[Arc<AtomicUsize>]>,
     ) -> anyhow::Result<Self> {
         let proxy = config.proxy.then(|| Proxy::new(&config.auth)).transpose()?;
@@ -101,6 +105,7 @@ impl Front {
             everybody,
             app_connections,
             laravel,
+            operations,
             user_endpoint,
             proxy,
             tls,
@@ -146,21 +151,38 @@ impl Front {
     }
 }
 
+/// Answers, and counts what was asked for.
 async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>) -> Response<Body> {
     let front = open.front.clone();
     // A proxy's connection carries requests of many: each is somebody else's.
     let source = Source::of(open.connection, request.headers(), &front.config.trusted_proxies);
     open.is_backend.store(false, Ordering::Relaxed);
+    let (route, response) = answer::<S>(open, request, &source).await;
+    if let Some(route) = route {
+        front.publisher.metrics().http_requests.add((route, response.status().as_u16().into()));
+    }
+    response
+}
+
+/// The answer and what the request was for; `None`: a WebSocket.
+async fn answer<S: Stream>(
+    open: Arc<Open>,
+    request: Request<Incoming>,
+    source: &Source,
+) -> (Option<Route>, Response<Body>) {
+    let front = open.front.clone();
     let path = request.uri().path();
     let method = request.method();
     if let Some(key) = path.strip_prefix("/app/") {
         let key = key.trim_end_matches('/').to_owned();
-        return upgrade::<S>(open, request, &key, &source);
+        return (None, upgrade::<S>(open, request, &key, source));
     }
     if let Some(rest) = path.strip_prefix(front.config.socketio.path.as_str())
         && (rest.is_empty() || rest.starts_with('/'))
     {
-        return socketio::respond::<S>(open, request, &source).await;
+        let response = socketio::respond::<S>(open, request, source).await;
+        let is_websocket = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        return ((!is_websocket).then_some(Route::Polling), response);
     }
     if let Some(route) = api::route(path, request.uri().query()) {
         // Anybody may ask what a browser asks before a request.
@@ -169,30 +191,46 @@ async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>) -> Resp
         if response.status().is_success() && !is_preflight {
             open.is_backend.store(true, Ordering::Relaxed);
         }
-        return response;
+        return (Some(Route::Api), response);
     }
     if path == front.config.auth.endpoint || path == front.user_endpoint {
         match *method {
-            Method::POST => return authorise(front, request, &source).await,
+            Method::POST => return (Some(Route::Gateway), authorise(front, request, source).await),
             Method::OPTIONS => {
                 let parts = request.into_parts().0;
-                return gateway::preflight(&front.config.auth, &parts).map(full);
+                return (Some(Route::Gateway), gateway::preflight(&front.config.auth, &parts).map(full));
             }
             _ if front.proxy.is_none() => {
-                return error(StatusCode::METHOD_NOT_ALLOWED, "authorisation is asked for with POST");
+                let response = error(StatusCode::METHOD_NOT_ALLOWED, "authorisation is asked for with POST");
+                return (Some(Route::Gateway), response);
             }
             _ => {}
         }
     }
+    if matches!(path, "/health" | "/ready" | "/metrics") {
+        let (parts, body) = request.into_parts();
+        if let Some(response) = operations::respond(&front, &parts, source).await {
+            return (Some(Route::Operations), response);
+        }
+        return pass_on(&front, Request::from_parts(parts, body), source).await;
+    }
+    pass_on(&front, request, source).await
+}
+
+/// What is nothing of the server's own.
+async fn pass_on(front: &Front, request: Request<Incoming>, source: &Source) -> (Option<Route>, Response<Body>) {
     match &front.proxy {
-        Some(proxy) => proxy.forward(request, &source).await,
+        Some(proxy) => (Some(Route::Proxy), proxy.forward(request, source).await),
         None => {
-            let mut response = match path {
-                "/" => api::health(method),
-                _ => error(StatusCode::NOT_FOUND, "nothing is here; WebSockets connect to /app/{key}"),
+            let (route, mut response) = match request.uri().path() {
+                "/" => (Route::Operations, api::health(request.method())),
+                _ => {
+                    let nothing = "nothing is here; WebSockets connect to /app/{key}";
+                    (Route::NotFound, error(StatusCode::NOT_FOUND, nothing))
+                }
             };
             api::allow_pages(&front.config, &mut response);
-            response
+            (Some(route), response)
         }
     }
 }
