@@ -17,6 +17,7 @@ pub mod banner;
 pub mod bench;
 mod clients;
 pub mod demo;
+mod doctor;
 mod files;
 mod init;
 mod lock;
@@ -61,6 +62,10 @@ enum Command {
         #[command(flatten)]
         file: FileOptions,
     },
+    /// Looks at file, Redis, Laravel, certificates, port and proxy, and says which line to change.
+    ///
+    /// Exit codes: 0 nothing to do, 1 warnings, 2 problems.
+    Doctor(Box<doctor::Options>),
     /// Shows what it does: server, application and page in one process, without Redis and Laravel.
     Demo(DemoOptions),
     /// Measures a server of yours: connects, subscribes, publishes, and counts what arrives.
@@ -135,6 +140,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Configure(options) => done(init::run(&options)),
         Command::ClientAdd { id, file } => done(clients::add(id.as_deref(), &file)),
         Command::ClientRemove { id, file } => done(clients::remove(id.as_deref(), &file)),
+        Command::Doctor(options) => doctor::run(*options),
         Command::Demo(DemoOptions { assets, port }) => done(demo::run(demo::Options { assets, port: Some(port) })),
         Command::Bench(options) => done(bench::run(*options)),
     };
