@@ -256,11 +256,16 @@ impl Parser<'_> {
         let mut members = Vec::new();
         while !self.tokens.is_empty() && !self.take(end) {
             let first = self.expression(depth + 1);
-            members.push(if self.take("=>") {
-                (first.text().map(str::to_owned), self.expression(depth + 1))
-            } else {
-                (None, first)
-            });
+            let mut member = (None, first);
+            // A second arrow is that of a function, of which nothing is known.
+            while self.take("=>") {
+                let value = self.expression(depth + 1);
+                member = match member {
+                    (None, key) => (Some(key.text().unwrap_or_default().to_owned()), value),
+                    (key, _) => (key, Value::Unknown),
+                };
+            }
+            members.push(member);
             // What ends with another bracket is not as it should be, and goes no further.
             if !self.take(",") {
                 self.take(end);
