@@ -21,6 +21,7 @@ mod doctor;
 mod files;
 mod init;
 mod lock;
+mod proposals;
 pub mod start;
 mod stop;
 

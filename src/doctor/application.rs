@@ -23,9 +23,9 @@ pub struct Application {
     /// Its `.env`.
     pub env: DotEnv,
     /// `broadcasting`.
-    pub broadcasting: Value,
+    pub(super) broadcasting: Value,
     /// `database`.
-    pub database: Value,
+    pub(super) database: Value,
     /// Which of `BROADCAST_CONNECTION` and `BROADCAST_DRIVER` its configuration reads; empty if that is not known.
     pub driver_variables: Vec<&'static str>,
     /// `bootstrap/cache/config.php` counts in place of `.env`.

@@ -27,8 +27,10 @@ pub(super) struct Facts {
     pub cannot: Option<String>,
     /// Without cookie and token.
     pub anonymous: Option<Probed>,
-    /// With those that were given.
-    pub somebody: Option<Probed>,
+    /// With the cookie, if one was given.
+    pub by_cookie: Option<Probed>,
+    /// With the token, if one was given.
+    pub by_token: Option<Probed>,
     /// As which socket was asked.
     pub socket_id: Option<SocketId>,
     /// By how many milliseconds its clock is ahead of this one.
@@ -40,13 +42,15 @@ impl Facts {
         self.clock_ahead
     }
 
-    /// Laravel lets somebody in by token.
-    pub(super) fn takes_token(&self) -> bool {
-        self.somebody.as_ref().is_some_and(|somebody| somebody.is_yes)
+    /// Laravel has let in with the token and not with the cookie.
+    pub(super) fn takes_tokens_only(&self) -> bool {
+        let says =
+            |probed: &Option<Probed>, wanted: bool| probed.as_ref().is_some_and(|probed| probed.is_yes == wanted);
+        says(&self.by_token, true) && says(&self.by_cookie, false)
     }
 }
 
-/// Asks twice at once: as nobody, and with cookie and token if there are any.
+/// Asks as nobody, with the cookie and with the token, all at once.
 pub(super) async fn probe(subject: &Subject, question: &Question) -> Facts {
     let auth = Auth { timeout: subject.config.auth.timeout.min(ANSWER_MAX), ..subject.config.auth.clone() };
     let laravel = match Laravel::new(&auth, Default::default()) {
@@ -58,19 +62,16 @@ pub(super) async fn probe(subject: &Subject, question: &Question) -> Facts {
         Err(error) => return Facts { cannot: Some(format!("--channel: {error}")), ..Facts::default() },
     };
     let socket_id = SocketId::new(now_millis().unsigned_abs(), app_tag(&subject.config.apps[0].key));
-    let own = headers(question);
-    let (anonymous, somebody) = tokio::join!(laravel.probe(&channel, socket_id, &[]), async {
-        if own.is_empty() { None } else { Some(laravel.probe(&channel, socket_id, &own).await) }
-    });
-    let clock_ahead = anonymous.date.as_deref().and_then(millis_of_date).map(|theirs| theirs - now_millis());
-    Facts { cannot: None, anonymous: Some(anonymous), somebody, socket_id: Some(socket_id), clock_ahead }
-}
-
-fn headers(question: &Question) -> Vec<(String, String)> {
-    let header = |name: &str, value: Option<String>| value.map(|value| (name.to_owned(), value));
-    let token = question.token.as_ref().map(|token| format!("Bearer {}", token.expose()));
+    let ask = async |name: &str, value: Option<String>| match value {
+        Some(value) => Some(laravel.probe(&channel, socket_id, &[(name.to_owned(), value)]).await),
+        None => None,
+    };
     let cookie = question.cookie.as_ref().map(|cookie| cookie.expose().to_owned());
-    [header("Authorization", token), header("Cookie", cookie)].into_iter().flatten().collect()
+    let token = question.token.as_ref().map(|token| format!("Bearer {}", token.expose()));
+    let (anonymous, by_cookie, by_token) =
+        tokio::join!(laravel.probe(&channel, socket_id, &[]), ask("Cookie", cookie), ask("Authorization", token));
+    let clock_ahead = anonymous.date.as_deref().and_then(millis_of_date).map(|theirs| theirs - now_millis());
+    Facts { cannot: None, anonymous: Some(anonymous), by_cookie, by_token, socket_id: Some(socket_id), clock_ahead }
 }
 
 pub(super) fn judge(subject: &Subject, question: &Question, facts: &Facts) -> Vec<Finding> {
@@ -83,9 +84,10 @@ pub(super) fn judge(subject: &Subject, question: &Question, facts: &Facts) -> Ve
     };
     let channel = question.channel.as_deref().unwrap_or(CHANNEL);
     let mut findings = route(subject, &url, anonymous);
-    if let Some(somebody) = &facts.somebody {
-        findings.push(credentials(question, channel, somebody));
-        findings.extend(signed(subject, facts, channel, somebody));
+    for (with, probed) in [("this cookie", &facts.by_cookie), ("this token", &facts.by_token)] {
+        let Some(probed) = probed else { continue };
+        findings.push(credentials(with, channel, question.channel.is_some(), probed));
+        findings.extend(signed(subject, facts, channel, probed));
     }
     findings
 }
@@ -235,12 +237,7 @@ fn csrf(subject: &Subject, anonymous: &Probed) -> Finding {
     }
 }
 
-fn credentials(question: &Question, channel: &str, somebody: &Probed) -> Finding {
-    let with = match (&question.cookie, &question.token) {
-        (Some(_), Some(_)) => "cookie and token",
-        (Some(_), None) => "this cookie",
-        _ => "this token",
-    };
+fn credentials(with: &str, channel: &str, is_named: bool, somebody: &Probed) -> Finding {
     if somebody.is_yes {
         return Finding::ok("auth.credentials", format!("With {with} Laravel lets in to {channel}"));
     }
@@ -249,7 +246,7 @@ fn credentials(question: &Question, channel: &str, somebody: &Probed) -> Finding
         Finding::problem("auth.credentials", format!("With {with} Laravel does not let in to {channel}{status}")),
         somebody,
     );
-    match (somebody.status, question.channel.is_some()) {
+    match (somebody.status, is_named) {
         (Some(403), false) => finding.fix("No channel was named, so Laravel was asked about one that is not there: name one that this user may join, --channel private-…."),
         (Some(403), true) => finding.fix("See the channel's callback in routes/channels.php."),
         (Some(401 | 302), _) => finding.fix("The cookie or token is not valid (any more), or not for the guard of this route: see its middleware."),

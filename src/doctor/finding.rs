@@ -66,10 +66,10 @@ impl Finding {
         Self { fix: Some(fix.into()), ..self }
     }
 
-    /// Says which line is to stand in which file.
+    /// Says which line is to stand in which file; or several, with line breaks between them.
     pub fn line(mut self, file: impl Into<String>, line: impl Into<String>) -> Self {
         self.file = Some(file.into());
-        self.lines.push(line.into());
+        self.lines.extend(line.into().lines().map(str::to_owned));
         self
     }
 }

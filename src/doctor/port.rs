@@ -33,7 +33,7 @@ pub(super) struct Facts {
 pub(super) async fn probe(subject: &Subject) -> Facts {
     let config = &subject.config;
     let mut facts = Facts::default();
-    if config.port != 0 {
+    if has_port(subject) {
         facts.port = bind(subject).err().map(|error| (error.kind(), error.to_string()));
         if facts.port.as_ref().is_some_and(|(kind, _)| *kind == io::ErrorKind::AddrInUse) {
             let port = config.port;
@@ -45,11 +45,16 @@ pub(super) async fn probe(subject: &Subject) -> Facts {
     if let Some(Running::Here(pid)) = subject.running {
         facts.files_max = files_of(pid).or(facts.files_max);
         facts.is_same_build = is_same_build(pid);
-        if config.port != 0 {
+        if has_port(subject) {
             facts.answer = Some(handshake::shake(&client_url(subject, &subject.local_url()), true).await);
         }
     }
     facts
+}
+
+/// Whether the file names a port; with 0 it is another one each time.
+fn has_port(subject: &Subject) -> bool {
+    subject.config.port != 0 && subject.config.socket.as_ref().is_none_or(|socket| !socket.is_alone)
 }
 
 /// Where a client of the first app connects.
@@ -158,7 +163,7 @@ pub(super) fn judge(subject: &Subject, facts: &Facts) -> Vec<Finding> {
 
 fn port(subject: &Subject, facts: &Facts) -> Option<Finding> {
     let port = subject.config.port;
-    if port == 0 || subject.running == Some(Running::Elsewhere) {
+    if !has_port(subject) || subject.running == Some(Running::Elsewhere) {
         return None;
     }
     let ours = matches!(subject.running, Some(Running::Here(_)));
@@ -226,7 +231,7 @@ fn running(subject: &Subject, facts: &Facts) -> Option<Finding> {
         Running::Here(pid) => pid,
     };
     let port = subject.config.port;
-    if port != 0 && facts.port.is_none() {
+    if has_port(subject) && facts.port.is_none() {
         return Some(
             Finding::warning(
                 "server.running",

@@ -89,7 +89,7 @@ fn path(subject: &Subject, url: &Url, id: &'static str, path: &str, answer: &Ans
         301 | 302 | 307 | 308 => Finding::problem(id, format!("{shown} redirects to {} ({status})", answer.location.as_deref().unwrap_or("another address")))
             .why("Browsers do not follow redirects of WebSockets.")
             .fix("Let the front end connect to the final address at once; from http to https: forceTLS: true, wssPort: 443."),
-        502 | 503 | 504 => location(
+        502..=504 => location(
             Finding::problem(id, format!("The proxy at {shown} does not reach this server ({status})"))
                 .why(format!("By its file the server is at {local}. It does not run, or proxy_pass leads elsewhere, or (SELinux) the proxy may not open connections: setsebool -P httpd_can_network_connect 1."))
                 .fix("See that the server runs, and:"),

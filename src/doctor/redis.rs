@@ -105,6 +105,9 @@ pub(super) async fn probe(subject: &Subject, listen: Duration) -> Facts {
     let timing = Timing { connect_max, answer_max: STEP_MAX, ..Timing::default() };
     let link = Link::new(config.redis.clone(), PAYLOAD_BYTES_MAX).with_timing(timing);
     let mut facts = Facts { address: link.to_string(), ..Facts::default() };
+    if !is_used(config) {
+        return facts;
+    }
     match link.commands().await {
         Ok(mut commands) => {
             let asked = tokio::time::timeout(STEP_MAX, ask(&mut commands, config, &mut facts)).await;
@@ -136,6 +139,10 @@ pub(super) async fn probe(subject: &Subject, listen: Duration) -> Facts {
         Err(failure) => facts.failure = Some(failure.to_string()),
     }
     facts
+}
+
+fn is_used(config: &Config) -> bool {
+    config.subscribers.redis || config.cluster.is_some() || config.presence_store.is_some()
 }
 
 async fn ask(commands: &mut Commands, config: &Config, facts: &mut Facts) {
@@ -207,6 +214,9 @@ async fn hear(mut subscription: Subscription, mut heard: Heard) -> Heard {
 pub(super) fn judge(subject: &Subject, facts: &Facts) -> Vec<Finding> {
     let (config, application) = (&subject.config, subject.application.as_ref());
     let address = &facts.address;
+    if !is_used(config) {
+        return vec![Finding::ok("redis.reach", "Redis is not used (\"subscribers.redis\" is false)")];
+    }
     let mut findings = Vec::new();
     if let Some(failure) = &facts.failure {
         findings.push(unusable(subject, failure));

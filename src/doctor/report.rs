@@ -57,7 +57,7 @@ impl Report {
                 let _ = writeln!(text, "             {file}:");
             }
             for line in &finding.lines {
-                let _ = writeln!(text, "               {}", paint("36", &line.replace('\n', "\n               ")));
+                let _ = writeln!(text, "               {}", paint("36", line));
             }
         }
         let count = |level| self.findings.iter().filter(|finding| finding.level == level).count();
