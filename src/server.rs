@@ -13,6 +13,7 @@ use crate::auth::callback::Laravel;
 use crate::bus::{self, Bus};
 use crate::cluster;
 use crate::config::Config;
+use crate::http::operations::Operations;
 use crate::http::{self, Front};
 use crate::inbox::{self, Control, Inbox};
 use crate::ingress::{self, Audiences, Ingress};
@@ -89,7 +90,7 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> 
             cache_time: config.limits.cache_time,
             cache_bytes_max: config.limits.cache_bytes / config.shards,
             subscription_counts: config.apps.iter().map(|app| app.subscription_count).collect(),
-            webhooks,
+            webhooks: webhooks.clone(),
         };
         let shards = start_shards(inboxes, &context).context("the threads could not be started")?;
         drop(context);
@@ -99,25 +100,37 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> 
         let (audiences, known_prefixes) = Audiences::new(&own_prefixes, config.redis.key_prefix.as_deref());
         let ingress = Ingress::new(audiences, publisher.clone(), config.limits.outbound_bytes);
         let tags = config.apps.iter().map(|app| app_tag(&app.key));
-        let laravel = Laravel::new(&config.auth, tags.zip(known_prefixes).collect())?;
+        let laravel = Laravel::new(&config.auth, tags.zip(known_prefixes).collect(), metrics.clone())?;
         tokio::spawn(answer(asked, laravel.clone(), publisher.clone()));
-        match source {
+        let redis = match source {
             Source::Redis if !config.subscribers.redis => {
                 tracing::info!("Redis is not listened to");
+                None
             }
             Source::Redis => {
-                let (status, _) = watch::channel(Status::starting());
+                let (status, known) = watch::channel(Status::starting());
                 tokio::spawn(ingress::from_redis(config.redis.clone(), ingress, status));
+                Some(known)
             }
             Source::Queue(queue) => {
                 tokio::spawn(ingress::from_queue(queue, ingress));
+                None
             }
-        }
+        };
+        let operations = Arc::new(Operations::new(redis, webhooks));
         let app_connections: Arc<[Arc<AtomicUsize>]> = config.apps.iter().map(|_| Arc::default()).collect();
         // Before anybody is let in: a member list shall hold those of the other nodes.
         cluster::start(&config, &publisher, bus_end, app_connections.clone()).await;
         let (stop, stopped) = watch::channel(false);
-        let front = Arc::new(Front::new(config.clone(), publisher.clone(), laravel, app_connections)?);
+        let front =
+            Arc::new(Front::new(config.clone(), publisher.clone(), laravel, operations.clone(), app_connections)?);
+        if let Some(address) = config.metrics.as_ref().and_then(|access| access.listen) {
+            let listener = tokio::net::TcpListener::bind(address).await.with_context(|| {
+                format!("cannot listen on {address} for metrics; see \"metrics\" in {}", config.path.display())
+            })?;
+            tracing::info!("Metrics are at http://{}/metrics", listener.local_addr().unwrap_or(address));
+            tokio::spawn(http::operations::serve(listener, front.clone()));
+        }
         let store = store.map(|store| tokio::spawn(store.run(stopped.clone())));
         let serving: Vec<_> = listeners
             .into_iter()
@@ -133,6 +146,7 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> 
             tracing::warn!("{again} again: ending at once");
             std::process::exit(1);
         });
+        operations.drain();
         // Before any of them is closed: the others shall not take that for leaving.
         let _ = tokio::time::timeout(LEAVE_WAIT, publisher.bus().leave()).await;
         let _ = stop.send(true);

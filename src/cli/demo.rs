@@ -16,7 +16,9 @@ use anyhow::{Context, bail};
 
 use self::standin::{Libraries, Site};
 use super::start::set_up_log;
-use crate::config::{App, Auth, Config, KeyAuth, Limits, Redis, Secret, SocketIo, Subscribers};
+use crate::config::{
+    App, Auth, Config, KeyAuth, Limits, LogFormat, MetricsAccess, Redis, Secret, SocketIo, Subscribers,
+};
 use crate::listen::Place;
 use crate::server::{self, Source};
 
@@ -125,6 +127,8 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         cluster: None,
         redis: Redis::default(),
         dev_mode: false,
+        log_format: LogFormat::Auto,
+        metrics: Some(MetricsAccess::default()),
         per_message_deflate: false,
         socketio: SocketIo::default(),
         limits: Limits::default(),

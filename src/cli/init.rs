@@ -95,7 +95,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let mut ask = Questions { answers: &mut stdin, silent: options.yes };
     let proposals = find_application(options)?.as_ref().map(Proposals::of).unwrap_or_default();
     if let Some(folder) = &proposals.folder {
-        say(format_args!("A Laravel application is in {folder}; what it says is proposed."));
+        say(format_args!("A Laravel application is in {folder}: its settings are proposed."));
     }
     let mut settings = ask_all(options, &proposals, &mut ask)?;
     settings.clients.extend(ask_client(options, &proposals, &mut ask)?);
@@ -185,11 +185,11 @@ fn next_steps(config: &Config, proposals: &Proposals, options: &str) -> String {
     let echo = match config.apps.iter().find(|app| !app.id.is_empty()) {
         Some(app) => {
             let gateway = format!(
-                "\n         authEndpoint: '{scheme}://' + window.location.hostname + ':{port}{}',",
+                ",\n         authEndpoint: '{scheme}://' + window.location.hostname + ':{port}{}'",
                 config.auth.endpoint
             );
             format!(
-                "window.Echo = new Echo({{ broadcaster: 'pusher', key: '{}', cluster: '',\n         wsHost: window.location.hostname, {transport}, disableStats: true,{} }});",
+                "window.Echo = new Echo({{ broadcaster: 'pusher', key: '{}', cluster: '',\n         wsHost: window.location.hostname, {transport}, disableStats: true{} }});",
                 app.key,
                 if proposals.needs_gateway { &gateway } else { "" }
             )

@@ -79,9 +79,12 @@ impl Proposals {
             password: place.password.map(|password| password.expose().to_owned()),
             key_prefix: application.prefix().filter(|prefix| !prefix.is_empty()),
         };
-        let is_known = redis.host.is_some() || redis.key_prefix.is_some();
+        // These send their events over HTTP.
+        let driver = application.connection().map(|connection| application.driver(&connection));
+        let by_http = driver.is_some_and(|driver| matches!(driver.as_str(), "pusher" | "reverb"));
+        let is_known = !by_http && (redis.host.is_some() || redis.key_prefix.is_some());
         Self {
-            folder: Some(application.file("")),
+            folder: Some(application.folder()),
             auth_host: auth_host.map(|value| Proposed { value, from: in_env("APP_URL") }),
             port,
             redis: is_known.then(|| Proposed {

@@ -19,6 +19,7 @@ mod file;
 mod json;
 mod known;
 mod old;
+mod operations;
 mod redis;
 mod socketio;
 #[cfg(test)]
@@ -63,6 +64,10 @@ pub struct Config {
     pub cluster: Option<Cluster>,
     /// Say more in the log.
     pub dev_mode: bool,
+    /// `logFormat`: how lines of the log look.
+    pub log_format: LogFormat,
+    /// `metrics`: who may read them; `None`: nobody.
+    pub metrics: Option<MetricsAccess>,
     /// `perMessageDeflate`: compress for Pusher clients that offer it.
     pub per_message_deflate: bool,
     /// How Socket.IO clients are served.
@@ -75,6 +80,41 @@ pub struct Config {
     pub taken: Vec<String>,
     /// What was odd in the file but no error: unknown keys and the like. Sentences.
     pub warnings: Vec<String>,
+}
+
+/// `logFormat`: how lines of the log look.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum LogFormat {
+    /// As text on a terminal or in dev mode, as JSON otherwise.
+    #[default]
+    Auto,
+    /// For people.
+    Text,
+    /// An object in each line, for programs.
+    Json,
+}
+
+impl std::str::FromStr for LogFormat {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(()),
+        }
+    }
+}
+
+/// `metrics`: who may read them. Without a token and a port of their own: programs on this machine that have not
+/// come through a proxy.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct MetricsAccess {
+    /// `metrics.token`: whoever sends it (`Authorization: Bearer`), from anywhere.
+    pub token: Option<Secret>,
+    /// `metrics.host` and `metrics.port`: they are read there, and not on the port of clients.
+    pub listen: Option<std::net::SocketAddr>,
 }
 
 /// `socket` and `socketMode`.

@@ -136,9 +136,18 @@ impl Application {
         })
     }
 
+    /// Where it is, for people.
+    pub fn folder(&self) -> String {
+        match self.folder.as_os_str().is_empty() || self.folder == Path::new(".") {
+            true => "the current folder".to_owned(),
+            false => self.folder.display().to_string(),
+        }
+    }
+
     /// The path of one of its files, for people.
     pub fn file(&self, name: &str) -> String {
-        self.folder.join(name).display().to_string()
+        let path = self.folder.join(name);
+        path.strip_prefix(".").unwrap_or(&path).display().to_string()
     }
 
     /// The variable's place in `.env`, for people: file and line.

@@ -146,7 +146,7 @@ fn route(subject: &Subject, url: &Url, anonymous: &Probed) -> Vec<Finding> {
             explained(Finding::problem("auth.answer", format!("Laravel fails at {url} ({status})")), anonymous)
                 .fix("Its log says why:")
                 .line(
-                    application.map_or("the application's folder".to_owned(), |app| app.file("")),
+                    application.map_or("the application's folder".to_owned(), Application::folder),
                     "tail storage/logs/laravel.log",
                 )
         }

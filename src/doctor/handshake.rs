@@ -13,6 +13,9 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(6);
 /// The first message of this server has some hundred bytes.
 const FIRST_BYTES_MAX: usize = 2048;
 
+/// An answer of `/ready` has a few hundred bytes.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+
 /// What came back.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Answer {
@@ -55,14 +58,37 @@ pub(super) async fn shake(url: &str, any_certificate: bool) -> Answer {
     })
 }
 
-async fn try_shake(url: &str, any_certificate: bool) -> Answer {
-    let client = reqwest::Client::builder()
+/// What keeps the server at this URL from being ready, by its own word (`/ready`); `None`: it does not say.
+pub(super) async fn unready(base: &str) -> Option<Vec<String>> {
+    #[derive(serde::Deserialize)]
+    struct State {
+        #[serde(default)]
+        reasons: Vec<Reason>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Reason {
+        message: String,
+    }
+    let asked = async {
+        let response = client(true).ok()?.get(format!("{base}/ready")).send().await.ok()?;
+        let is_short = response.content_length().is_some_and(|length| length < ANSWER_BYTES_MAX);
+        let state: State = serde_json::from_slice(&response.bytes().await.ok().filter(|_| is_short)?).ok()?;
+        Some(state.reasons.into_iter().map(|reason| reason.message).collect())
+    };
+    timeout(HANDSHAKE_MAX, asked).await.ok()?
+}
+
+fn client(any_certificate: bool) -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder()
         .redirect(redirect::Policy::none())
         .no_proxy()
         .tls_info(true)
         .tls_danger_accept_invalid_certs(any_certificate)
-        .build();
-    let client = match client {
+        .build()
+}
+
+async fn try_shake(url: &str, any_certificate: bool) -> Answer {
+    let client = match client(any_certificate) {
         Ok(client) => client,
         Err(error) => return Answer::failed(&error),
     };

@@ -15,7 +15,7 @@ pub(super) const WITHOUT_REDIS: [&str; 5] = ["log", "null", "pusher", "reverb", 
 pub(super) fn found(application: Option<&Application>, asked_for: Option<&Path>) -> Finding {
     match (application, asked_for) {
         (Some(application), _) => {
-            Finding::ok("laravel.found", format!("The Laravel application is in {}", application.file("")))
+            Finding::ok("laravel.found", format!("The Laravel application is in {}", application.folder()))
         }
         (None, Some(folder)) => {
             Finding::warning("laravel.found", format!("No Laravel application is in {}", folder.display()))

@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::finding::Finding;
 use super::handshake::{self, Answer};
-use super::{Running, Subject};
+use super::{Running, Subject, in_list};
 
 /// Files beside the clients' sockets: Redis, Laravel, webhooks, the log.
 const OTHER_FILES: u64 = 100;
@@ -26,6 +26,8 @@ pub(super) struct Facts {
     files_max: Option<u64>,
     /// What the running server answers to a client.
     answer: Option<Answer>,
+    /// What keeps it from being ready, by its own word.
+    unready: Vec<String>,
     /// The running server's program is the file that this doctor is.
     is_same_build: Option<bool>,
 }
@@ -46,7 +48,10 @@ pub(super) async fn probe(subject: &Subject) -> Facts {
         facts.files_max = files_of(pid).or(facts.files_max);
         facts.is_same_build = is_same_build(pid);
         if has_port(subject) {
-            facts.answer = Some(handshake::shake(&client_url(subject, &subject.local_url()), true).await);
+            let base = subject.local_url();
+            let client = client_url(subject, &base);
+            let (answer, unready) = tokio::join!(handshake::shake(&client, true), handshake::unready(&base));
+            (facts.answer, facts.unready) = (Some(answer), unready.unwrap_or_default());
         }
     }
     facts
@@ -246,6 +251,18 @@ fn running(subject: &Subject, facts: &Facts) -> Option<Finding> {
         .first
         .as_deref()
         .is_some_and(|first| first.contains("pusher:connection_established") || first.starts_with('0'));
+    if is_well && !facts.unready.is_empty() {
+        return Some(
+            Finding::warning(
+                "server.running",
+                format!(
+                    "The running server (process {pid}) takes connections, and is not ready: {}",
+                    in_list(&facts.unready)
+                ),
+            )
+            .why("That is what it says at /ready."),
+        );
+    }
     if is_well {
         return Some(Finding::ok(
             "server.running",
