@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use super::laravel::{About, Body, Inquiry, Laravel};
 use super::{headers, reply};
+use crate::metrics::Way;
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
 
@@ -37,7 +38,14 @@ impl Laravel {
     /// Asks about the channel as this socket, with these headers.
     pub async fn probe(&self, channel: &ChannelName, socket_id: SocketId, own: &[(String, String)]) -> Probed {
         let about = About::Channel(channel);
-        let inquiry = Inquiry { about, socket_id, fields: &[], query: &[], headers: headers::from_message(own) };
+        let inquiry = Inquiry {
+            about,
+            way: Way::Callback,
+            socket_id,
+            fields: &[],
+            query: &[],
+            headers: headers::from_message(own),
+        };
         let outcome = self.exchange(inquiry).await;
         let verdict = reply::judge(self, channel, &outcome);
         let refusal = verdict.err().map(|no| (no.refusal.error, no.detail));

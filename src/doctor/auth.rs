@@ -10,6 +10,7 @@ use super::{Question, Subject};
 use crate::auth::callback::Laravel;
 use crate::auth::probe::Probed;
 use crate::config::{App, Auth, Secret};
+use crate::metrics::Metrics;
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::{SocketId, app_tag, signature};
 
@@ -53,7 +54,7 @@ impl Facts {
 /// Asks as nobody, with the cookie and with the token, all at once.
 pub(super) async fn probe(subject: &Subject, question: &Question) -> Facts {
     let auth = Auth { timeout: subject.config.auth.timeout.min(ANSWER_MAX), ..subject.config.auth.clone() };
-    let laravel = match Laravel::new(&auth, Default::default()) {
+    let laravel = match Laravel::new(&auth, Default::default(), Metrics::new(0, Vec::new())) {
         Ok(laravel) => laravel,
         Err(error) => return Facts { cannot: Some(error.to_string()), ..Facts::default() },
     };
