@@ -35,14 +35,10 @@ pub(super) struct Facts {
     /// As which socket was asked.
     pub socket_id: Option<SocketId>,
     /// By how many milliseconds its clock is ahead of this one.
-    clock_ahead: Option<i64>,
+    pub clock_ahead: Option<i64>,
 }
 
 impl Facts {
-    pub(super) fn clock_ahead(&self) -> Option<i64> {
-        self.clock_ahead
-    }
-
     /// Laravel has let in with the token and not with the cookie.
     pub(super) fn takes_tokens_only(&self) -> bool {
         let says =

@@ -62,7 +62,24 @@ pub(super) fn judge(subject: &Subject, laravel: Option<i64>, redis: Option<i64>)
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::super::Level;
     use super::*;
+
+    #[test]
+    fn clocks_that_differ() {
+        let levels = |driver: &str, ahead: i64| {
+            let subject = Subject::of(json!({}), &[(".env", &format!("BROADCAST_DRIVER={driver}\n"))]);
+            judge(&subject, Some(ahead), Some(ahead)).into_iter().map(|finding| finding.level).collect::<Vec<_>>()
+        };
+        assert_eq!(levels("pusher", -14_000), [Level::Ok, Level::Ok]);
+        assert_eq!(levels("pusher", 60_000), [Level::Warning, Level::Warning]);
+        // Only what is signed counts for a time.
+        assert_eq!(levels("pusher", -700_000), [Level::Problem, Level::Warning]);
+        assert_eq!(levels("redis", 700_000), [Level::Warning, Level::Warning]);
+        assert_eq!(judge(&Subject::of(json!({}), &[]), None, None), []);
+    }
 
     #[test]
     fn dates_of_http() {

@@ -86,15 +86,19 @@ fn driver_finding(subject: &Subject, application: &Application, connection: &str
             .line(application.env_line(ignored), format!("{variable}={set}"));
     }
     if application.lacks_connection(connection) {
-        return problem(format!(
+        let finding = problem(format!(
             "{variable} names the connection {connection:?}, which config/broadcasting.php does not have"
         ))
-        .why("Laravel then throws \"Broadcast connection is not defined\" at each event.")
-        .fix("Add it under connections:")
-        .line(
-            application.file("config/broadcasting.php"),
-            format!("'{connection}' => ['driver' => '{connection}', 'connection' => 'default'],"),
-        );
+        .why("Laravel then throws \"Broadcast connection is not defined\" at each event.");
+        return match connection {
+            "redis" => finding.fix("Add it under connections:").line(
+                application.file("config/broadcasting.php"),
+                "'redis' => ['driver' => 'redis', 'connection' => 'default'],",
+            ),
+            _ => finding
+                .fix("Add it there, as Laravel's documentation has it, or take one that is there:")
+                .line(&place, format!("{variable}=redis")),
+        };
     }
     match driver {
         "log" => to_redis(

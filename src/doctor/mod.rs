@@ -130,7 +130,7 @@ pub async fn examine(question: &Question) -> Report {
     findings.extend(certificate.unwrap_or_default());
     findings.extend(port.map(|facts| port::judge(&subject, &facts)).unwrap_or_default());
     findings.extend(proxy.map(|facts| proxy::judge(&subject, &facts)).unwrap_or_default());
-    findings.extend(clock::judge(&subject, auth.clock_ahead(), redis.clock_ahead));
+    findings.extend(clock::judge(&subject, auth.clock_ahead, redis.clock_ahead));
     Report::new(findings)
 }
 
@@ -164,4 +164,19 @@ fn in_list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
 /// The names under which a host is this machine.
 fn is_this_machine(host: &str) -> bool {
     matches!(host.trim_matches(['[', ']']), "localhost" | "127.0.0.1" | "::1" | "0.0.0.0")
+}
+
+#[cfg(test)]
+impl Subject {
+    /// With these settings, and an application that has these files.
+    fn of(settings: serde_json::Value, files: &[(&str, &str)]) -> Self {
+        let config = Config::parse(Path::new("echo.json"), settings.to_string().as_bytes(), &|_| None).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        Self { config, file: "echo.json".to_owned(), application: Application::read(dir.path()), running: None }
+    }
 }

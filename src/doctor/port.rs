@@ -280,7 +280,46 @@ fn running(subject: &Subject, facts: &Facts) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::super::Level;
     use super::*;
+
+    fn judged(running: Option<Running>, facts: Facts) -> Vec<(&'static str, Level)> {
+        let mut subject = Subject::of(json!({"port": 6001, "limits": {"connections": 1000}}), &[]);
+        subject.running = running;
+        judge(&subject, &facts).into_iter().map(|finding| (finding.id, finding.level)).collect()
+    }
+
+    #[test]
+    fn port_files_and_server() {
+        let taken = || Some((io::ErrorKind::AddrInUse, "in use".to_owned()));
+        let facts = || Facts { files_max: Some(1100), ..Facts::default() };
+        let well = || Answer { first: Some("0{}".to_owned()), ..Answer::default() };
+        let files = ("limits.files", Level::Ok);
+        assert_eq!(judged(None, facts()), [("port.free", Level::Ok), files]);
+        assert_eq!(judged(None, Facts { port: taken(), ..facts() }), [("port.free", Level::Problem), files]);
+        let forbidden = Some((io::ErrorKind::PermissionDenied, "no".to_owned()));
+        assert_eq!(judged(None, Facts { port: forbidden, ..facts() })[0], ("port.free", Level::Problem));
+        assert_eq!(judged(None, Facts { files_max: Some(1099), ..facts() })[1], ("limits.files", Level::Warning));
+        assert_eq!(judged(None, Facts { files_max: None, ..facts() })[1], files);
+
+        let here = Some(Running::Here(7));
+        let served = || Facts { port: taken(), answer: Some(well()), ..facts() };
+        assert_eq!(judged(here, served()), [files, ("server.running", Level::Ok)]);
+        let unready = Facts { unready: vec!["Redis is away".to_owned()], ..served() };
+        assert_eq!(judged(here, unready)[1], ("server.running", Level::Warning));
+        let silent = Facts { answer: Some(Answer { failure: Some("no".to_owned()), ..Answer::default() }), ..served() };
+        assert_eq!(judged(here, silent)[1], ("server.running", Level::Problem));
+        // The port was changed since.
+        assert_eq!(judged(here, facts())[1], ("server.running", Level::Warning));
+        let other = Facts { is_same_build: Some(false), ..served() };
+        assert_eq!(judged(here, other)[2], ("server.build", Level::Warning));
+        assert_eq!(
+            judged(Some(Running::Elsewhere), Facts { port: taken(), ..facts() }),
+            [files, ("server.running", Level::Ok)]
+        );
+    }
 
     #[test]
     fn who_listens() {

@@ -117,3 +117,85 @@ fn applications(subject: &Subject, configured: &[&str], heard: &Heard) -> Option
     let lines: Vec<String> = ours.iter().cloned().chain(others).collect();
     Some(lines.iter().fold(finding, |finding, prefix| finding.line(place(subject), line(prefix))))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Level;
+    use super::*;
+
+    /// Events that were heard, by prefix.
+    fn heard(prefixes: &[(&str, usize)]) -> Heard {
+        let prefixes = prefixes.iter().map(|(prefix, count)| ((*prefix).to_owned(), *count)).collect();
+        Heard { prefixes, ..Heard::default() }
+    }
+
+    /// Level, and the lines to write, of each finding.
+    fn judged(
+        settings: serde_json::Value,
+        env: &str,
+        events: &[(&str, usize)],
+    ) -> Vec<(&'static str, Level, Vec<String>)> {
+        let files = [(".env", env)];
+        let subject = Subject::of(settings, if env.is_empty() { &[] } else { &files });
+        judge(&subject, &heard(events)).into_iter().map(|finding| (finding.id, finding.level, finding.lines)).collect()
+    }
+
+    fn with(prefix: &str) -> serde_json::Value {
+        json!({"databaseConfig": {"redis": {"keyPrefix": prefix}}})
+    }
+
+    #[test]
+    fn one_application() {
+        let env = |prefix: &str| format!("BROADCAST_DRIVER=redis\nREDIS_PREFIX={prefix}\n");
+        let none = || json!({});
+        let line = |prefix: &str| vec![format!("\"keyPrefix\": \"{prefix}\"")];
+        for (settings, env, events, level, lines) in [
+            // Nothing is known.
+            (none(), String::new(), &[][..], Level::Ok, vec![]),
+            // It finds out by itself, but for prefixes of another form.
+            (none(), String::new(), &[("shop_database_", 1)], Level::Ok, line("shop_database_")),
+            (none(), env("shop_database_"), &[], Level::Ok, line("shop_database_")),
+            (none(), env("shop:"), &[], Level::Problem, line("shop:")),
+            (none(), String::new(), &[("shop:", 1)], Level::Problem, line("shop:")),
+            (none(), String::new(), &[("", 1)], Level::Ok, vec![]),
+            // Set, and right or wrong.
+            (with("shop:"), env("shop:"), &[("shop:", 3)], Level::Ok, vec![]),
+            (with("shop:"), env("other:"), &[], Level::Problem, line("other:")),
+            (with("shop:"), String::new(), &[("other_database_", 1)], Level::Problem, line("other_database_")),
+            (with("shop:"), String::new(), &[("", 1)], Level::Problem, line("")),
+            // All that there is.
+            (with(""), env("other:"), &[("other:", 1)], Level::Ok, vec![]),
+            // Of a driver that does not publish to Redis nothing is known.
+            (with("shop:"), env("other:").replace("=redis", "=pusher"), &[], Level::Ok, vec![]),
+        ] {
+            let found = judged(settings.clone(), &env, events);
+            assert_eq!(found, [("redis.prefix", level, lines)], "{settings} {env} {events:?}");
+        }
+    }
+
+    #[test]
+    fn apps_with_prefixes_of_their_own() {
+        let apps = json!({"clients": [{"appId": "a", "key": "a", "keyPrefix": "a:"}, {"appId": "b", "key": "b", "keyPrefix": "b:"}]});
+        assert_eq!(judged(apps.clone(), "", &[("a:", 1)])[0].1, Level::Ok);
+        let found = judged(apps.clone(), "", &[("a:", 1), ("b:", 2)]);
+        assert_eq!(
+            found.iter().map(|(id, level, _)| (*id, *level)).collect::<Vec<_>>(),
+            [("redis.prefix", Level::Ok), ("redis.applications", Level::Ok)]
+        );
+        assert_eq!(judged(apps, "", &[("c:", 1)])[0].1, Level::Problem);
+    }
+
+    #[test]
+    fn several_applications() {
+        let events = [("a_database_", 1), ("b_database_", 2)];
+        let found = judged(json!({}), "", &events);
+        let lines = ["\"keyPrefix\": \"a_database_\"".to_owned(), "\"keyPrefix\": \"b_database_\"".to_owned()];
+        assert_eq!(found[1], ("redis.applications", Level::Problem, lines.to_vec()));
+        let found = judged(json!({}), "BROADCAST_DRIVER=redis\nREDIS_PREFIX=b_database_\n", &events);
+        assert_eq!(found[1], ("redis.applications", Level::Problem, lines[1..].to_vec()));
+        let found = judged(with("a_database_"), "", &events);
+        assert_eq!((found[0].1, found[1].1), (Level::Ok, Level::Ok));
+    }
+}

@@ -101,3 +101,58 @@ fn path(subject: &Subject, url: &Url, id: &'static str, path: &str, answer: &Ans
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Level;
+    use super::*;
+
+    fn judged(app: Answer, socketio: Answer) -> Vec<(&'static str, Level, String)> {
+        let subject = Subject::of(json!({"clients": [{"appId": "a", "key": "k"}]}), &[]);
+        let url = Url::parse("https://shop.test").unwrap();
+        let facts = Facts(Some(Answers { url, app: Some(app), socketio }));
+        judge(&subject, &facts).into_iter().map(|finding| (finding.id, finding.level, finding.what)).collect()
+    }
+
+    fn open(first: &str) -> Answer {
+        Answer { status: Some(101), first: Some(first.to_owned()), ..Answer::default() }
+    }
+
+    fn refused(status: u16) -> Answer {
+        Answer { status: Some(status), ..Answer::default() }
+    }
+
+    fn failed(is_tls: bool) -> Answer {
+        Answer { failure: Some("why".to_owned()), is_tls, ..Answer::default() }
+    }
+
+    #[test]
+    fn what_comes_back() {
+        let well = r#"{"event":"pusher:connection_established","data":"{}"}"#;
+        let unknown = r#"{"event":"pusher:error","data":{"code":4001}}"#;
+        for (answer, level, part) in [
+            (open(well), Level::Ok, "get through"),
+            (open(unknown), Level::Problem, "is refused: "),
+            (open("hello"), Level::Problem, "none of this server's"),
+            (Answer { is_of_websockets: true, ..refused(400) }, Level::Problem, "does not pass the Upgrade header on"),
+            (refused(400), Level::Problem, "does not lead to this server"),
+            (refused(200), Level::Problem, "does not lead to this server"),
+            (refused(301), Level::Problem, "redirects"),
+            (refused(502), Level::Problem, "does not reach this server"),
+        ] {
+            let found = judged(answer.clone(), open("0{}"));
+            assert_eq!((found[1].0, found[1].1), ("proxy.app", level), "{answer:?}");
+            assert!(found[1].2.contains(part), "{found:?}");
+            assert_eq!((found[2].0, found[2].1), ("proxy.socketio", Level::Ok));
+        }
+        // Whoever has no such clients needs no such path.
+        assert_eq!(judged(open(well), refused(404))[2].1, Level::Warning);
+        let ids = |answer: Answer| {
+            judged(answer.clone(), answer).into_iter().map(|(id, level, _)| (id, level)).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(failed(true)), [("proxy.tls", Level::Problem)]);
+        assert_eq!(ids(failed(false)), [("proxy.reach", Level::Problem)]);
+    }
+}

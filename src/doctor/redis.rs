@@ -60,7 +60,7 @@ pub(super) struct Heard {
     /// Names of channels as they were published.
     pub channels: Vec<String>,
     /// Prefixes that the files name.
-    known: Vec<String>,
+    pub known: Vec<String>,
 }
 
 impl Heard {
@@ -338,4 +338,72 @@ fn is_same(redis: &Redis, place: &super::application::RedisPlace) -> bool {
         if matches!(host, "localhost" | "::1") { "127.0.0.1".to_owned() } else { host.to_ascii_lowercase() }
     };
     plain(host) == plain(&redis.host) && place.port.unwrap_or(6379) == redis.port
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Level;
+    use super::*;
+
+    #[test]
+    fn prefixes_of_names() {
+        for (name, expected) in [
+            ("shop_database_orders", "shop_database_"),
+            ("shop-database-private-user.1", "shop-database-"),
+            ("shop:private-user.1", "shop:"),
+            ("shop:presence-private-room", "shop:"),
+            ("private-user.1", ""),
+            ("shop:orders", ""),
+        ] {
+            assert_eq!(prefix_of(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_heard() {
+        let event = br#"{"event":"a","data":{"socket":null},"socket":null}"#;
+        let mut heard = Heard { known: vec!["shop:".to_owned(), String::new()], ..Heard::default() };
+        heard.note(b"shop:orders", Some(event));
+        heard.note(b"blog_database_x", Some(event));
+        heard.note(b"shop:orders", Some(event));
+        heard.note(b"other", Some(b"not an event"));
+        heard.note(b"\xff", Some(event));
+        heard.note(b"long", None);
+        heard.note(b"laravel-echo-server:bus", Some(bus::MAGIC));
+        assert_eq!((heard.events, heard.others), (3, 3));
+        assert_eq!(heard.channels, ["shop:orders", "blog_database_x"]);
+        let expected = [("blog_database_".to_owned(), 1), ("shop:".to_owned(), 2)];
+        assert_eq!(heard.prefixes.into_iter().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn places_that_are_the_same() {
+        let same = |redis: serde_json::Value, host: &str, port: Option<u16>| {
+            let subject = Subject::of(json!({"databaseConfig": {"redis": redis}}), &[]);
+            let place =
+                super::super::application::RedisPlace { host: Some(host.to_owned()), port, ..Default::default() };
+            is_same(&subject.config.redis, &place)
+        };
+        assert!(same(json!({}), "localhost", None));
+        assert!(same(json!({"host": "Redis.test", "port": 7}), "tls://redis.TEST", Some(7)));
+        assert!(!same(json!({"port": 7}), "127.0.0.1", None));
+        assert!(!same(json!({}), "redis.test", Some(6379)));
+        assert!(same(json!({"path": "/run/redis.sock"}), "/run/redis.sock", Some(0)));
+        assert!(!same(json!({"path": "/run/redis.sock"}), "127.0.0.1", None));
+    }
+
+    #[test]
+    fn a_server_that_hears_nothing() {
+        let mut subject = Subject::of(json!({}), &[]);
+        let facts = || Facts { listeners: Some(0), ..Facts::default() };
+        let listeners = |subject: &Subject| {
+            let all = judge(subject, &facts());
+            all.into_iter().find(|finding| finding.id == "redis.listeners").map(|finding| finding.level)
+        };
+        assert_eq!(listeners(&subject), None);
+        subject.running = Some(super::super::Running::Here(7));
+        assert_eq!(listeners(&subject), Some(Level::Problem));
+    }
 }

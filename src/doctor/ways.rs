@@ -73,3 +73,66 @@ fn gateway_line(subject: &Subject) -> String {
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     format!("authEndpoint: '{scheme}://' + window.location.hostname + ':{}{}',", config.port, config.auth.endpoint)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::Level;
+    use super::*;
+    use crate::auth::probe::Probed;
+
+    fn judged(settings: Value, files: &[(&str, &str)], facts: &Facts) -> Vec<(Level, String)> {
+        let found = judge(&Subject::of(settings, files), facts);
+        found
+            .into_iter()
+            .map(|finding| (finding.level, format!("{} {}", finding.what, finding.lines.join(" "))))
+            .collect()
+    }
+
+    #[test]
+    fn which_way_fits() {
+        let answers = |status| Some(Probed { status: Some(status), ..Probed::default() });
+        let yes = || Some(Probed { is_yes: true, ..Probed::default() });
+        let there = || Facts { anonymous: answers(401), ..Facts::default() };
+        let tokens = || Facts { by_cookie: answers(401), by_token: yes(), ..there() };
+        let redis = (".env", "BROADCAST_DRIVER=redis\n");
+        let routes = |text: &'static str| ("routes/web.php", text);
+        let line = "authEndpoint: 'http://' + window.location.hostname + ':6001/broadcasting/auth',";
+        for (settings, files, facts, level, parts) in [
+            (json!({}), vec![], there(), Level::Ok, ["not known here", line]),
+            (json!({}), vec![], tokens(), Level::Warning, ["bearer tokens only", line]),
+            (json!({}), vec![redis], there(), Level::Ok, ["by session cookie", line]),
+            (json!({}), vec![redis], tokens(), Level::Warning, ["bearer tokens only", line]),
+            (
+                json!({}),
+                vec![redis, routes("Broadcast::routes(['middleware' => ['auth:api']]);")],
+                there(),
+                Level::Warning,
+                ["web.php, line 1", line],
+            ),
+            (
+                json!({}),
+                vec![redis, ("resources/js/echo.js", "authEndpoint: 'x'")],
+                tokens(),
+                Level::Ok,
+                ["names an authEndpoint", ""],
+            ),
+            (json!({"proxy": true}), vec![redis], tokens(), Level::Ok, ["\"proxy\" is true", ""]),
+            (
+                json!({}),
+                vec![(".env", "BROADCAST_DRIVER=pusher\nPUSHER_APP_KEY=k\n")],
+                there(),
+                Level::Ok,
+                ["Laravel signs its yes", ""],
+            ),
+        ] {
+            let found = judged(settings, &files, &facts);
+            assert_eq!(found.len(), 1, "{files:?}");
+            assert_eq!(found[0].0, level, "{found:?}");
+            assert!(parts.iter().all(|part| found[0].1.contains(part)), "{found:?}");
+        }
+        // Of a route that is not there, nothing can be said.
+        assert_eq!(judged(json!({}), &[], &Facts { anonymous: answers(404), ..Facts::default() }), []);
+    }
+}
