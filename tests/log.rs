@@ -130,7 +130,8 @@ async fn a_flood_of_one_kind_is_counted() {
 /// event arrives; read again, the log says what is missing.
 #[tokio::test]
 async fn a_stuck_pipe_stops_nobody() {
-    let mut server = Bare::start(json!({ "devMode": true, "limits": { "subscriptionsPerConnection": 1_000_000 } }), &[]);
+    let mut server =
+        Bare::start(json!({ "devMode": true, "limits": { "subscriptionsPerConnection": 1_000_000 } }), &[]);
     let port = server.port();
     server.line("Server ready!");
     let connect = async || {
