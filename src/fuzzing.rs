@@ -10,6 +10,8 @@ use std::borrow::Cow;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt;
+
 use crate::auth::fields::{self, Fields};
 use crate::cluster::held::Tag;
 use crate::cluster::hub::{Effect, Hub};
@@ -39,6 +41,7 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("frames", frames),
     ("gateway", gateway),
     ("laravel", laravel),
+    ("proxy_protocol", proxy_protocol),
     ("redis_event", redis_event),
     ("resp", resp),
     ("session", session::walk),
@@ -188,6 +191,14 @@ fn signature(data: &[u8]) {
     assert_eq!(channel.access(), channel::access(&text));
     let is_guarded = text.starts_with('#') || ["private-", "presence-"].iter().any(|word| text.contains(word));
     assert_eq!(is_guarded, channel.access() != Access::Public, "{text}");
+}
+
+/// What a proxy says before the connection's own bytes.
+fn proxy_protocol(mut data: &[u8]) {
+    let whole = data.len();
+    if crate::http::proxy_protocol::read(&mut data).now_or_never().is_some_and(|told| told.is_ok()) {
+        assert!(data.len() < whole);
+    }
 }
 
 /// The file, or (after a `#`) `.env`.

@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
@@ -57,6 +58,8 @@ pub struct Delivery {
     pub deflated: Option<Bytes>,
     /// The connection that shall not get it (`toOthers`, the sender of a client event).
     pub except: Option<SocketId>,
+    /// When it arrived here, of an event of Laravel's or of a backend's. Those that came in one piece have the same.
+    pub taken_at: Option<Instant>,
 }
 
 /// In which form a connection is sent events.
@@ -279,7 +282,7 @@ pub struct NewClient {
     /// What the handshake said of who it is.
     pub credentials: Arc<Credentials>,
     /// Counts it: among its app's, and among those of its form.
-    pub counted: [Option<OneMore>; 2],
+    pub counted: [Option<OneMore>; 3],
     /// In which form it is sent events.
     pub form: Form,
     /// It may send compressed messages.

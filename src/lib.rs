@@ -4,9 +4,11 @@
 //! those above it in this list, never those below.
 //!
 //! - [`protocol`] and [`ws`]: values in, values out. No socket, no task, no clock.
+//! - [`process`]: what the kernel says of this process.
 //! - [`address`]: where a request comes from, behind proxies too.
 //! - [`metrics`]: what is counted, for operators.
 //! - [`config`]: the application's `laravel-echo-server.json`, typed.
+//! - [`log`]: lines that nobody waits for.
 //! - [`tls`]: the certificate that the port serves.
 //! - [`listen`]: the port and the unix socket that connections come from.
 //! - [`inbox`]: everything that can reach a shard.
@@ -20,6 +22,7 @@
 //! - [`ingress`]: Laravel's events out of Redis.
 //! - [`cluster`]: the other nodes.
 //! - [`http`]: the port: upgrade, HTTP API, gateway, proxy.
+//! - [`doctor`]: looks at all that has to fit together, and says which line to change.
 //! - [`server`]: the only file that knows everybody.
 //! - [`cli`]: the commands.
 
@@ -29,14 +32,17 @@ pub mod bus;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod doctor;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod http;
 pub mod inbox;
 pub mod ingress;
 pub mod listen;
+pub mod log;
 pub mod metrics;
 pub mod presence_store;
+pub mod process;
 pub mod protocol;
 pub mod publish;
 pub mod query;

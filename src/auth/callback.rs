@@ -13,6 +13,7 @@ pub use super::laravel::{CannotAsk, KnownPrefixes, Laravel};
 use super::origin::{self, OriginVerdict};
 use super::reply::{self, No};
 use super::{Answer, Credentials, Question, Refusal, headers};
+use crate::metrics::Way;
 use crate::protocol::channel::Access;
 
 impl Laravel {
@@ -41,6 +42,7 @@ impl Laravel {
     async fn try_ask(&self, question: &Question, since: Instant) -> Result<Answer, No> {
         let (headers, left_out) = self.credentials(&question.credentials, &question.headers)?;
         let inquiry = Inquiry {
+            way: Way::Callback,
             about: About::Channel(&question.channel),
             socket_id: question.socket_id,
             fields: &[],
@@ -48,7 +50,9 @@ impl Laravel {
             headers,
         };
         let outcome = self.exchange_since(inquiry, since).await;
-        match reply::judge(self, &question.channel, &outcome) {
+        let judged = reply::judge(self, &question.channel, &outcome);
+        self.count(Way::Callback, &outcome, judged.is_ok());
+        match judged {
             Ok(yes) => Ok(yes.member.map_or(Answer::Yes, Answer::Member)),
             Err(mut no) => {
                 if let (Some(left_out), 401 | 403 | 419) = (left_out, no.refusal.status) {

@@ -19,6 +19,7 @@ use url::Url;
 
 use super::hosts;
 use crate::config::Auth;
+use crate::metrics::{Answered, Metrics, Way};
 use crate::protocol::SocketId;
 use crate::protocol::channel::{self, ChannelName};
 
@@ -74,6 +75,7 @@ struct Inner {
     /// Laravel is away, and the log has been told.
     is_away: AtomicBool,
     known_prefixes: KnownPrefixes,
+    metrics: Metrics,
 }
 
 /// The Redis key prefix of each app that is known at the moment (configured, or the only one recognised),
@@ -119,7 +121,7 @@ fn urls(host: &Url, auth: &Auth) -> Result<Urls, CannotAsk> {
 
 impl Laravel {
     /// Laravel at authHost.
-    pub fn new(auth: &Auth, known_prefixes: KnownPrefixes) -> Result<Self, CannotAsk> {
+    pub fn new(auth: &Auth, known_prefixes: KnownPrefixes, metrics: Metrics) -> Result<Self, CannotAsk> {
         // The HTTP client would panic.
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             return Err(CannotAsk::NoCryptography);
@@ -131,14 +133,23 @@ impl Laravel {
             // Laravel is ours; credentials must not pass through somebody's HTTP_PROXY.
             .no_proxy()
             .referer(false)
-            .pool_idle_timeout(IDLE)
-            .build()
-            .map_err(CannotAsk::Client)?;
+            .pool_idle_timeout(IDLE);
+        // The machine's certificates cannot be read where there are none, as in an empty container.
+        let client = if auth.is_by_tls() { client } else { client.tls_certs_only([]) };
+        let client = client.build().map_err(CannotAsk::Client)?;
         let turns = Semaphore::new(auth.concurrency.clamp(1, Semaphore::MAX_PERMITS));
         let away_patience = auth.timeout.saturating_mul(AWAY_PATIENCE);
-        let (waiting, is_away) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let inner =
-            Arc::new(Inner { client, auth: auth.clone(), turns, waiting, away_patience, is_away, known_prefixes });
+        let inner = Inner {
+            client,
+            auth: auth.clone(),
+            turns,
+            waiting: AtomicUsize::new(0),
+            away_patience,
+            is_away: AtomicBool::new(false),
+            known_prefixes,
+            metrics,
+        };
+        let inner = Arc::new(inner);
         Ok(Self { inner, urls })
     }
 
@@ -153,7 +164,7 @@ impl Laravel {
     /// The same, but what may pass is not waited for.
     #[cfg(test)]
     pub fn without_patience(auth: &Auth, known_prefixes: KnownPrefixes) -> Self {
-        let mut laravel = Self::new(auth, known_prefixes).unwrap();
+        let mut laravel = Self::new(auth, known_prefixes, Metrics::new(0, Vec::new())).unwrap();
         Arc::get_mut(&mut laravel.inner).unwrap().away_patience = Duration::ZERO;
         laravel
     }
@@ -189,13 +200,53 @@ impl Laravel {
         self.exchange(inquiry, since, SOCKETS_PATIENCE).await
     }
 
+    /// A question that is put once, and not again.
+    pub(super) async fn exchange_once(&self, inquiry: Inquiry<'_>) -> Result<Reply, Failure> {
+        let time = self.inner.auth.timeout;
+        timeout(time, self.send(self.request(inquiry))).await.unwrap_or(Err(Failure::Timeout(time)))
+    }
+
     /// There is no turn for a question.
     pub(super) fn busy(&self) -> Failure {
         Failure::Busy(self.inner.auth.concurrency)
     }
 
-    /// Asks, within all bounds; again, while nobody is there to answer.
+    /// How many questions are under way.
+    pub fn asking(&self) -> usize {
+        self.inner.auth.concurrency.saturating_sub(self.inner.turns.available_permits())
+    }
+
+    /// Counts what a question has come to.
+    pub(super) fn count(&self, way: Way, outcome: &Result<Reply, Failure>, is_yes: bool) {
+        let answered = match outcome {
+            _ if is_yes => Answered::Yes,
+            Err(Failure::Busy(_)) => Answered::Busy,
+            Err(Failure::Timeout(_)) => Answered::Timeout,
+            Err(Failure::Unreachable { .. } | Failure::Broken { .. }) => Answered::Unreachable,
+            Ok(Reply { status, .. }) => match status.as_u16() {
+                200 => Answered::NotAYes,
+                300..=399 => Answered::Redirected,
+                401 => Answered::Unauthenticated,
+                403 => Answered::Forbidden,
+                404 => Answered::NotFound,
+                419 => Answered::PageExpired,
+                429 => Answered::TooManyRequests,
+                500..=599 => Answered::ServerError,
+                _ => Answered::OtherStatus,
+            },
+        };
+        self.inner.metrics.auth_requests.add((way, answered));
+    }
+
     async fn exchange(&self, inquiry: Inquiry<'_>, since: Instant, patience: u32) -> Result<Reply, Failure> {
+        let way = inquiry.way;
+        let outcome = self.exchange_in_time(inquiry, since, patience).await;
+        self.inner.metrics.auth_request_seconds.observe(way, since.elapsed());
+        outcome
+    }
+
+    /// Asks, within all bounds; again, while nobody is there to answer.
+    async fn exchange_in_time(&self, inquiry: Inquiry<'_>, since: Instant, patience: u32) -> Result<Reply, Failure> {
         let request = self.request(inquiry);
         let time = self.inner.auth.timeout;
         let mut pause = *PAUSE.start();
@@ -337,6 +388,8 @@ pub(super) enum About<'a> {
 
 /// What one request to Laravel says.
 pub(super) struct Inquiry<'a> {
+    /// Who asks.
+    pub way: Way,
     pub about: About<'a>,
     pub socket_id: SocketId,
     /// Further fields of the body (`auth.params`).

@@ -12,6 +12,7 @@ pub(crate) mod headers;
 mod hosts;
 mod laravel;
 pub mod origin;
+pub mod probe;
 pub mod queue;
 mod reply;
 #[cfg(any(test, fuzzing))]

@@ -78,6 +78,7 @@ mod tests {
     use crate::auth::Credentials;
     use crate::auth::fake::{FakeLaravel, response};
     use crate::inbox::ConnKey;
+    use crate::metrics::Metrics;
     use crate::protocol::channel::ChannelName;
 
     fn asked(ticket: u32, credentials: &Arc<Credentials>) -> Asked {
@@ -120,7 +121,7 @@ mod tests {
         .await;
         let mut auth = fake.auth();
         auth.concurrency = CONCURRENCY;
-        let laravel = Laravel::new(&auth, [].into()).unwrap();
+        let laravel = Laravel::new(&auth, [].into(), Metrics::new(0, Vec::new())).unwrap();
         let (asker, questions) = mpsc::unbounded_channel();
         let (here, gone) = (credentials(), credentials());
         for ticket in 0..300 {
@@ -157,7 +158,7 @@ mod tests {
         .await;
         let mut auth = fake.auth();
         auth.concurrency = 1;
-        let laravel = Laravel::new(&auth, [].into()).unwrap();
+        let laravel = Laravel::new(&auth, [].into(), Metrics::new(0, Vec::new())).unwrap();
         let (asker, questions) = mpsc::unbounded_channel();
         let (refused, mut refusals) = mpsc::unbounded_channel();
         let queue = tokio::spawn(answer(questions, laravel, move |asked, answer| {

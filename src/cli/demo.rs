@@ -15,9 +15,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use self::standin::{Libraries, Site};
-use super::start::set_up_log;
-use crate::config::{App, Auth, Config, KeyAuth, Limits, Redis, Secret, SocketIo, Subscribers};
+use crate::address::TrustedProxies;
+use crate::config::{
+    App, Auth, Config, KeyAuth, Limits, LogFormat, MetricsAccess, Redis, Secret, SocketIo, Subscribers,
+};
 use crate::listen::Place;
+use crate::log;
 use crate::server::{self, Source};
 
 mod application;
@@ -47,7 +50,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let (port, remark) = choose_port(options.port.unwrap_or(PORT))?;
 
     let (events_in, events) = tokio::sync::mpsc::channel(EVENTS_MAX);
-    set_up_log(false);
+    log::set_up(LogFormat::Text, false);
     let application = standin::start(Site { app_key: APP_KEY, libraries }, events_in)?;
     server::run(config(port, application)?, Source::Queue(events), move |places| {
         let Some(address) = places.iter().find_map(Place::address) else { return };
@@ -96,6 +99,8 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         host: Some(Ipv4Addr::LOCALHOST.to_string()),
         port,
         socket: None,
+        trusted_proxies: TrustedProxies::default(),
+        proxy_protocol: false,
         apps: vec![App {
             id: APP_ID.to_owned(),
             key: APP_KEY.to_owned(),
@@ -125,6 +130,8 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         cluster: None,
         redis: Redis::default(),
         dev_mode: false,
+        log_format: LogFormat::Auto,
+        metrics: Some(MetricsAccess::default()),
         per_message_deflate: false,
         socketio: SocketIo::default(),
         limits: Limits::default(),

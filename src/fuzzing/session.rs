@@ -35,6 +35,9 @@ fn rules() -> Rules {
         client_events_per_second: 3,
         client_event_bytes_max: 100,
         presence_member_bytes_max: 60,
+        channel_name_bytes_max: 100,
+        presence_joins_per_minute: 3,
+        subscribes_per_second: 5,
         activity_timeout: 30_000,
         pong_timeout: 20_000,
         user_authentication_timeout: Some(60_000),
@@ -104,6 +107,7 @@ impl Books {
                 | Action::SendFrame(_)
                 | Action::SubscriptionError { .. }
                 | Action::Refused { .. }
+                | Action::Limited(_)
                 | Action::SigninRefused { .. } => {}
             }
         }

@@ -22,6 +22,7 @@ use crate::auth::Asked;
 use crate::inbox::{
     ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient, PresenceChanges,
 };
+use crate::metrics::Source;
 use crate::protocol::engineio::Timing;
 use crate::protocol::session::{Action, Input, Millis, Rules, Session};
 use crate::protocol::webhook::Event;
@@ -32,6 +33,8 @@ use crate::ws::frame::{self, Message};
 use channels::{Change, Channels, Slot};
 use conn::{CLOSE_WAIT, Closing, Conn};
 use home::Homes;
+use limits::Reached;
+use measure::Measure;
 use occupancy::Occupancy;
 use outbox::Outbox;
 use users::Users;
@@ -41,6 +44,8 @@ mod conn;
 mod delivery;
 mod home;
 mod last_events;
+mod limits;
+mod measure;
 mod misses;
 mod occupancy;
 mod outbox;
@@ -153,6 +158,7 @@ impl Drop for EndsTheProcess {
     fn drop(&mut self) {
         if std::thread::panicking() {
             tracing::error!("shard {} has panicked (see above), so the server ends; please report this", self.0);
+            crate::log::flush();
             std::process::exit(1);
         }
     }
@@ -185,7 +191,9 @@ pub struct Shard {
     /// Those with something in their outbox since the last flush.
     dirty: Vec<Slot>,
     relayed: Vec<Delivery>,
+    measure: Measure,
     read_buffer: Vec<u8>,
+    reached: Reached,
     stopping: bool,
 }
 
@@ -199,6 +207,7 @@ impl Shard {
         this: Weak<RefCell<Shard>>,
     ) -> Self {
         let (homes, occupancy) = (Homes::new(&context), Occupancy::new(&context));
+        let measure = Measure::new(context.publisher.metrics(), index);
         Self {
             index,
             context,
@@ -216,7 +225,9 @@ impl Shard {
             polled: HashMap::new(),
             dirty: Vec::new(),
             relayed: Vec::new(),
+            measure,
             read_buffer: vec![0; READ_BYTES],
+            reached: Reached::default(),
             stopping: false,
         }
     }
@@ -245,6 +256,7 @@ impl Shard {
         self.deliver(deliveries);
         arrived.drain(..).for_each(|handover| self.accept(handover));
         self.flush();
+        self.measure.written();
         self.tell_homes_of_changes();
         self.conns.is_empty()
     }
@@ -340,6 +352,7 @@ impl Shard {
             closing: None,
             _counted: counted,
         }) as Slot;
+        self.measure.opened(&self.conns[slot as usize]);
         tracing::debug!("{socket_id} connected");
         self.act(slot, actions);
         if self.stopping {
@@ -393,7 +406,7 @@ impl Shard {
             conn.decoder = decoder;
         }
         if let Err(violation) = result {
-            tracing::debug!("a client broke the WebSocket protocol: {violation}");
+            self.violated(&violation);
             self.close(key.slot, violation.code(), &violation.to_string());
             if let Some(closing) = self.conn(key).and_then(|conn| conn.closing.as_mut()) {
                 closing.deaf = true;
@@ -415,7 +428,11 @@ impl Shard {
             }
             _ if conn.closing.is_some() => {}
             Message::Text(text) if conn.is_probe() => self.probe(key, &text),
-            Message::Text(text) => self.input(key, Input::Text(&text)),
+            Message::Text(text) => {
+                let app = conn.app.into();
+                self.measure.messages_received.add(app);
+                self.input(key, Input::Text(&text));
+            }
             Message::Ping(payload) => {
                 conn.outbox.push(frame::encode_pong(payload));
                 self.touch(key.slot);
@@ -451,16 +468,22 @@ impl Shard {
                 Action::Send(text) => self.send(slot, frame::encode_text(&text)),
                 Action::SendFrame(frame) => self.send(slot, frame),
                 Action::Subscribe(channel) => {
-                    if self.channels.subscribe(app, &channel, slot) == Change::Edge {
-                        self.interest.add(self.context.publisher.hash(app, channel.as_str()));
+                    let first = self.channels.subscribe(app, &channel, slot) == Change::Edge;
+                    let first = first.then(|| self.context.publisher.hash(app, channel.as_str()));
+                    if let Some(hash) = first {
+                        self.interest.add(hash);
                     }
+                    self.measure.subscribed(app, &channel, first);
                     self.occupancy.count(app, &channel, 1);
                     tracing::debug!("{socket_id} joined channel: {channel}");
                 }
                 Action::Unsubscribe(channel) => {
-                    if self.channels.unsubscribe(app, &channel, slot) == Change::Edge {
-                        self.interest.remove(self.context.publisher.hash(app, channel.as_str()));
+                    let last = self.channels.unsubscribe(app, &channel, slot) == Change::Edge;
+                    let last = last.then(|| self.context.publisher.hash(app, channel.as_str()));
+                    if let Some(hash) = last {
+                        self.interest.remove(hash);
                     }
+                    self.measure.unsubscribed(app, &channel, last);
                     self.occupancy.count(app, &channel, -1);
                     tracing::debug!("{socket_id} left channel: {channel}");
                 }
@@ -501,12 +524,15 @@ impl Shard {
                     let text = pusher::client_event(name, &event, data, user_id);
                     let socketio = || socketio::channel_event(name, &event, data.unwrap_or("null"));
                     let event = self.delivery(app, &channel, &text, socketio, Some(socket_id));
+                    self.measure.events_received.add(Source::Client);
                     self.context.publisher.relay_everywhere(&event);
                 }
                 Action::SubscriptionError { channel, kind, refusal } => {
+                    self.measure.subscriptions_refused.add(app.into());
                     let text = pusher::subscription_error(&channel, kind, &refusal.error, refusal.status);
                     self.send(slot, frame::encode_text(&text));
                 }
+                Action::Limited(limit) => self.limited(socket_id, limit),
                 Action::Refused { channel, error } => tracing::warn!("{socket_id} may not join {channel:?}: {error}"),
                 Action::SigninRefused { error } => tracing::warn!("{socket_id} may not sign in: {error}"),
                 Action::Close { code, reason } => self.close(slot, code, reason),
@@ -526,7 +552,7 @@ impl Shard {
     fn close(&mut self, slot: Slot, code: u16, reason: &str) {
         let until = self.now() + CLOSE_WAIT;
         let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| conn.closing.is_none()) else { return };
-        conn.closing = Some(Closing { until, heard: false, deaf: false });
+        conn.closing = Some(Closing { until, code, heard: false, deaf: false });
         conn.outbox.push(frame::encode_close(code, reason));
         tracing::debug!("{} is closed with {code} {reason}", conn.socket_id);
         self.touch(slot);
@@ -545,6 +571,7 @@ impl Shard {
     fn remove(&mut self, slot: Slot, reason: &str) {
         self.end_session(slot);
         let Some(conn) = self.conns.try_remove(slot as usize) else { return };
+        self.measure.ended(&conn);
         tracing::debug!("{} disconnected ({reason})", conn.socket_id);
         if let Some(stream) = &conn.stream {
             let _ = socket2::SockRef::from(&**stream).shutdown(std::net::Shutdown::Both);
@@ -569,6 +596,7 @@ impl Shard {
                 None => {}
             }
         }
+        self.measure_each_second();
         self.homes.expire(now);
         self.tell_late_counts(now);
         self.tell_watchers_of_changes();

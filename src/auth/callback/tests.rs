@@ -7,6 +7,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, watch};
 
 use super::*;
+use crate::metrics::Metrics;
 
 use crate::auth::fake::{FakeLaravel, auth_of, response};
 use crate::config::Auth;
@@ -415,7 +416,7 @@ async fn what_laravel_is_asked() {
 async fn the_prefix_is_the_one_known_at_the_moment() {
     let fake = FakeLaravel::answering(response("200 OK", "", "true")).await;
     let (tell, prefix) = watch::channel(None);
-    let laravel = Laravel::new(&fake.auth(), known(prefix)).unwrap();
+    let laravel = Laravel::new(&fake.auth(), known(prefix), Metrics::new(0, Vec::new())).unwrap();
     for prefix in [None, Some("app_database_"), None, Some("other_database_")] {
         tell.send(prefix.map(str::to_owned)).unwrap();
         laravel.ask(&question("app_database_private-a", bearer())).await;
@@ -637,7 +638,7 @@ async fn after(replies: &[&str]) -> (String, usize) {
         }
     })
     .await;
-    let laravel = Laravel::new(&fake.auth(), KnownPrefixes::new()).unwrap();
+    let laravel = Laravel::new(&fake.auth(), KnownPrefixes::new(), Metrics::new(0, Vec::new())).unwrap();
     let told = told(&laravel.ask(&question("private-a", bearer())).await);
     (told, fake.asked().len())
 }
@@ -676,7 +677,8 @@ async fn a_laravel_that_is_started_later() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     drop(listener);
-    let laravel = Laravel::new(&auth_of(&format!("http://{addr}")), KnownPrefixes::new()).unwrap();
+    let laravel =
+        Laravel::new(&auth_of(&format!("http://{addr}")), KnownPrefixes::new(), Metrics::new(0, Vec::new())).unwrap();
     let question = question("private-a", bearer());
     let asking = laravel.ask(&question);
     let starting = async {
