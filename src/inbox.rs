@@ -24,9 +24,11 @@ use crate::protocol::presence::Member;
 use crate::protocol::session::{Answer, Refusal, Ticket};
 
 mod presence_lists;
+mod settings;
 mod socketio;
 
 pub use presence_lists::{PresenceChanges, PresenceList};
+pub use settings::Settings;
 pub use socketio::{Poll, PollAnswer, PollRequest, SocketIo};
 
 /// How many events may wait for one shard.
@@ -121,6 +123,8 @@ pub enum Control {
     /// To a home shard: tell the lists of presence channels that have changed since the last time, or
     /// of all; some of them, none when there are no more.
     PresenceLists { all: bool, answer: oneshot::Sender<Vec<PresenceList>> },
+    /// Go by these from now on, and say so. Connections of apps that are removed are closed.
+    Settings(Box<Settings>, oneshot::Sender<()>),
     /// Close every connection, then end.
     Stop,
 }

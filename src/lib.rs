@@ -4,11 +4,8 @@
 //! those above it in this list, never those below.
 //!
 //! - [`protocol`] and [`ws`]: values in, values out. No socket, no task, no clock.
-<<<<<<< HEAD
 //! - [`address`]: where a request comes from, behind proxies too.
-=======
 //! - [`metrics`]: what is counted, for operators.
->>>>>>> 7407b04
 //! - [`config`]: the application's `laravel-echo-server.json`, typed.
 //! - [`tls`]: the certificate that the port serves.
 //! - [`listen`]: the port and the unix socket that connections come from.
@@ -35,11 +32,8 @@ pub mod config;
 pub mod http;
 pub mod inbox;
 pub mod ingress;
-<<<<<<< HEAD
 pub mod listen;
-=======
 pub mod metrics;
->>>>>>> 7407b04
 pub mod presence_store;
 pub mod protocol;
 pub mod publish;

@@ -1,31 +1,36 @@
 //! The only file that knows everybody: builds, wires, starts and stops in order.
 
+use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::auth::Asked;
 use crate::auth::callback::Laravel;
 use crate::bus::{self, Bus};
 use crate::cluster;
 use crate::config::Config;
-use crate::http::{self, Front};
-use crate::inbox::{self, Control, Inbox};
-use crate::ingress::{self, Audiences, Ingress};
+use crate::http::{self, Front, Fronts};
+use crate::inbox::{self, Control, Inbox, Settings};
+use crate::ingress::{self, Ingress};
 use crate::listen::{self, Place};
 use crate::metrics::Metrics;
-use crate::presence_store::PresenceStore;
-use crate::protocol::app_tag;
-use crate::protocol::engineio::Timing;
-use crate::protocol::session::Rules;
+use crate::presence_store::{self, PresenceStore};
 use crate::publish::Publisher;
 use crate::redis::Status;
 use crate::shard;
 use crate::webhook::Webhooks;
+use reload::Parts;
+
+mod files;
+mod reload;
+
+pub use reload::Origin;
 
 /// How long the copies of presence lists may take to be deleted at the end.
 const STORE_WAIT: Duration = Duration::from_secs(2);
@@ -41,8 +46,14 @@ pub enum Source {
     Queue(mpsc::Receiver<ingress::Message>),
 }
 
-/// Runs the server until SIGINT or SIGTERM. `ready` is called once it listens, with the places.
-pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> anyhow::Result<()> {
+/// Runs the server until SIGINT or SIGTERM. With an `origin` it takes another configuration on SIGHUP, and when a file has
+/// changed. `ready` is called once it listens, with the places.
+pub fn run(
+    mut config: Config,
+    source: Source,
+    origin: Option<Origin>,
+    ready: impl FnOnce(&[Place]),
+) -> anyhow::Result<()> {
     // Fails only if there is one already, which is as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     raise_file_limit();
@@ -73,34 +84,23 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> 
         let (asker, asked) = mpsc::unbounded_channel();
         let (webhooks, webhooks_running) =
             Webhooks::start(&config.apps).context("the HTTP client for webhooks could not be made")?;
-        let store = PresenceStore::new(&config, publisher.shards(), publisher.bus());
+        let (prefixes, prefixes_in_redis) = watch::channel(presence_store::prefixes(&config));
+        let store = PresenceStore::new(&config, prefixes_in_redis, publisher.shards(), publisher.bus());
         let context = shard::Context {
             publisher: publisher.clone(),
             asker,
-            rules: rules(&config),
-            message_bytes_max: config.limits.message_bytes,
-            outbound_bytes_max: config.limits.outbound_bytes,
-            socketio: Timing {
-                ping_interval: config.socketio.ping_interval.as_millis() as u64,
-                ping_timeout: config.socketio.ping_timeout.as_millis() as u64,
-            },
-            presence_members_max: config.apps.iter().map(|app| app.limits.presence_members).collect(),
+            settings: Settings::of(&config),
             presence_changes: store.as_ref().map(PresenceStore::changes),
-            cache_time: config.limits.cache_time,
-            cache_bytes_max: config.limits.cache_bytes / config.shards,
-            subscription_counts: config.apps.iter().map(|app| app.subscription_count).collect(),
             webhooks,
         };
         let shards = start_shards(inboxes, &context).context("the threads could not be started")?;
         drop(context);
         tokio::spawn(publisher.clone().wake_shards());
 
-        let own_prefixes: Vec<_> = config.apps.iter().map(|app| app.key_prefix.clone()).collect();
-        let (audiences, known_prefixes) = Audiences::new(&own_prefixes, config.redis.key_prefix.as_deref());
-        let ingress = Ingress::new(audiences, publisher.clone(), config.limits.outbound_bytes);
-        let tags = config.apps.iter().map(|app| app_tag(&app.key));
-        let laravel = Laravel::new(&config.auth, tags.zip(known_prefixes).collect())?;
-        tokio::spawn(answer(asked, laravel.clone(), publisher.clone()));
+        let (audiences, known_prefixes) = reload::audiences(&config);
+        let (ingress_changes, changes) = mpsc::unbounded_channel();
+        let ingress = Ingress::new(audiences, publisher.clone(), config.limits.outbound_bytes).with_changes(changes);
+        let laravel = Laravel::new(&config.auth, known_prefixes.clone())?;
         match source {
             Source::Redis if !config.subscribers.redis => {
                 tracing::info!("Redis is not listened to");
@@ -115,15 +115,30 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> 
         }
         let app_connections: Arc<[Arc<AtomicUsize>]> = config.apps.iter().map(|_| Arc::default()).collect();
         // Before anybody is let in: a member list shall hold those of the other nodes.
-        cluster::start(&config, &publisher, bus_end, app_connections.clone()).await;
+        let new_apps = cluster::start(&config, &publisher, bus_end, app_connections.clone()).await;
         let (stop, stopped) = watch::channel(false);
-        let front = Arc::new(Front::new(config.clone(), publisher.clone(), laravel, app_connections)?);
+        let front = Front::new(config.clone(), publisher.clone(), laravel, app_connections)?;
+        let fronts: Fronts = Arc::new(ArcSwap::from_pointee(front));
+        tokio::spawn(answer(asked, fronts.clone(), publisher.clone()));
         let store = store.map(|store| tokio::spawn(store.run(stopped.clone())));
         let serving: Vec<_> = listeners
             .into_iter()
-            .map(|listener| tokio::spawn(http::serve(listener, front.clone(), stopped.clone())))
+            .map(|listener| tokio::spawn(http::serve(listener, fronts.clone(), stopped.clone())))
             .collect();
-        let mut signals = Signals::listen().context("signals cannot be listened to")?;
+        let reload = Arc::new(Notify::new());
+        let mut signals =
+            Signals::listen(origin.is_some().then_some(reload.clone())).context("signals cannot be listened to")?;
+        let parts = Parts {
+            config,
+            publisher: publisher.clone(),
+            fronts,
+            webhooks: webhooks_running,
+            known_prefixes,
+            ingress: ingress_changes,
+            presence_prefixes: prefixes,
+            new_apps,
+        };
+        let reloading = tokio::spawn(reload::run(parts, origin, reload, stopped));
         ready(&places);
 
         let signal = signals.next().await;
@@ -150,7 +165,8 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> 
             Shards::Here(task) => task.await.map_err(|_| a_shard_panicked()).map(|()| Vec::new())?,
             Shards::Threads(threads) => threads,
         };
-        anyhow::Ok((shards, webhooks_running))
+        let webhooks = reloading.await.map_err(|_| anyhow::anyhow!("a reload has panicked; please report this"))?;
+        anyhow::Ok((shards, webhooks))
     })?;
     for thread in shards {
         thread.join().map_err(|_| a_shard_panicked())?;
@@ -186,27 +202,11 @@ fn a_shard_panicked() -> anyhow::Error {
     anyhow::anyhow!("a shard has ended in a panic; please report this with the log")
 }
 
-fn rules(config: &Config) -> Arc<[Rules]> {
-    let rules = |app: &crate::config::App| Rules {
-        app_key: app.key.clone(),
-        secret: app.secret.expose().to_owned(),
-        subscriptions_max: app.limits.subscriptions_per_connection,
-        client_events_per_second: app.limits.client_events_per_second,
-        client_event_bytes_max: app.limits.client_event_bytes,
-        presence_member_bytes_max: app.limits.presence_member_bytes,
-        user_authentication_timeout: app.limits.user_authentication_timeout.map(|timeout| timeout.as_millis() as u64),
-        activity_timeout: app.limits.activity_timeout.as_millis() as u64,
-        pong_timeout: app.limits.pong_timeout.as_millis() as u64,
-        reauthorize_after: config.auth.reauthorize_after.map(|after| after.as_millis() as u64),
-    };
-    config.apps.iter().map(rules).collect()
-}
-
 /// Takes the shards' questions to Laravel and the answers back. The number under way is bounded
 /// by what each connection may ask at once, and by [`Laravel`] itself.
-async fn answer(mut asked: mpsc::UnboundedReceiver<Asked>, laravel: Laravel, publisher: Publisher) {
+async fn answer(mut asked: mpsc::UnboundedReceiver<Asked>, fronts: Fronts, publisher: Publisher) {
     while let Some(Asked { shard, conn, ticket, question }) = asked.recv().await {
-        let (laravel, publisher) = (laravel.clone(), publisher.clone());
+        let (laravel, publisher) = (fronts.load().laravel().clone(), publisher.clone());
         tokio::spawn(async move {
             let answer = laravel.ask(&question).await;
             publisher.shards()[shard].tell(Control::Answered { conn, ticket, answer });
@@ -226,22 +226,49 @@ pub(crate) fn raise_file_limit() {
     }
 }
 
-/// The signals that end the server.
+/// The signals that the server hears.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Option<(Signal, Arc<Notify>)>,
+    has_terminal: bool,
 }
 
 impl Signals {
-    /// From now on they no longer end the process by themselves.
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    /// From now on they no longer end the process by themselves; SIGHUP only if somebody reloads on it.
+    fn listen(reload: Option<Arc<Notify>>) -> std::io::Result<Self> {
+        let hangup = reload.map(|reload| signal(SignalKind::hangup()).map(|hangup| (hangup, reload))).transpose()?;
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup,
+            has_terminal: std::io::stdout().is_terminal(),
+        })
     }
 
+    /// The next one that ends the server. SIGHUP does if it says that the terminal has gone in which the server was
+    /// started; else it is a wish to reload.
     async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
+        loop {
+            let hung_up = async {
+                match &mut self.hangup {
+                    Some((hangup, reload)) => {
+                        hangup.recv().await;
+                        reload.clone()
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.terminate.recv() => return "SIGTERM",
+                reload = hung_up => {
+                    if self.has_terminal && !std::io::stdout().is_terminal() {
+                        return "SIGHUP (the terminal was closed)";
+                    }
+                    reload.notify_one();
+                }
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tracing_subscriber::EnvFilter;
 
@@ -9,31 +10,45 @@ use super::StartOptions;
 use super::banner::banner;
 use super::lock::{self, Holder, Lock};
 use crate::config::{Config, DotEnv};
-use crate::server;
+use crate::server::{self, Origin};
 
 /// Runs the server until it is told to stop.
 ///
 /// # Errors
 /// The configuration is wrong, a server runs with it already, or the server cannot run.
 pub fn run(options: &StartOptions) -> anyhow::Result<()> {
-    let file = &options.file;
-    let path = file.path();
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let dotenv = DotEnv::read(folder);
-    let variables = |name: &str| dotenv.get(name);
-    let mut config = Config::load(file.dir.as_deref(), file.config.as_deref(), &variables)?;
-    config.dev_mode |= options.dev;
-    set_up_log(config.dev_mode);
-    for warning in dotenv.warnings.iter().chain(&config.warnings) {
+    let path = options.file.path();
+    let config = load(options)?;
+    let set_dev_mode = set_up_log(config.dev_mode);
+    for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    let again = options.clone();
+    let origin = Origin {
+        load: Arc::new(move || load(&again)),
+        files: vec![path.clone(), folder(&path).join(".env"), PathBuf::from(".env")],
+        set_dev_mode: Arc::new(set_dev_mode),
+    };
     let _lock = take_lock(lock::path_for(&path), options.force)?;
     let for_banner = config.clone();
-    server::run(config, server::Source::Redis, move |places| {
+    server::run(config, server::Source::Redis, Some(origin), move |places| {
         // `print` panics when nobody listens any more; the server has no need of a listener.
         let mut stdout = io::stdout().lock();
         let _ = stdout.write_all(banner(&for_banner, places).as_bytes()).and_then(|()| stdout.flush());
     })
+}
+
+fn load(options: &StartOptions) -> anyhow::Result<Config> {
+    let file = &options.file;
+    let dotenv = DotEnv::read(folder(&file.path()));
+    let mut config = Config::load(file.dir.as_deref(), file.config.as_deref(), &|name: &str| dotenv.get(name))?;
+    config.dev_mode |= options.dev;
+    config.warnings.splice(0..0, dotenv.warnings);
+    Ok(config)
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Two servers with one configuration would be after one port. A server without a lock file is
@@ -66,28 +81,42 @@ fn take_lock(path: PathBuf, force: bool) -> anyhow::Result<Option<Lock>> {
     Ok(None)
 }
 
-/// Log lines go to stdout, where the old server's went. `RUST_LOG` wins over `dev_mode`.
-pub fn set_up_log(dev_mode: bool) {
-    let own = if dev_mode { "debug" } else { "info" };
-    let default = || EnvFilter::new(format!("warn,laravel_echo_server={own}"));
-    let (filter, wrong) = match std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty()) {
-        None => (default(), None),
+/// Log lines go to stdout, where the old server's went. `RUST_LOG` wins over `dev_mode`, also over another one later, which
+/// is given to the answer.
+pub fn set_up_log(dev_mode: bool) -> impl Fn(bool) + Send + Sync + 'static {
+    let default = |dev_mode| {
+        let own = if dev_mode { "debug" } else { "info" };
+        EnvFilter::new(format!("warn,laravel_echo_server={own}"))
+    };
+    let variable = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
+    let has_variable = variable.is_some();
+    let (filter, wrong) = match variable {
+        None => (default(dev_mode), None),
         Some(text) => match EnvFilter::try_new(&text) {
             Ok(filter) => (filter, None),
-            Err(error) => (default(), Some(error)),
+            Err(error) => (default(dev_mode), Some(error)),
         },
     };
     let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     // Fails only if there is a log already, which is then used.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let is_fixed = has_variable && wrong.is_none();
+    let log = tracing_subscriber::fmt()
         .with_ansi(colours)
         .with_target(false)
         .with_writer(io::stdout)
         // It would be said on stderr, with a panic if nobody listens there either.
         .log_internal_errors(false)
-        .try_init();
+        .with_env_filter(filter)
+        .with_filter_reloading();
+    let handle = log.reload_handle();
+    let _ = log.try_init();
     if let Some(error) = wrong {
         tracing::warn!("RUST_LOG is ignored, because it is no filter: {error}.");
+    }
+    move |dev_mode| {
+        if !is_fixed {
+            // Fails only without a log.
+            let _ = handle.reload(default(dev_mode));
+        }
     }
 }

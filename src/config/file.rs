@@ -29,6 +29,9 @@ pub const FILE_NAME: &str = "laravel-echo-server.json";
 /// A file longer than this is something else.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
+/// Each costs a signature that is wrong another check.
+const PREVIOUS_SECRETS_MAX: usize = 10;
+
 /// Looks up a variable of the environment.
 pub type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -172,6 +175,7 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         socket,
         tls,
         apps,
+        first_app: 0,
         auth: Auth {
             host: host_for_all,
             hosts,
@@ -314,7 +318,9 @@ fn read_apps(
             id: String::new(),
             key,
             secret,
+            previous_secrets: Vec::new(),
             secret_is_random: true,
+            is_removed: false,
             limits: limits.clone(),
             key_prefix: None,
             subscription_count: false,
@@ -357,6 +363,7 @@ fn read_apps(
         } else {
             Secret::new(secret)
         };
+        let previous_secrets = member(&members, "previousSecrets").map(|list| read_secrets(&list)).transpose()?;
         let limits = match member(&members, "limits") {
             Some(own) => read_app_limits(&own, limits, warnings)?,
             None => limits.clone(),
@@ -368,7 +375,9 @@ fn read_apps(
             id,
             key,
             secret,
+            previous_secrets: previous_secrets.unwrap_or_default(),
             secret_is_random,
+            is_removed: false,
             limits,
             key_prefix,
             subscription_count,
@@ -378,6 +387,16 @@ fn read_apps(
         apps.push(app);
     }
     Ok(apps)
+}
+
+/// `previousSecrets`: a list, or one as a text.
+fn read_secrets(setting: &Setting<'_>) -> Result<Vec<Secret>, ConfigError> {
+    let list = if setting.is_list() { setting.list()? } else { vec![setting.clone()] };
+    if list.len() > PREVIOUS_SECRETS_MAX {
+        return Err(setting.error(format_args!("has {} secrets; up to {PREVIOUS_SECRETS_MAX} are tried", list.len())));
+    }
+    let secrets: Vec<String> = list.iter().map(|secret| secret.text()).collect::<Result<_, _>>()?;
+    Ok(secrets.into_iter().filter(|secret| !secret.is_empty()).map(Secret::new).collect())
 }
 
 /// An app's id or key. Both are a segment of URLs, and the key stands before the colon of a signature.

@@ -20,6 +20,7 @@ const USED: &[&str] = &[
     "clients[].key",
     "clients[].keyPrefix",
     "clients[].limits",
+    "clients[].previousSecrets",
     "clients[].secret",
     "clients[].subscriptionCount",
     "clients[].webhooks",

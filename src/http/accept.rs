@@ -13,11 +13,12 @@ use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 
 use super::pace::Pace;
-use super::{Front, HEAD_BYTES_MAX, respond};
+use super::{Front, Fronts, HEAD_BYTES_MAX, respond};
+use crate::inbox::OneMore;
 use crate::listen::{Listener, Peer};
 
 /// Accepts connections until told to stop.
-pub async fn serve(listener: Listener, front: Arc<Front>, mut stop: watch::Receiver<bool>) {
+pub async fn serve(listener: Listener, fronts: Fronts, mut stop: watch::Receiver<bool>) {
     let pace = Arc::new(Pace::default());
     tokio::spawn(pace.clone().run());
     loop {
@@ -27,7 +28,8 @@ pub async fn serve(listener: Listener, front: Arc<Front>, mut stop: watch::Recei
         };
         match accepted {
             Ok((stream, peer)) => {
-                let open = Open::one_more(&front);
+                let front = fronts.load();
+                let open = Open::one_more(&fronts, &front);
                 if front.open.load(Ordering::Relaxed) > front.config.limits.connections {
                     // Not even a refusal: whoever opens so many sockets without a handshake gets none.
                     tracing::debug!("dropped a connection from {peer}: too many wait for a handshake");
@@ -48,30 +50,30 @@ pub async fn serve(listener: Listener, front: Arc<Front>, mut stop: watch::Recei
 
 /// A socket that the front has, counted as long as this lives.
 pub(super) struct Open {
-    pub(super) front: Arc<Front>,
+    fronts: Fronts,
     /// A backend that has signed a request: its events do not wait for strangers' handshakes.
     pub(super) is_backend: AtomicBool,
+    _counted: OneMore,
 }
 
 impl Open {
-    fn one_more(front: &Arc<Front>) -> Arc<Self> {
-        front.open.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self { front: front.clone(), is_backend: AtomicBool::new(false) })
+    fn one_more(fronts: &Fronts, front: &Front) -> Arc<Self> {
+        let (fronts, is_backend) = (fronts.clone(), AtomicBool::new(false));
+        Arc::new(Self { fronts, is_backend, _counted: OneMore::of(&front.open) })
     }
-}
 
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.front.open.fetch_sub(1, Ordering::Relaxed);
+    /// The one that answers a request that begins now: a backend's connection may outlive many.
+    pub(super) fn front(&self) -> Arc<Front> {
+        self.fronts.load_full()
     }
 }
 
 async fn connection(open: Arc<Open>, stream: TcpStream, peer: Peer) {
     let _ = stream.set_nodelay(true);
-    let front = &open.front;
+    let front = open.front();
     match &front.tls {
         None => http(&open, stream, peer).await,
-        Some(tls) => match tokio::time::timeout(front.config.limits.handshake_timeout, tls.accept(stream)).await {
+        Some((tls, _)) => match tokio::time::timeout(front.config.limits.handshake_timeout, tls.accept(stream)).await {
             Ok(Ok(stream)) => http(&open, stream, peer).await,
             Ok(Err(error)) => tracing::debug!("no TLS with {peer}: {error}"),
             Err(_) => tracing::debug!("no TLS with {peer}: it did not come in time"),
@@ -86,7 +88,7 @@ async fn http<S: Stream>(open: &Arc<Open>, stream: S, peer: Peer) {
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(open.front.config.limits.handshake_timeout)
+        .header_read_timeout(open.front().config.limits.handshake_timeout)
         .max_buf_size(HEAD_BYTES_MAX)
         // Answers to requests that came together go out together.
         .pipeline_flush(true)

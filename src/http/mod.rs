@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -26,7 +28,7 @@ use crate::listen::Peer;
 use crate::protocol::{SocketId, app_tag, pusher};
 use crate::publish::Publisher;
 use crate::query::Everybody;
-use crate::tls;
+use crate::tls::{self, Served};
 use crate::ws::{self, deflate, frame};
 use accept::{Open, Stream};
 use proxy::Proxy;
@@ -50,6 +52,10 @@ const REFUSED_WAIT: Duration = Duration::from_secs(5);
 /// How long the rest of a body that is refused is read.
 const DISCARD_WAIT: Duration = Duration::from_secs(5);
 
+/// The front that answers now. When the configuration changes, another one takes its place; who has begun with one ends
+/// with it.
+pub type Fronts = Arc<ArcSwap<Front>>;
+
 /// What the front needs to answer requests.
 pub struct Front {
     config: Arc<Config>,
@@ -60,15 +66,15 @@ pub struct Front {
     laravel: Laravel,
     user_endpoint: String,
     proxy: Option<Proxy>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<(TlsAcceptor, Served)>,
     /// What pages get as `socket.io.js`.
     client_script: Option<Bytes>,
     /// Sockets that are open here, before a handshake or without one.
-    open: AtomicUsize,
+    open: Arc<AtomicUsize>,
     /// Polls of Socket.IO clients so far.
-    polls: AtomicU64,
+    polls: Arc<AtomicU64>,
     /// Turns of long POSTs of Socket.IO clients.
-    long_bodies: Semaphore,
+    long_bodies: Arc<Semaphore>,
     /// When the server started.
     since: Instant,
 }
@@ -85,11 +91,11 @@ impl Front {
             .proxy
             .then(|| Proxy::new(&config.auth, if config.tls.is_some() { "https" } else { "http" }))
             .transpose()?;
-        let tls = config.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
+        let tls = config.tls.as_ref().map(tls::read_served).transpose()?;
+        let tls = tls.map(|served| (TlsAcceptor::from(served.config.clone()), served));
         let user_endpoint = config.auth.user_endpoint();
         let everybody = Everybody::new(publisher.shards()).with_bus(publisher.bus().clone());
         let client_script = client_script::load(&config)?;
-        let (open, polls) = (AtomicUsize::new(0), AtomicU64::new(0));
         Ok(Self {
             config,
             publisher,
@@ -100,11 +106,38 @@ impl Front {
             proxy,
             tls,
             client_script,
-            open,
-            polls,
-            long_bodies: Semaphore::new(socketio::LONG_BODIES_MAX),
+            open: Arc::default(),
+            polls: Arc::default(),
+            long_bodies: Arc::new(Semaphore::new(socketio::LONG_BODIES_MAX)),
             since: Instant::now(),
         })
+    }
+
+    /// Takes the place of another one, and goes on with what that has counted.
+    pub fn follow(self, before: &Self) -> Self {
+        Self {
+            everybody: before.everybody.clone(),
+            open: before.open.clone(),
+            polls: before.polls.clone(),
+            long_bodies: before.long_bodies.clone(),
+            since: before.since,
+            ..self
+        }
+    }
+
+    /// Asks Laravel.
+    pub fn laravel(&self) -> &Laravel {
+        &self.laravel
+    }
+
+    /// The certificate that new connections get, with those after it; none without TLS.
+    pub fn certificate(&self) -> &[CertificateDer<'static>] {
+        self.tls.as_ref().map_or(&[], |(_, served)| &served.certificates)
+    }
+
+    /// How many connections each app has.
+    pub fn app_connections(&self) -> &Arc<[Arc<AtomicUsize>]> {
+        &self.app_connections
     }
 
     fn connections(&self) -> usize {
@@ -126,7 +159,7 @@ impl Front {
 }
 
 async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: Peer) -> Response<Body> {
-    let front = open.front.clone();
+    let front = open.front();
     let path = request.uri().path();
     let method = request.method();
     if let Some(key) = path.strip_prefix("/app/") {
@@ -181,19 +214,24 @@ fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str) ->
         Ok(accept) => accept,
         Err(why) => return no_websocket(why),
     };
-    let admission = admit(&open.front, key, request.uri().query());
+    let front = open.front();
+    let admission = admit(&front, key, request.uri().query());
     let credentials = Arc::new(credentials(request.headers()));
-    let deflates = open.front.config.per_message_deflate && deflate::is_offered(request.headers());
+    let deflates = front.config.per_message_deflate && deflate::is_offered(request.headers());
     let form = if deflates { Form::Deflated } else { Form::Plain };
     let mut response = switch(request, &accept, async move |stream: S, leftover| match admission {
         Ok((app, socket_id)) => {
-            let shard = open.front.idle_shard().0;
-            let counted = open.front.count(app, form);
+            let shard = front.idle_shard().0;
+            let counted = front.count(app, form);
             let client = NewClient { app, socket_id, credentials, counted, form, socketio: None };
             hand_over(shard, stream, leftover, client);
+            drop(open);
         }
         // It is counted until it is gone.
-        Err(refusal) => refuse(stream, refusal).await,
+        Err(refusal) => {
+            refuse(stream, refusal).await;
+            drop(open);
+        }
     });
     if deflates {
         let agreed = HeaderValue::from_static(deflate::AGREED);

@@ -90,7 +90,7 @@ impl Query {
 
 /// Answers a request for `socketio.path`.
 pub(super) async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>) -> Response<Body> {
-    let front = open.front.clone();
+    let front = open.front();
     let path = request.uri().path().strip_prefix(front.config.socketio.path.as_str()).unwrap_or_default();
     if path.len() > 1 {
         return script(&front, path);
@@ -155,7 +155,7 @@ fn put_cors(headers: &mut HeaderMap, origin: Option<HeaderValue>, requested: Opt
 }
 
 async fn answer<S: Stream>(open: Arc<Open>, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
-    let front = open.front.clone();
+    let front = open.front();
     let settings = &front.config.socketio;
     let query = Query::read(request.uri().query().unwrap_or_default());
     if let Some(origin) = request.headers().get(header::ORIGIN)
@@ -288,7 +288,7 @@ fn websocket<S: Stream>(
     version: Version,
     sid: Option<(Sid, &ShardHandle)>,
 ) -> Result<Response<Body>, Refusal> {
-    let front = open.front.clone();
+    let front = open.front();
     let accept = ws::accept_key(request.method(), request.headers())
         .map_err(|why| bad_request(format!("Bad request: {why}")))?;
     let (app, sid, what) = match sid {
@@ -303,10 +303,10 @@ fn websocket<S: Stream>(
     };
     let credentials = Arc::new(credentials(request.headers()));
     Ok(switch(request, &accept, async move |stream: S, leftover| {
-        let shard = &open.front.publisher.shards()[usize::from(sid.shard)];
+        let shard = &front.publisher.shards()[usize::from(sid.shard)];
         let counted = match what {
             SocketIo::Upgrade(_) => [None, None],
-            _ => open.front.count(app, Form::SocketIo),
+            _ => front.count(app, Form::SocketIo),
         };
         let client = NewClient {
             app,
@@ -317,6 +317,7 @@ fn websocket<S: Stream>(
             socketio: Some(what),
         };
         hand_over(shard, stream, leftover, client);
+        drop(open);
     }))
 }
 
@@ -325,7 +326,7 @@ fn websocket<S: Stream>(
 fn admit<'a>(front: &'a Front, query: &Query) -> Result<(AppIndex, Sid, &'a ShardHandle), Refusal> {
     let apps = &front.config.apps;
     let index = match &query.key {
-        None => 0,
+        None => front.config.first_app,
         Some(key) => apps
             .iter()
             .position(|app| app.key == *key)

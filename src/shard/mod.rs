@@ -20,10 +20,9 @@ use tokio::task::spawn_local;
 
 use crate::auth::{Asked, Question};
 use crate::inbox::{
-    ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient, PresenceChanges,
+    ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient, PresenceChanges, Settings,
 };
-use crate::protocol::engineio::Timing;
-use crate::protocol::session::{Action, Input, Millis, Rules, Session};
+use crate::protocol::session::{Action, Input, Millis, Session};
 use crate::protocol::webhook::Event;
 use crate::protocol::{SocketId, pusher, socketio};
 use crate::publish::Publisher;
@@ -65,6 +64,10 @@ const READS_MAX: usize = 4;
 /// How long the clients get to answer the close frames when the server stops.
 const STOP_WAIT: Duration = Duration::from_secs(3);
 
+/// What the clients of an app are told that is no longer in the configuration. They do not come back by themselves, as if
+/// they had just been refused.
+const APP_REMOVED: &str = "Application does not exist any more";
+
 /// What a shard needs to know of the world.
 #[derive(Clone, Debug)]
 pub struct Context {
@@ -72,24 +75,10 @@ pub struct Context {
     pub publisher: Publisher,
     /// Takes questions to Laravel.
     pub asker: mpsc::UnboundedSender<Asked>,
-    /// For each app.
-    pub rules: Arc<[Rules]>,
-    /// See `limits.messageBytes`.
-    pub message_bytes_max: usize,
-    /// See `limits.outboundBytes`.
-    pub outbound_bytes_max: usize,
-    /// See `socketio.pingInterval` and `socketio.pingTimeout`.
-    pub socketio: Timing,
-    /// See `limits.presenceMembers`.
-    pub presence_members_max: Arc<[usize]>,
+    /// What the configuration says.
+    pub settings: Settings,
     /// Told of changed members, where somebody keeps copies of the lists.
     pub presence_changes: Option<PresenceChanges>,
-    /// See `limits.cacheSeconds`.
-    pub cache_time: Duration,
-    /// A shard's part of `limits.cacheBytes`.
-    pub cache_bytes_max: usize,
-    /// See `clients[].subscriptionCount`.
-    pub subscription_counts: Arc<[bool]>,
     /// Who is told of what happens on channels.
     pub webhooks: Webhooks,
 }
@@ -275,6 +264,10 @@ impl Shard {
             Control::PresenceLists { all, answer } => {
                 let _ = answer.send(self.homes.take_lists(all));
             }
+            Control::Settings(settings, done) => {
+                self.change(*settings);
+                let _ = done.send(());
+            }
             Control::Stop => {
                 self.tell_backends_of_the_end();
                 self.stopping = true;
@@ -284,6 +277,23 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// Goes by other settings from now on.
+    fn change(&mut self, settings: Settings) {
+        let closed = |app: usize| settings.removed[app] && !self.context.settings.removed[app];
+        let conns = self.conns.iter().filter(|(_, conn)| closed(usize::from(conn.app.0)));
+        let conns: Vec<(Slot, Form)> = conns.map(|(slot, conn)| (slot as Slot, conn.form)).collect();
+        // By the rules that they were opened with.
+        for (slot, form) in conns {
+            if form != Form::SocketIo {
+                self.send(slot, frame::encode_text(&pusher::error(Some(4001), APP_REMOVED)));
+            }
+            self.close(slot, 4001, APP_REMOVED);
+        }
+        self.context.settings = settings;
+        self.homes.change(&self.context.settings);
+        self.count_what_was_not();
     }
 
     // --- connections -----------------------------------------------------------------------
@@ -318,7 +328,8 @@ impl Shard {
         let NewClient { app, socket_id, credentials, counted, form, socketio } = client;
         self.generation = self.generation.wrapping_add(1);
         let mut actions = Vec::new();
-        let session = Session::open(socket_id, &self.context.rules[usize::from(app.0)], self.now(), &mut actions);
+        let session =
+            Session::open(socket_id, &self.context.settings.rules[usize::from(app.0)], self.now(), &mut actions);
         let socketio = socketio.map(|what| {
             actions.clear();
             Box::new(self.socketio(what, &mut actions))
@@ -342,6 +353,10 @@ impl Shard {
         }) as Slot;
         tracing::debug!("{socket_id} connected");
         self.act(slot, actions);
+        if self.context.settings.removed[usize::from(app.0)] {
+            // It was let in just before its app was taken out of the configuration.
+            self.close(slot, 4001, APP_REMOVED);
+        }
         if self.stopping {
             self.close(slot, 1012, "The server is restarting");
         }
@@ -379,7 +394,7 @@ impl Shard {
     }
 
     fn received(&mut self, key: ConnKey, bytes: &mut [u8]) {
-        let limit = self.context.message_bytes_max;
+        let limit = self.context.settings.message_bytes_max;
         let Some(conn) = self.conn(key) else { return };
         if conn.closing.is_some_and(|closing| closing.deaf) {
             return;
@@ -433,7 +448,7 @@ impl Shard {
             return;
         }
         let mut actions = Vec::new();
-        conn.input(input, &self.context.rules[usize::from(conn.app.0)], now, &mut actions);
+        conn.input(input, &self.context.settings.rules[usize::from(conn.app.0)], now, &mut actions);
         self.act(key.slot, actions);
     }
 
@@ -531,7 +546,7 @@ impl Shard {
         let now = self.now();
         let Some(conn) = self.conns.get_mut(slot as usize) else { return };
         let mut actions = Vec::new();
-        conn.session.input(Input::Ended, &self.context.rules[usize::from(conn.app.0)], now, &mut actions);
+        conn.session.input(Input::Ended, &self.context.settings.rules[usize::from(conn.app.0)], now, &mut actions);
         self.act(slot, actions);
     }
 
@@ -557,7 +572,7 @@ impl Shard {
                 Some(closing) if now >= closing.until => self.remove(slot as Slot, "no answer to the close frame"),
                 Some(_) => {}
                 None if conn.is_given_up(now) => self.remove(slot as Slot, "the client did not go on"),
-                None if conn.is_due(&self.context.rules[usize::from(conn.app.0)], now) => {
+                None if conn.is_due(&self.context.settings.rules[usize::from(conn.app.0)], now) => {
                     self.input(ConnKey { slot: slot as Slot, generation: conn.generation }, Input::Tick);
                 }
                 None => {}

@@ -10,6 +10,7 @@ pub fn rules() -> Rules {
     Rules {
         app_key: "app-key".into(),
         secret: SECRET.into(),
+        previous_secrets: Vec::new(),
         subscriptions_max: 5,
         client_events_per_second: 3,
         client_event_bytes_max: 20,
