@@ -360,8 +360,9 @@ impl Task {
                 let until = self.now() + COUNT_PATIENCE;
                 self.counts.insert(self.next_count, Counting { missing, found: Found::default(), reply, until });
             }
-            Said::Leave(reply) => {
-                self.hub.leave(self.grace.as_secs() as u32, out);
+            Said::Leave(within, reply) => {
+                // It counts from the last client that is closed.
+                self.hub.leave((self.grace + within).as_secs_f32().ceil() as u32, out);
                 self.act();
                 self.outbound.mark(reply);
             }

@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
@@ -125,8 +126,8 @@ pub enum Control {
     PresenceLists { all: bool, answer: oneshot::Sender<Vec<PresenceList>> },
     /// Go by these from now on, and say so. Connections of apps that are removed are closed.
     Settings(Box<Settings>, oneshot::Sender<()>),
-    /// Close every connection, then end.
-    Stop,
+    /// Close every connection within this time, then end.
+    Stop(Duration),
 }
 
 /// What a shard is asked about an app's channels. Of the members of a presence channel only its

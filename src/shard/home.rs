@@ -128,6 +128,10 @@ impl Shard {
     }
 
     pub(super) fn leave(&mut self, app: AppIndex, channel: ChannelName, user_id: &Arc<str>, socket_id: SocketId) {
+        // Who is closed because the server stops comes back.
+        if self.stopping.is_some() {
+            return;
+        }
         let key = (app, channel);
         let Some(members) = self.homes.members.get_mut(&key) else { return };
         let was_here = members.is_here(user_id);

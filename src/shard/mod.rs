@@ -33,6 +33,7 @@ use conn::{CLOSE_WAIT, Closing, Conn};
 use home::Homes;
 use occupancy::Occupancy;
 use outbox::Outbox;
+use stop::Stopping;
 use users::Users;
 
 pub mod channels;
@@ -45,6 +46,7 @@ mod occupancy;
 mod outbox;
 mod polling;
 mod query;
+mod stop;
 #[cfg(test)]
 pub(crate) mod test;
 mod users;
@@ -60,9 +62,6 @@ const READ_BYTES: usize = 16 * 1024;
 
 /// Reads of one socket before the others' turn.
 const READS_MAX: usize = 4;
-
-/// How long the clients get to answer the close frames when the server stops.
-const STOP_WAIT: Duration = Duration::from_secs(3);
 
 /// What the clients of an app are told that is no longer in the configuration. They do not come back by themselves, as if
 /// they had just been refused.
@@ -104,14 +103,14 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
     let mut deliveries = Vec::with_capacity(BATCH);
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut stop_at = None;
+    let mut is_stopping = false;
     loop {
         tokio::select! {
             _ = control.recv_many(&mut said, BATCH) => {}
             () = events.ready() => {}
             _ = arrivals.recv_many(&mut arrived, ARRIVALS) => {}
             _ = tick.tick() => shard.borrow_mut().tick(),
-            () = until(stop_at) => return,
+            () = tokio::time::sleep(stop::STEP), if is_stopping => {}
         }
         // What shards say comes before events: a join that others have heard of is done by then.
         while said.len() < BATCH
@@ -122,11 +121,9 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
         if said.len() < BATCH {
             events.take(BATCH, &mut deliveries);
         }
-        if said.iter().any(|message| matches!(message, Control::Stop)) {
-            stop_at = Some(tokio::time::Instant::now() + STOP_WAIT);
-        }
-        let is_empty = shard.borrow_mut().turn(&mut arrived, &mut said, &mut deliveries);
-        if stop_at.is_some() && is_empty && arrivals.is_empty() {
+        is_stopping |= said.iter().any(|message| matches!(message, Control::Stop(_)));
+        shard.borrow_mut().turn(&mut arrived, &mut said, &mut deliveries);
+        if is_stopping && shard.borrow().is_done() && arrivals.is_empty() {
             return;
         }
         // Connections' tasks have their turn before the next batch.
@@ -144,13 +141,6 @@ impl Drop for EndsTheProcess {
             tracing::error!("shard {} has panicked (see above), so the server ends; please report this", self.0);
             std::process::exit(1);
         }
-    }
-}
-
-async fn until(moment: Option<tokio::time::Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -175,7 +165,7 @@ pub struct Shard {
     dirty: Vec<Slot>,
     relayed: Vec<Delivery>,
     read_buffer: Vec<u8>,
-    stopping: bool,
+    stopping: Option<Stopping>,
 }
 
 impl Shard {
@@ -206,7 +196,7 @@ impl Shard {
             dirty: Vec::new(),
             relayed: Vec::new(),
             read_buffer: vec![0; READ_BYTES],
-            stopping: false,
+            stopping: None,
         }
     }
 
@@ -219,8 +209,8 @@ impl Shard {
         !self.events.is_empty()
     }
 
-    /// Handles a batch of each queue, then writes what came of it. True when no connection is left.
-    fn turn(&mut self, arrived: &mut Vec<Handover>, said: &mut Vec<Control>, deliveries: &mut Vec<Delivery>) -> bool {
+    /// Handles a batch of each queue, then writes what came of it.
+    fn turn(&mut self, arrived: &mut Vec<Handover>, said: &mut Vec<Control>, deliveries: &mut Vec<Delivery>) {
         // Before the joins: what was published before somebody asked to join is the last event then.
         self.relay_published(deliveries);
         for message in said.drain(..) {
@@ -233,9 +223,9 @@ impl Shard {
         self.deliver_relayed();
         self.deliver(deliveries);
         arrived.drain(..).for_each(|handover| self.accept(handover));
+        self.close_due();
         self.flush();
         self.tell_homes_of_changes();
-        self.conns.is_empty()
     }
 
     fn control(&mut self, message: Control) {
@@ -268,14 +258,7 @@ impl Shard {
                 self.change(*settings);
                 let _ = done.send(());
             }
-            Control::Stop => {
-                self.tell_backends_of_the_end();
-                self.stopping = true;
-                let slots: Vec<Slot> = self.conns.iter().map(|(slot, _)| slot as Slot).collect();
-                for slot in slots {
-                    self.close(slot, 1012, "The server is restarting");
-                }
-            }
+            Control::Stop(within) => self.stop(within),
         }
     }
 
@@ -357,7 +340,7 @@ impl Shard {
             // It was let in just before its app was taken out of the configuration.
             self.close(slot, 4001, APP_REMOVED);
         }
-        if self.stopping {
+        if self.stopping.is_some() {
             self.close(slot, 1012, "The server is restarting");
         }
         ConnKey { slot, generation: self.generation }

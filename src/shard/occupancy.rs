@@ -120,7 +120,7 @@ impl Shard {
     /// As the channel's home: another shard, or this one, has so many more subscribers.
     pub(super) fn occupancy_changed(&mut self, app: AppIndex, channel: ChannelName, more: i64) {
         // Everybody's end has been told already.
-        if self.stopping {
+        if self.stopping.is_some() {
             return;
         }
         let key = (app, channel);
@@ -141,7 +141,7 @@ impl Shard {
 
     /// As the channel's home: another node has so many subscribers.
     pub(super) fn occupancy_elsewhere(&mut self, app: AppIndex, channel: ChannelName, node: u64, count: u64) {
-        if self.stopping || !self.occupancy.is_counted[usize::from(app.0)] {
+        if self.stopping.is_some() || !self.occupancy.is_counted[usize::from(app.0)] {
             return;
         }
         let key = (app, channel);
@@ -212,7 +212,8 @@ impl Shard {
 
     /// Offers an event to the app's webhooks, if it has some.
     pub(super) fn tell_backend(&self, app: AppIndex, channel: &ChannelName, event: Event<'_>) {
-        if !self.stopping {
+        let is_about_people = !matches!(event, Event::ClientEvent { .. } | Event::CacheMiss);
+        if self.stopping.is_none() || !is_about_people {
             self.context.webhooks.offer(app, channel, event);
         }
     }
