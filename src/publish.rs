@@ -310,6 +310,7 @@ mod tests {
             socketio: None,
             deflated: None,
             except: None,
+            taken_at: None,
         };
         publisher.publish(delivery.clone()).await;
         (0..EVENTS_MAX).for_each(|_| publisher.relay_published(&delivery));

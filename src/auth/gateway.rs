@@ -19,6 +19,7 @@ use super::laravel::{About, Body, Failure, Inquiry, Reply};
 use super::origin::{OriginVerdict, allowed};
 use super::reply::{self, No, Yes};
 use crate::config::{App, Auth};
+use crate::metrics::Way;
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::{SocketId, app_tag, signature};
 
@@ -92,6 +93,7 @@ async fn answer(
     };
     let outcome = laravel
         .exchange(Inquiry {
+            way: Way::Gateway,
             about,
             socket_id,
             fields: &fields.others,
@@ -103,6 +105,7 @@ async fn answer(
         About::Channel(channel) => signed_channel(laravel, app, socket_id, channel, &outcome),
         About::User => reply::judge_user(laravel, &outcome).map(|user_data| signed_user(app, socket_id, &user_data)),
     };
+    laravel.count(Way::Gateway, &outcome, signed.is_ok());
     let mut response = signed.unwrap_or_else(|no| {
         log_refusal(laravel, about, socket_id, &no);
         match &outcome {

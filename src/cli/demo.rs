@@ -16,7 +16,9 @@ use anyhow::{Context, bail};
 
 use self::standin::{Libraries, Site};
 use super::start::set_up_log;
-use crate::config::{App, Auth, Config, KeyAuth, Limits, Redis, Secret, SocketIo, Subscribers};
+use crate::config::{
+    App, Auth, Config, KeyAuth, Limits, LogFormat, MetricsAccess, Redis, Secret, SocketIo, Subscribers,
+};
 use crate::listen::Place;
 use crate::server::{self, Source};
 
@@ -128,9 +130,12 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         cluster: None,
         redis: Redis::default(),
         dev_mode: false,
+        log_format: LogFormat::Auto,
+        metrics: Some(MetricsAccess::default()),
         per_message_deflate: false,
         socketio: SocketIo::default(),
         limits: Limits::default(),
+        shutdown_time: None,
         shards: std::thread::available_parallelism().map_or(1, usize::from),
         taken: Vec::new(),
         warnings: Vec::new(),

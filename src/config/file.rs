@@ -18,7 +18,8 @@ use super::error::ConfigError;
 use super::json::{Document, Setting};
 use super::known::{warn_of_placeholders, warn_of_unknown};
 use super::{
-    App, Auth, Cluster, Config, KeyAuth, Limits, Redis, Secret, SocketIo, UnixSocket, old, redis, socketio, webhook,
+    App, Auth, Cluster, Config, KeyAuth, Limits, LogFormat, Redis, Secret, SocketIo, UnixSocket, old, operations,
+    redis, socketio, webhook,
 };
 use crate::protocol::app_tag;
 use crate::protocol::channel::NAME_BYTES_MAX;
@@ -111,6 +112,8 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
     let host = variable("LARAVEL_ECHO_SERVER_HOST", "host").or(file("host")).or_else(|| environment.host());
     let port = variable("LARAVEL_ECHO_SERVER_PORT", "port").or(file("port")).or_else(|| environment.port());
     let dev_mode = variable("LARAVEL_ECHO_SERVER_DEBUG", "devMode").or(file("devMode"));
+    let log_format = variable("LARAVEL_ECHO_SERVER_LOG_FORMAT", "logFormat").or(file("logFormat"));
+    let metrics_token = variable("LARAVEL_ECHO_SERVER_METRICS_TOKEN", "metrics.token");
     let tls = old::TlsKeys {
         protocol: variable("LARAVEL_ECHO_SERVER_PROTO", "protocol").or(file("protocol")),
         certificate: variable("LARAVEL_ECHO_SERVER_SSL_CERT", "sslCertPath").or(file("sslCertPath")),
@@ -198,9 +201,15 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         presence_store,
         cluster,
         dev_mode: dev_mode.map_or_else(|| environment.dev_mode(), |flag| flag.flag(&mut warnings)),
+        log_format: log_format.map_or(Ok(LogFormat::Auto), |format| operations::read_log_format(&format))?,
+        metrics: operations::read_metrics(file("metrics"), metrics_token, &mut warnings)?,
         per_message_deflate: file("perMessageDeflate").is_some_and(|flag| flag.flag(&mut warnings)),
         socketio: file("socketio").map_or_else(|| Ok(SocketIo::default()), |it| socketio::read(&it, &mut warnings))?,
         limits,
+        shutdown_time: match file("shutdownSeconds") {
+            Some(_) => Some(Duration::from_secs(number(&file("shutdownSeconds"), 5, 0..=60, "of seconds")?)),
+            None => None,
+        },
         shards: number(&file("shards"), cores as u64, 1..=1024, "of threads")? as usize,
         taken: Vec::new(),
         warnings,

@@ -19,6 +19,7 @@ mod file;
 mod json;
 mod known;
 mod old;
+mod operations;
 mod redis;
 mod reload;
 mod socketio;
@@ -67,18 +68,59 @@ pub struct Config {
     pub cluster: Option<Cluster>,
     /// Say more in the log.
     pub dev_mode: bool,
+    /// `logFormat`: how lines of the log look.
+    pub log_format: LogFormat,
+    /// `metrics`: who may read them; `None`: nobody.
+    pub metrics: Option<MetricsAccess>,
     /// `perMessageDeflate`: compress for Pusher clients that offer it.
     pub per_message_deflate: bool,
     /// How Socket.IO clients are served.
     pub socketio: SocketIo,
     /// Bounds on what clients may do.
     pub limits: Limits,
+    /// `shutdownSeconds`: within which time connections are closed when the server stops; `None`: by their number.
+    pub shutdown_time: Option<Duration>,
     /// Engine threads that own the connections; default: one per core.
     pub shards: usize,
     /// What was taken from the environment of another server's user, as "port from SOKETI_PORT".
     pub taken: Vec<String>,
     /// What was odd in the file but no error: unknown keys and the like. Sentences.
     pub warnings: Vec<String>,
+}
+
+/// `logFormat`: how lines of the log look.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum LogFormat {
+    /// As text on a terminal or in dev mode, as JSON otherwise.
+    #[default]
+    Auto,
+    /// For people.
+    Text,
+    /// An object in each line, for programs.
+    Json,
+}
+
+impl std::str::FromStr for LogFormat {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(()),
+        }
+    }
+}
+
+/// `metrics`: who may read them. Without a token and a port of their own: programs on this machine that have not
+/// come through a proxy.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct MetricsAccess {
+    /// `metrics.token`: whoever sends it (`Authorization: Bearer`), from anywhere.
+    pub token: Option<Secret>,
+    /// `metrics.host` and `metrics.port`: they are read there, and not on the port of clients.
+    pub listen: Option<std::net::SocketAddr>,
 }
 
 /// `socket` and `socketMode`.

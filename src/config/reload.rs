@@ -38,6 +38,8 @@ impl Config {
             proxy,
             redis,
             subscribers,
+            log_format,
+            metrics,
             api_cors,
             presence_store,
             cluster,
@@ -45,11 +47,13 @@ impl Config {
             per_message_deflate,
             socketio,
             limits,
+            shutdown_time,
             shards,
             taken,
             warnings,
         } = new;
         let old = self.clone();
+        let listen = |metrics: &Option<super::MetricsAccess>| metrics.as_ref().and_then(|access| access.listen);
         let first = apps.get(first_app).map(|app| (app.id.clone(), app.key.clone()));
         let whole = [old.limits.clone(), limits.clone()];
         let apps = diff.apps(old.apps, apps, &whole)?;
@@ -74,10 +78,16 @@ impl Config {
             api_cors: diff.live("apiOriginAllow", old.api_cors, api_cors),
             presence_store: diff.fixed("database, databaseConfig", old.presence_store, presence_store),
             cluster: diff.fixed("cluster", old.cluster, cluster),
+            log_format: diff.fixed("logFormat", old.log_format, log_format),
+            metrics: match listen(&old.metrics) == listen(&metrics) {
+                true => diff.live("metrics", old.metrics, metrics),
+                false => diff.fixed("metrics", old.metrics, metrics),
+            },
             dev_mode: diff.live("devMode", old.dev_mode, dev_mode),
             per_message_deflate: diff.live("perMessageDeflate", old.per_message_deflate, per_message_deflate),
             socketio: diff.live("socketio", old.socketio, socketio),
             limits: diff.live("limits", old.limits, limits),
+            shutdown_time: diff.live("shutdownSeconds", old.shutdown_time, shutdown_time),
             shards: diff.fixed("shards", old.shards, shards),
             taken,
             warnings,

@@ -29,7 +29,7 @@ pub async fn serve(listener: Listener, fronts: Fronts, mut stop: watch::Receiver
         match accepted {
             Ok((stream, peer)) => {
                 let front = fronts.load();
-                let open = Open::one_more(&fronts, &front);
+                let open = Open::one_more(&fronts, &front, &stop);
                 if front.open.load(Ordering::Relaxed) > front.config.limits.connections {
                     // Not even a refusal: whoever opens so many sockets without a handshake gets none.
                     tracing::debug!("dropped a connection from {peer}: too many wait for a handshake");
@@ -51,15 +51,17 @@ pub async fn serve(listener: Listener, fronts: Fronts, mut stop: watch::Receiver
 /// A socket that the front has, counted as long as this lives.
 pub(super) struct Open {
     fronts: Fronts,
+    /// Becomes true when the server stops.
+    stop: watch::Receiver<bool>,
     /// A backend that has signed a request: its events do not wait for strangers' handshakes.
     pub(super) is_backend: AtomicBool,
     _counted: OneMore,
 }
 
 impl Open {
-    fn one_more(fronts: &Fronts, front: &Front) -> Arc<Self> {
-        let (fronts, is_backend) = (fronts.clone(), AtomicBool::new(false));
-        Arc::new(Self { fronts, is_backend, _counted: OneMore::of(&front.open) })
+    fn one_more(fronts: &Fronts, front: &Front, stop: &watch::Receiver<bool>) -> Arc<Self> {
+        let (fronts, is_backend, stop) = (fronts.clone(), AtomicBool::new(false), stop.clone());
+        Arc::new(Self { fronts, stop, is_backend, _counted: OneMore::of(&front.open) })
     }
 
     /// The one that answers a request that begins now: a backend's connection may outlive many.
@@ -86,15 +88,27 @@ async fn http<S: Stream>(open: &Arc<Open>, stream: S, peer: Peer) {
         let open = open.clone();
         async move { Ok::<_, Infallible>(respond::<S>(open, request, peer).await) }
     });
-    let served = hyper::server::conn::http1::Builder::new()
+    let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(open.front().config.limits.handshake_timeout)
         .max_buf_size(HEAD_BYTES_MAX)
         // Answers to requests that came together go out together.
         .pipeline_flush(true)
         .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
+        .with_upgrades();
+    tokio::pin!(connection);
+    let mut stop = open.stop.clone();
+    let stopping = async move {
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    let served = tokio::select! {
+        served = &mut connection => served,
+        // What has begun is answered, and nothing more is waited for.
+        () = stopping => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
     if let Err(error) = served {
         tracing::debug!("a connection from {peer} ended: {error}");
     }

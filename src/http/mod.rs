@@ -25,17 +25,20 @@ use crate::auth::gateway;
 use crate::config::Config;
 use crate::inbox::{AppIndex, Credentials, Form, Handover, NewClient, OneMore, ShardHandle};
 use crate::listen::Peer;
+use crate::metrics::Route;
 use crate::protocol::{SocketId, app_tag, pusher};
 use crate::publish::Publisher;
 use crate::query::Everybody;
 use crate::tls::{self, Served};
 use crate::ws::{self, deflate, frame};
 use accept::{Open, Stream};
+use operations::Operations;
 use proxy::Proxy;
 
 mod accept;
 mod api;
 mod client_script;
+pub mod operations;
 mod pace;
 pub mod proxy;
 mod socketio;
@@ -64,6 +67,7 @@ pub struct Front {
     /// How many connections each app has.
     app_connections: Arc<[Arc<AtomicUsize>]>,
     laravel: Laravel,
+    operations: Arc<Operations>,
     user_endpoint: String,
     proxy: Option<Proxy>,
     tls: Option<(TlsAcceptor, Served)>,
@@ -85,6 +89,7 @@ impl Front {
         config: Arc<Config>,
         publisher: Publisher,
         laravel: Laravel,
+        operations: Arc<Operations>,
         app_connections: Arc<[Arc<AtomicUsize>]>,
     ) -> anyhow::Result<Self> {
         let proxy = config
@@ -102,6 +107,7 @@ impl Front {
             everybody,
             app_connections,
             laravel,
+            operations,
             user_endpoint,
             proxy,
             tls,
@@ -128,6 +134,18 @@ impl Front {
     /// Asks Laravel.
     pub fn laravel(&self) -> &Laravel {
         &self.laravel
+    }
+
+    /// The configuration that it goes by.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Waits until no request is being answered and nobody is about to make one.
+    pub async fn is_empty(&self) {
+        while self.open.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// The certificate that new connections get, with those after it; none without TLS.
@@ -158,18 +176,31 @@ impl Front {
     }
 }
 
+/// Answers, and counts what was asked for.
 async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+    let front = open.front();
+    let (route, response) = answer::<S>(open, request, peer).await;
+    if let Some(route) = route {
+        front.publisher.metrics().http_requests.add((route, response.status().as_u16().into()));
+    }
+    response
+}
+
+/// The answer and what the request was for; `None`: a WebSocket.
+async fn answer<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: Peer) -> (Option<Route>, Response<Body>) {
     let front = open.front();
     let path = request.uri().path();
     let method = request.method();
     if let Some(key) = path.strip_prefix("/app/") {
         let key = key.trim_end_matches('/').to_owned();
-        return upgrade::<S>(open, request, &key);
+        return (None, upgrade::<S>(open, request, &key));
     }
     if let Some(rest) = path.strip_prefix(front.config.socketio.path.as_str())
         && (rest.is_empty() || rest.starts_with('/'))
     {
-        return socketio::respond::<S>(open, request).await;
+        let response = socketio::respond::<S>(open, request).await;
+        let is_websocket = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        return ((!is_websocket).then_some(Route::Polling), response);
     }
     if let Some(route) = api::route(path, request.uri().query()) {
         // Anybody may ask what a browser asks before a request.
@@ -179,30 +210,49 @@ async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: P
         if response.status().is_success() && !is_preflight {
             open.is_backend.store(true, Ordering::Relaxed);
         }
-        return response;
+        return (Some(Route::Api), response);
     }
     if path == front.config.auth.endpoint || path == front.user_endpoint {
         match *method {
-            Method::POST => return authorise(front, request).await,
+            Method::POST => return (Some(Route::Gateway), authorise(front, request).await),
             Method::OPTIONS => {
                 let parts = request.into_parts().0;
-                return gateway::preflight(&front.config.auth, &parts).map(full);
+                return (Some(Route::Gateway), gateway::preflight(&front.config.auth, &parts).map(full));
             }
             _ if front.proxy.is_none() => {
-                return error(StatusCode::METHOD_NOT_ALLOWED, "authorisation is asked for with POST");
+                let response = error(StatusCode::METHOD_NOT_ALLOWED, "authorisation is asked for with POST");
+                return (Some(Route::Gateway), response);
             }
             _ => {}
         }
     }
+    if matches!(path, "/health" | "/ready" | "/metrics") {
+        let (parts, body) = request.into_parts();
+        if let Some(response) = operations::respond(&front, &parts, peer.ip()).await {
+            return (Some(Route::Operations), response);
+        }
+        return pass_on(&front, Request::from_parts(parts, body), peer).await;
+    }
+    pass_on(&front, request, peer).await
+}
+
+/// What is nothing of the server's own.
+async fn pass_on(front: &Front, request: Request<Incoming>, peer: Peer) -> (Option<Route>, Response<Body>) {
     match &front.proxy {
-        Some(proxy) => proxy.forward(request, peer.ip().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into())).await,
+        Some(proxy) => {
+            let peer = peer.ip().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into());
+            (Some(Route::Proxy), proxy.forward(request, peer).await)
+        }
         None => {
-            let mut response = match path {
-                "/" => api::health(method),
-                _ => error(StatusCode::NOT_FOUND, "nothing is here; WebSockets connect to /app/{key}"),
+            let (route, mut response) = match request.uri().path() {
+                "/" => (Route::Operations, api::health(request.method())),
+                _ => {
+                    let nothing = "nothing is here; WebSockets connect to /app/{key}";
+                    (Route::NotFound, error(StatusCode::NOT_FOUND, nothing))
+                }
             };
             api::allow_pages(&front.config, &mut response);
-            response
+            (Some(route), response)
         }
     }
 }

@@ -115,7 +115,7 @@ label! {
 
 label! {
     /// Why a message on Redis was no event for anybody.
-    Ignored = "reason" {
+    IgnoredBecause = "reason" {
         /// Longer than any event may be.
         TooLong = "too_long",
         /// The channel's name is not UTF-8.
@@ -256,7 +256,7 @@ label! {
         Redirected = "redirected",
         /// 401.
         Unauthenticated = "401",
-        /// 403, or a 200 that says no.
+        /// 403.
         Forbidden = "403",
         /// 404.
         NotFound = "404",
@@ -292,10 +292,8 @@ label! {
 label! {
     /// What a request over HTTP was for.
     Route = "route" {
-        /// Pusher's HTTP API.
+        /// The HTTP API, Pusher's or the old server's.
         Api = "api",
-        /// The old server's HTTP API.
-        LegacyApi = "legacy_api",
         /// The authEndpoint.
         Gateway = "gateway",
         /// Socket.IO's polling.

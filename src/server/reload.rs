@@ -12,9 +12,11 @@ use anyhow::Context as _;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::files::Files;
+use super::systemd::Notifier;
 use crate::auth::callback::{KnownPrefixes, Laravel};
 use crate::cluster::{self, NewApps};
 use crate::config::{self, Config};
+use crate::http::operations::Operations;
 use crate::http::{Front, Fronts};
 use crate::inbox::{AppIndex, Control, Settings};
 use crate::ingress::{self, Audiences};
@@ -47,6 +49,8 @@ pub struct Parts {
     pub ingress: mpsc::UnboundedSender<ingress::Change>,
     pub presence_prefixes: watch::Sender<Prefixes>,
     pub new_apps: NewApps,
+    pub operations: Arc<Operations>,
+    pub systemd: Notifier,
 }
 
 /// Reloads whenever there is a reason, until the server stops; gives back what is to be ended then.
@@ -91,7 +95,9 @@ pub async fn run(
                 "a file has changed"
             }
         };
+        parts.systemd.reloading();
         parts.reload(&origin, why).await;
+        parts.systemd.ready();
         files.follow(files_of(&origin, &parts.config));
     }
 }
@@ -141,11 +147,12 @@ impl Parts {
         let audiences = (apps(&config) != apps(&self.config)).then(|| audiences(&config));
         let known_prefixes = audiences.as_ref().map_or(&self.known_prefixes, |(_, known_prefixes)| known_prefixes);
         let before = self.fronts.load_full();
-        let laravel = Laravel::new(&config.auth, known_prefixes.clone())?;
+        let laravel = Laravel::new(&config.auth, known_prefixes.clone(), self.publisher.metrics().clone())?;
         let connections: Vec<_> = before.app_connections().to_vec();
         let more = std::iter::repeat_with(Arc::default).take(config.apps.len() - connections.len());
         let connections: cluster::Connections = connections.into_iter().chain(more).collect();
-        let front = Front::new(config.clone(), self.publisher.clone(), laravel, connections.clone())?.follow(&before);
+        let (publisher, operations) = (self.publisher.clone(), self.operations.clone());
+        let front = Front::new(config.clone(), publisher, laravel, operations, connections.clone())?.follow(&before);
         if front.certificate() != before.certificate() {
             changed.push("the certificate".to_owned());
         }
@@ -162,6 +169,7 @@ impl Parts {
             // A shard that has ended needs none.
             let _ = taken.await;
         }
+        self.publisher.metrics().set_apps(app_names(&config));
         if config.apps.len() > known {
             self.new_apps.add(&config.apps[known..], &config.redis, connections);
         }
@@ -180,6 +188,15 @@ impl Parts {
         self.config = config;
         Ok((changed, needs_restart))
     }
+}
+
+/// What the apps are called in metrics, each otherwise.
+pub fn app_names(config: &Config) -> Vec<String> {
+    let name = |(index, app): (usize, &config::App)| match app.is_removed {
+        true => format!("(removed {index})"),
+        false => app.id.clone(),
+    };
+    config.apps.iter().enumerate().map(name).collect()
 }
 
 /// Which apps hear what of Redis, and where the prefixes will be known.

@@ -117,6 +117,8 @@ impl Conn {
 pub struct Closing {
     /// When the socket is dropped at the latest.
     pub until: Millis,
+    /// Of the first close frame.
+    pub code: u16,
     /// The client's close frame has arrived: drop the socket as soon as ours is out.
     pub heard: bool,
     /// What the client sends makes no sense; only its end is waited for.

@@ -56,7 +56,7 @@ impl Shard {
         let socketio = publisher.for_socketio(|| frame::encode_text(&socketio()));
         let frame = frame::encode_text(text);
         let deflated = publisher.deflated(&frame);
-        Delivery { app, channel: channel.clone(), frame, socketio, deflated, except }
+        Delivery { app, channel: channel.clone(), frame, socketio, deflated, except, taken_at: None }
     }
 
     pub(super) fn deliver_relayed(&mut self) {
@@ -87,6 +87,7 @@ impl Shard {
             // All that there is for anybody in this turn is written here and now, while the
             // connection is at hand; else each outbox is written once, at the turn's end.
             let is_all = run == batch.len() && self.dirty.is_empty();
+            let (mut connections, mut bytes) = (0, 0);
             for slot in self.channels.subscribers(first.app, &first.channel) {
                 let conn = &mut self.conns[slot as usize];
                 if first.except == Some(conn.socket_id) {
@@ -101,6 +102,8 @@ impl Shard {
                     // Taken in before there was any Socket.IO client.
                     continue;
                 }
+                connections += 1;
+                bytes += piece.len() as u64;
                 if is_all
                     && conn.tls.is_none()
                     && !conn.draining
@@ -117,6 +120,7 @@ impl Shard {
                     self.dirty.push(slot);
                 }
             }
+            self.measure.delivered(&rest[..run], connections, bytes);
             rest = &rest[run..];
         }
         batch.clear();
@@ -171,6 +175,7 @@ impl Shard {
                 self.context.settings.outbound_bytes_max,
             );
             conn.outbox.give_up();
+            self.measure.slow_consumers_closed.add(conn.app.into());
             self.close(slot, 4100, "Too slow: events were waiting to be read");
         }
     }

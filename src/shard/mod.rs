@@ -22,6 +22,7 @@ use crate::auth::{Asked, Question};
 use crate::inbox::{
     ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient, PresenceChanges, Settings,
 };
+use crate::metrics::Source;
 use crate::protocol::session::{Action, Input, Millis, Session};
 use crate::protocol::webhook::Event;
 use crate::protocol::{SocketId, pusher, socketio};
@@ -31,9 +32,12 @@ use crate::ws::frame::{self, Message};
 use channels::{Change, Channels, Slot};
 use conn::{CLOSE_WAIT, Closing, Conn};
 use home::Homes;
+use measure::Measure;
 use occupancy::Occupancy;
 use outbox::Outbox;
 use stop::Stopping;
+
+pub use stop::ANSWER_WAIT;
 use users::Users;
 
 pub mod channels;
@@ -41,6 +45,7 @@ mod conn;
 mod delivery;
 mod home;
 mod last_events;
+mod measure;
 mod misses;
 mod occupancy;
 mod outbox;
@@ -164,6 +169,7 @@ pub struct Shard {
     /// Those with something in their outbox since the last flush.
     dirty: Vec<Slot>,
     relayed: Vec<Delivery>,
+    measure: Measure,
     read_buffer: Vec<u8>,
     stopping: Option<Stopping>,
 }
@@ -178,6 +184,7 @@ impl Shard {
         this: Weak<RefCell<Shard>>,
     ) -> Self {
         let (homes, occupancy) = (Homes::new(&context), Occupancy::new(&context));
+        let measure = Measure::new(context.publisher.metrics(), index);
         Self {
             index,
             context,
@@ -195,6 +202,7 @@ impl Shard {
             polled: HashMap::new(),
             dirty: Vec::new(),
             relayed: Vec::new(),
+            measure,
             read_buffer: vec![0; READ_BYTES],
             stopping: None,
         }
@@ -225,6 +233,7 @@ impl Shard {
         arrived.drain(..).for_each(|handover| self.accept(handover));
         self.close_due();
         self.flush();
+        self.measure.written();
         self.tell_homes_of_changes();
     }
 
@@ -334,6 +343,7 @@ impl Shard {
             closing: None,
             _counted: counted,
         }) as Slot;
+        self.measure.opened(&self.conns[slot as usize]);
         tracing::debug!("{socket_id} connected");
         self.act(slot, actions);
         if self.context.settings.removed[usize::from(app.0)] {
@@ -413,7 +423,11 @@ impl Shard {
             }
             _ if conn.closing.is_some() => {}
             Message::Text(text) if conn.is_probe() => self.probe(key, &text),
-            Message::Text(text) => self.input(key, Input::Text(&text)),
+            Message::Text(text) => {
+                let app = conn.app.into();
+                self.measure.messages_received.add(app);
+                self.input(key, Input::Text(&text));
+            }
             Message::Ping(payload) => {
                 conn.outbox.push(frame::encode_pong(payload));
                 self.touch(key.slot);
@@ -444,16 +458,22 @@ impl Shard {
                 Action::Send(text) => self.send(slot, frame::encode_text(&text)),
                 Action::SendFrame(frame) => self.send(slot, frame),
                 Action::Subscribe(channel) => {
-                    if self.channels.subscribe(app, &channel, slot) == Change::Edge {
-                        self.interest.add(self.context.publisher.hash(app, channel.as_str()));
+                    let first = self.channels.subscribe(app, &channel, slot) == Change::Edge;
+                    let first = first.then(|| self.context.publisher.hash(app, channel.as_str()));
+                    if let Some(hash) = first {
+                        self.interest.add(hash);
                     }
+                    self.measure.subscribed(app, &channel, first);
                     self.occupancy.count(app, &channel, 1);
                     tracing::debug!("{socket_id} joined channel: {channel}");
                 }
                 Action::Unsubscribe(channel) => {
-                    if self.channels.unsubscribe(app, &channel, slot) == Change::Edge {
-                        self.interest.remove(self.context.publisher.hash(app, channel.as_str()));
+                    let last = self.channels.unsubscribe(app, &channel, slot) == Change::Edge;
+                    let last = last.then(|| self.context.publisher.hash(app, channel.as_str()));
+                    if let Some(hash) = last {
+                        self.interest.remove(hash);
                     }
+                    self.measure.unsubscribed(app, &channel, last);
                     self.occupancy.count(app, &channel, -1);
                     tracing::debug!("{socket_id} left channel: {channel}");
                 }
@@ -493,9 +513,11 @@ impl Shard {
                     let text = pusher::client_event(name, &event, data, user_id);
                     let socketio = || socketio::channel_event(name, &event, data.unwrap_or("null"));
                     let event = self.delivery(app, &channel, &text, socketio, Some(socket_id));
+                    self.measure.events_received.add(Source::Client);
                     self.context.publisher.relay_everywhere(&event);
                 }
                 Action::SubscriptionError { channel, kind, refusal } => {
+                    self.measure.subscriptions_refused.add(app.into());
                     let text = pusher::subscription_error(&channel, kind, &refusal.error, refusal.status);
                     self.send(slot, frame::encode_text(&text));
                 }
@@ -518,7 +540,7 @@ impl Shard {
     fn close(&mut self, slot: Slot, code: u16, reason: &str) {
         let until = self.now() + CLOSE_WAIT;
         let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| conn.closing.is_none()) else { return };
-        conn.closing = Some(Closing { until, heard: false, deaf: false });
+        conn.closing = Some(Closing { until, code, heard: false, deaf: false });
         conn.outbox.push(frame::encode_close(code, reason));
         tracing::debug!("{} is closed with {code} {reason}", conn.socket_id);
         self.touch(slot);
@@ -537,6 +559,7 @@ impl Shard {
     fn remove(&mut self, slot: Slot, reason: &str) {
         self.end_session(slot);
         let Some(conn) = self.conns.try_remove(slot as usize) else { return };
+        self.measure.ended(&conn);
         tracing::debug!("{} disconnected ({reason})", conn.socket_id);
         if let Some(stream) = &conn.stream {
             let _ = socket2::SockRef::from(&**stream).shutdown(std::net::Shutdown::Both);
@@ -561,6 +584,7 @@ impl Shard {
                 None => {}
             }
         }
+        self.measure_each_second();
         self.homes.expire(now);
         self.tell_late_counts(now);
         self.tell_watchers_of_changes();

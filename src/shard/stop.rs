@@ -16,7 +16,7 @@ use crate::protocol::session::Millis;
 pub const STEP: Duration = Duration::from_millis(20);
 
 /// How long the clients get to answer the close frames, after the last of them.
-const ANSWER_WAIT: Millis = 3_000;
+pub const ANSWER_WAIT: Duration = Duration::from_secs(3);
 
 /// A shard that is ending.
 #[derive(Debug)]
@@ -61,8 +61,9 @@ impl Shard {
         let Some(stopping) = &self.stopping else { return false };
         let now = self.now();
         let others = self.context.publisher.shards().iter();
-        let is_last = now >= stopping.last || others.map(|shard| shard.connections().load(Ordering::Relaxed)).sum::<usize>() == 0;
-        (self.conns.is_empty() && is_last) || now >= stopping.last + ANSWER_WAIT
+        let is_last =
+            now >= stopping.last || others.map(|shard| shard.connections().load(Ordering::Relaxed)).sum::<usize>() == 0;
+        (self.conns.is_empty() && is_last) || now >= stopping.last + ANSWER_WAIT.as_millis() as Millis
     }
 }
 

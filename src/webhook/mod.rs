@@ -63,6 +63,9 @@ struct Bounds {
     stop_time: Duration,
 }
 
+/// How long what is left may take to go out at the end.
+pub const STOP_TIME: Duration = Duration::from_secs(5);
+
 const BOUNDS: Bounds = Bounds {
     events_max: 10_000,
     bytes_max: 16 * 1024 * 1024,
@@ -74,7 +77,7 @@ const BOUNDS: Bounds = Bounds {
     first_pause: Duration::from_secs(1),
     last_pause: Duration::from_secs(60),
     patience: Duration::from_secs(5 * 60),
-    stop_time: Duration::from_secs(5),
+    stop_time: STOP_TIME,
 };
 
 /// The webhooks of all apps. A clone shares everything; the default has none.

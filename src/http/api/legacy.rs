@@ -29,6 +29,11 @@ use crate::protocol::presence::Member;
 
 mod admission;
 
+/// Whether a program on this machine has sent the request, and no proxy on this machine for somebody else.
+pub(in crate::http) fn came_straight_from_here(parts: &http::request::Parts, peer: IpAddr) -> bool {
+    admission::came_straight_from_here(parts, peer).is_ok()
+}
+
 /// What the old server said, for scripts, and a sentence for people.
 #[derive(Debug, Eq, PartialEq)]
 struct Denied {

@@ -27,7 +27,7 @@ mod legacy;
 mod signed;
 
 pub(super) use cors::put as allow_pages;
-pub(super) use legacy::health;
+pub(super) use legacy::{came_straight_from_here, health};
 
 /// Room in a request beside the events' data, in bytes: names, channels, what JSON needs.
 const BODY_BYTES_EXTRA: usize = 64 * 1024;

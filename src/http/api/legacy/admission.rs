@@ -56,7 +56,7 @@ fn key(parts: &request::Parts) -> Option<String> {
 }
 
 /// Whether a program on this machine has sent the request, and no proxy on this machine for somebody else.
-fn came_straight_from_here(parts: &request::Parts, peer: IpAddr) -> Result<(), Denied> {
+pub(super) fn came_straight_from_here(parts: &request::Parts, peer: IpAddr) -> Result<(), Denied> {
     const OTHERWISE: &str = "sign the request with clients[].secret, as Pusher's libraries do, or set \"httpApiKeyAuth\": \
                              \"anywhere\" if nobody else can reach this port";
     let refused = |what: &str| Err(Denied::unauthorized(format!("{what}; {OTHERWISE}")));
