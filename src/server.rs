@@ -73,7 +73,10 @@ pub fn run(
     let _ = rustls::crypto::ring::default_provider().install_default();
     let inherited = systemd::sockets()?;
     let systemd = Notifier::from_environment();
-    raise_file_limit();
+    match listen::files::report(listen::files::raise(), &config) {
+        Ok(enough) => tracing::info!("{enough}"),
+        Err(sentence) => tracing::warn!("{sentence}"),
+    }
     let (handles, inboxes): (Vec<_>, Vec<_>) = (0..config.shards).map(|_| inbox::inbox()).unzip();
     let (bus, bus_end) = match config.cluster {
         Some(_) => bus::bus(),
@@ -183,6 +186,7 @@ pub fn run(
         tokio::spawn(async move {
             let again = signals.next().await;
             tracing::warn!("{again} again: ending at once");
+            crate::log::flush();
             std::process::exit(1);
         });
         systemd.stopping(within + LEAVE_WAIT + STORE_WAIT + shard::ANSWER_WAIT + webhook::STOP_TIME + REQUESTS_WAIT);
@@ -296,17 +300,5 @@ async fn answer(mut asked: mpsc::UnboundedReceiver<Asked>, fronts: Fronts, publi
             let answer = laravel.ask(&question).await;
             publisher.shards()[shard].tell(Control::Answered { conn, ticket, answer });
         });
-    }
-}
-
-/// Every connection is a file; the usual soft limit of 1,024 is a surprise at the 1,025th.
-pub(crate) fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current == limit.maximum {
-        return;
-    }
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
-        tracing::warn!("the limit of open files stays at {:?}: {error}", limit.current);
     }
 }

@@ -15,11 +15,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use self::standin::{Libraries, Site};
-use super::start::set_up_log;
+use crate::address::TrustedProxies;
 use crate::config::{
     App, Auth, Config, KeyAuth, Limits, LogFormat, MetricsAccess, Redis, Secret, SocketIo, Subscribers,
 };
 use crate::listen::Place;
+use crate::log;
 use crate::server::{self, Source};
 
 mod application;
@@ -49,7 +50,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let (port, remark) = choose_port(options.port.unwrap_or(PORT))?;
 
     let (events_in, events) = tokio::sync::mpsc::channel(EVENTS_MAX);
-    let _ = set_up_log(false);
+    log::set_up(LogFormat::Text, false);
     let application = standin::start(Site { app_key: APP_KEY, libraries }, events_in)?;
     server::run(config(port, application)?, Source::Queue(events), None, move |places| {
         let Some(address) = places.iter().find_map(Place::address) else { return };
@@ -98,6 +99,8 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         host: Some(Ipv4Addr::LOCALHOST.to_string()),
         port,
         socket: None,
+        trusted_proxies: TrustedProxies::default(),
+        proxy_protocol: false,
         apps: vec![App {
             id: APP_ID.to_owned(),
             key: APP_KEY.to_owned(),

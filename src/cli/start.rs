@@ -1,15 +1,13 @@
 //! `start`: configuration, log, lock file, banner; the rest is [`crate::server`]'s.
 
-use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use tracing_subscriber::EnvFilter;
 
 use super::StartOptions;
 use super::banner::banner;
 use super::lock::{self, Holder, Lock};
 use crate::config::{Config, DotEnv};
+use crate::log;
 use crate::server::{self, Origin};
 
 /// Runs the server until it is told to stop.
@@ -19,23 +17,22 @@ use crate::server::{self, Origin};
 pub fn run(options: &StartOptions) -> anyhow::Result<()> {
     let path = options.file.path();
     let config = load(options)?;
-    let set_dev_mode = set_up_log(config.dev_mode);
+    log::set_up(options.log_format.unwrap_or(config.log_format), config.dev_mode);
     for warning in &config.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(target: log::ALWAYS, "{warning}");
     }
     let again = options.clone();
     let origin = Origin {
         load: Arc::new(move || load(&again)),
         files: vec![path.clone(), folder(&path).join(".env"), PathBuf::from(".env")],
-        set_dev_mode: Arc::new(set_dev_mode),
     };
     let _lock = take_lock(lock::path_for(&path), options.force)?;
     let for_banner = config.clone();
-    server::run(config, server::Source::Redis, Some(origin), move |places| {
-        // `print` panics when nobody listens any more; the server has no need of a listener.
-        let mut stdout = io::stdout().lock();
-        let _ = stdout.write_all(banner(&for_banner, places).as_bytes()).and_then(|()| stdout.flush());
-    })
+    let done = server::run(config, server::Source::Redis, Some(origin), move |places| {
+        log::banner(&banner(&for_banner, places))
+    });
+    log::flush();
+    done
 }
 
 fn load(options: &StartOptions) -> anyhow::Result<Config> {
@@ -79,44 +76,4 @@ fn take_lock(path: PathBuf, force: bool) -> anyhow::Result<Option<Lock>> {
         }
     }
     Ok(None)
-}
-
-/// Log lines go to stdout, where the old server's went. `RUST_LOG` wins over `dev_mode`, also over another one later, which
-/// is given to the answer.
-pub fn set_up_log(dev_mode: bool) -> impl Fn(bool) + Send + Sync + 'static {
-    let default = |dev_mode| {
-        let own = if dev_mode { "debug" } else { "info" };
-        EnvFilter::new(format!("warn,laravel_echo_server={own}"))
-    };
-    let variable = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
-    let has_variable = variable.is_some();
-    let (filter, wrong) = match variable {
-        None => (default(dev_mode), None),
-        Some(text) => match EnvFilter::try_new(&text) {
-            Ok(filter) => (filter, None),
-            Err(error) => (default(dev_mode), Some(error)),
-        },
-    };
-    let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    // Fails only if there is a log already, which is then used.
-    let is_fixed = has_variable && wrong.is_none();
-    let log = tracing_subscriber::fmt()
-        .with_ansi(colours)
-        .with_target(false)
-        .with_writer(io::stdout)
-        // It would be said on stderr, with a panic if nobody listens there either.
-        .log_internal_errors(false)
-        .with_env_filter(filter)
-        .with_filter_reloading();
-    let handle = log.reload_handle();
-    let _ = log.try_init();
-    if let Some(error) = wrong {
-        tracing::warn!("RUST_LOG is ignored, because it is no filter: {error}.");
-    }
-    move |dev_mode| {
-        if !is_fixed {
-            // Fails only without a log.
-            let _ = handle.reload(default(dev_mode));
-        }
-    }
 }

@@ -31,6 +31,8 @@ impl Config {
             port,
             socket,
             tls,
+            trusted_proxies,
+            proxy_protocol,
             apps,
             first_app,
             auth,
@@ -67,6 +69,8 @@ impl Config {
             // A file without apps has one that nobody knows the key of.
             first_app: first_app.or_else(|| apps.iter().position(|app| !app.is_removed)).unwrap_or_default(),
             apps,
+            trusted_proxies: diff.live("trustedProxies", old.trusted_proxies, trusted_proxies),
+            proxy_protocol: diff.live("proxyProtocol", old.proxy_protocol, proxy_protocol),
             auth: diff.live("authHost, auth…, allowedOrigins", old.auth, auth),
             key_auth: diff.live("httpApiKeyAuth", old.key_auth, key_auth),
             proxy: diff.live("proxy", old.proxy, proxy),

@@ -56,6 +56,12 @@ fn rules(app: &App, config: &Config) -> Rules {
         app_key: app.key.clone(),
         secret: app.secret.expose().to_owned(),
         previous_secrets: app.previous_secrets.iter().map(|secret| secret.expose().to_owned()).collect(),
+        subscribes_per_second: app
+            .limits
+            .subscribes_per_second
+            .unwrap_or(u32::try_from(app.limits.subscriptions_per_connection).unwrap_or(u32::MAX)),
+        presence_joins_per_minute: app.limits.presence_joins_per_minute,
+        channel_name_bytes_max: app.limits.channel_name_bytes,
         subscriptions_max: app.limits.subscriptions_per_connection,
         client_events_per_second: app.limits.client_events_per_second,
         client_event_bytes_max: app.limits.client_event_bytes,

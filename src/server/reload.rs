@@ -20,6 +20,7 @@ use crate::http::operations::Operations;
 use crate::http::{Front, Fronts};
 use crate::inbox::{AppIndex, Control, Settings};
 use crate::ingress::{self, Audiences};
+use crate::log;
 use crate::presence_store::{self, Prefixes};
 use crate::protocol::app_tag;
 use crate::publish::Publisher;
@@ -35,8 +36,6 @@ pub struct Origin {
     pub load: Arc<dyn Fn() -> anyhow::Result<Config> + Send + Sync>,
     /// The files that it reads, beside those that a configuration names.
     pub files: Vec<PathBuf>,
-    /// Has the log say more (`devMode`), or less.
-    pub set_dev_mode: Arc<dyn Fn(bool) + Send + Sync>,
 }
 
 /// The parts of the server that go by a configuration.
@@ -123,7 +122,7 @@ impl Parts {
                 );
             }
         };
-        (origin.set_dev_mode)(self.config.dev_mode);
+        log::set_dev_mode(self.config.dev_mode);
         let changed = if changed.is_empty() { "nothing has changed".to_owned() } else { changed.join(", ") };
         tracing::info!("Reloaded {path} ({why}): {changed}");
         if !needs_restart.is_empty() {

@@ -22,7 +22,7 @@ use crate::auth::{Asked, Question};
 use crate::inbox::{
     ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient, PresenceChanges, Settings,
 };
-use crate::metrics::Source;
+use crate::metrics::{self, Source};
 use crate::protocol::session::{Action, Input, Millis, Session};
 use crate::protocol::webhook::Event;
 use crate::protocol::{SocketId, pusher, socketio};
@@ -32,6 +32,7 @@ use crate::ws::frame::{self, Message};
 use channels::{Change, Channels, Slot};
 use conn::{CLOSE_WAIT, Closing, Conn};
 use home::Homes;
+use limits::Reached;
 use measure::Measure;
 use occupancy::Occupancy;
 use outbox::Outbox;
@@ -45,6 +46,7 @@ mod conn;
 mod delivery;
 mod home;
 mod last_events;
+mod limits;
 mod measure;
 mod misses;
 mod occupancy;
@@ -71,6 +73,9 @@ const READS_MAX: usize = 4;
 /// What the clients of an app are told that is no longer in the configuration. They do not come back by themselves, as if
 /// they had just been refused.
 const APP_REMOVED: &str = "Application does not exist any more";
+
+/// WebSocket's code for a message that is too long.
+const TOO_LONG: u16 = 1009;
 
 /// What a shard needs to know of the world.
 #[derive(Clone, Debug)]
@@ -144,6 +149,7 @@ impl Drop for EndsTheProcess {
     fn drop(&mut self) {
         if std::thread::panicking() {
             tracing::error!("shard {} has panicked (see above), so the server ends; please report this", self.0);
+            crate::log::flush();
             std::process::exit(1);
         }
     }
@@ -171,6 +177,7 @@ pub struct Shard {
     relayed: Vec<Delivery>,
     measure: Measure,
     read_buffer: Vec<u8>,
+    reached: Reached,
     stopping: Option<Stopping>,
 }
 
@@ -204,6 +211,7 @@ impl Shard {
             relayed: Vec::new(),
             measure,
             read_buffer: vec![0; READ_BYTES],
+            reached: Reached::default(),
             stopping: None,
         }
     }
@@ -402,6 +410,9 @@ impl Shard {
         }
         if let Err(violation) = result {
             tracing::debug!("a client broke the WebSocket protocol: {violation}");
+            if violation.code() == TOO_LONG {
+                self.reached(metrics::Limit::MessageBytes, || format!("a client is closed with {TOO_LONG}"));
+            }
             self.close(key.slot, violation.code(), &violation.to_string());
             if let Some(closing) = self.conn(key).and_then(|conn| conn.closing.as_mut()) {
                 closing.deaf = true;
@@ -521,6 +532,7 @@ impl Shard {
                     let text = pusher::subscription_error(&channel, kind, &refusal.error, refusal.status);
                     self.send(slot, frame::encode_text(&text));
                 }
+                Action::Limited(limit) => self.limited(socket_id, limit),
                 Action::Refused { channel, error } => tracing::warn!("{socket_id} may not join {channel:?}: {error}"),
                 Action::SigninRefused { error } => tracing::warn!("{socket_id} may not sign in: {error}"),
                 Action::Close { code, reason } => self.close(slot, code, reason),
