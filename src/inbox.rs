@@ -282,7 +282,7 @@ pub struct NewClient {
     /// What the handshake said of who it is.
     pub credentials: Arc<Credentials>,
     /// Counts it: among its app's, and among those of its form.
-    pub counted: [Option<OneMore>; 2],
+    pub counted: [Option<OneMore>; 3],
     /// In which form it is sent events.
     pub form: Form,
     /// It speaks Socket.IO and not the Pusher protocol.

@@ -46,7 +46,10 @@ pub enum Source {
 pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> anyhow::Result<()> {
     // Fails only if there is one already, which is as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    raise_file_limit();
+    match listen::files::report(listen::files::raise(), &config) {
+        Ok(enough) => tracing::info!("{enough}"),
+        Err(sentence) => tracing::warn!("{sentence}"),
+    }
     let (handles, inboxes): (Vec<_>, Vec<_>) = (0..config.shards).map(|_| inbox::inbox()).unzip();
     let (bus, bus_end) = match config.cluster {
         Some(_) => bus::bus(),
@@ -205,6 +208,12 @@ fn rules(config: &Config) -> Arc<[Rules]> {
         app_key: app.key.clone(),
         secret: app.secret.expose().to_owned(),
         subscriptions_max: app.limits.subscriptions_per_connection,
+        subscribes_per_second: app
+            .limits
+            .subscribes_per_second
+            .unwrap_or(u32::try_from(app.limits.subscriptions_per_connection).unwrap_or(u32::MAX)),
+        presence_joins_per_minute: app.limits.presence_joins_per_minute,
+        channel_name_bytes_max: app.limits.channel_name_bytes,
         client_events_per_second: app.limits.client_events_per_second,
         client_event_bytes_max: app.limits.client_event_bytes,
         presence_member_bytes_max: app.limits.presence_member_bytes,
@@ -225,18 +234,6 @@ async fn answer(mut asked: mpsc::UnboundedReceiver<Asked>, laravel: Laravel, pub
             let answer = laravel.ask(&question).await;
             publisher.shards()[shard].tell(Control::Answered { conn, ticket, answer });
         });
-    }
-}
-
-/// Every connection is a file; the usual soft limit of 1,024 is a surprise at the 1,025th.
-pub(crate) fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current == limit.maximum {
-        return;
-    }
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
-        tracing::warn!("the limit of open files stays at {:?}: {error}", limit.current);
     }
 }
 

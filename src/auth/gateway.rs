@@ -47,6 +47,19 @@ pub async fn gateway(laravel: &Laravel, apps: &[App], parts: &Parts, body: Bytes
     response
 }
 
+/// The answer to a request of an address that asks more often than it may.
+pub fn too_many(auth: &Auth, parts: &Parts, per_second: u32) -> Response<Bytes> {
+    let sentence = format!(
+        "Your address asks for leave more than {per_second} times in a second; wait a moment (limits.authRequestsPerSecond)."
+    );
+    let mut response = message(StatusCode::TOO_MANY_REQUESTS, &sentence);
+    let headers = response.headers_mut();
+    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Page::of(parts, auth).put_cors(headers);
+    response
+}
+
 /// Answers `OPTIONS <authEndpoint>`, which browsers ask before a POST with a token from a page
 /// of another origin (another port is another origin).
 pub fn preflight(auth: &Auth, parts: &Parts) -> Response<Bytes> {

@@ -16,6 +16,7 @@ use anyhow::{Context, bail};
 
 use self::standin::{Libraries, Site};
 use super::start::set_up_log;
+use crate::address::TrustedProxies;
 use crate::config::{
     App, Auth, Config, KeyAuth, Limits, LogFormat, MetricsAccess, Redis, Secret, SocketIo, Subscribers,
 };
@@ -98,6 +99,8 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         host: Some(Ipv4Addr::LOCALHOST.to_string()),
         port,
         socket: None,
+        trusted_proxies: TrustedProxies::default(),
+        proxy_protocol: false,
         apps: vec![App {
             id: APP_ID.to_owned(),
             key: APP_KEY.to_owned(),

@@ -4,7 +4,6 @@
 //! are for programs on this machine, those with the token, or those that reach the port that is for this alone.
 //! A question costs little and asks no shard, so a flood of them delays nobody's events.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -17,7 +16,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-use super::{Body, Front, HEAD_BYTES_MAX, api, error, full, json};
+use super::{Body, Front, api, error, full, json};
+use crate::address::{Connection, Source};
 use crate::config::Secret;
 use crate::metrics::{Page, table};
 use crate::process;
@@ -84,12 +84,12 @@ fn dead(front: &Front) -> Vec<(&'static str, String)> {
 }
 
 /// Answers if the request is one of these.
-pub(super) async fn respond(front: &Front, parts: &request::Parts, peer: Option<IpAddr>) -> Option<Response<Body>> {
+pub(super) async fn respond(front: &Front, parts: &request::Parts, source: &Source) -> Option<Response<Body>> {
     Some(match parts.uri.path() {
         "/health" => answer(parts, || state(dead(front), "alive")),
         "/ready" => answer(parts, || state(unready(front), "ready")),
         "/metrics" => match &front.config.metrics {
-            Some(access) if access.listen.is_none() => match may_read(parts, access.token.as_ref(), peer) {
+            Some(access) if access.listen.is_none() => match may_read(parts, access.token.as_ref(), source) {
                 true => metrics(front, parts).await,
                 false => forbidden(access.token.is_some()),
             },
@@ -123,13 +123,13 @@ fn state(reasons: Vec<(&'static str, String)>, good: &str) -> Response<Body> {
 // --- metrics -------------------------------------------------------------------------------
 
 /// Whether the request may read numbers on the port that everybody can reach.
-fn may_read(parts: &request::Parts, token: Option<&Secret>, peer: Option<IpAddr>) -> bool {
+fn may_read(parts: &request::Parts, token: Option<&Secret>, source: &Source) -> bool {
     match token {
         Some(token) => {
             let given = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
             given.and_then(|value| value.strip_prefix("Bearer ")).is_some_and(|given| is_same(given, token.expose()))
         }
-        None => peer.is_some_and(|peer| api::came_straight_from_here(parts, peer)),
+        None => api::came_straight_from_here(parts, source),
     }
 }
 
@@ -234,15 +234,15 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>) {
             let service = service_fn(|request: Request<Incoming>| {
                 let front = front.clone();
                 async move {
-                    Ok::<_, std::convert::Infallible>(
-                        respond_here(&front, &request.into_parts().0, Some(peer.ip())).await,
-                    )
+                    let connection = Connection { peer: Some(peer.ip()), is_proxied: false, is_tls: false };
+                    let source = Source::of(connection, request.headers(), &front.config.trusted_proxies);
+                    Ok::<_, std::convert::Infallible>(respond_here(&front, &request.into_parts().0, &source).await)
                 }
             });
             let served = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(front.config.limits.handshake_timeout)
-                .max_buf_size(HEAD_BYTES_MAX)
+                .max_buf_size(front.config.limits.head_bytes)
                 .serve_connection(TokioIo::new(stream), service);
             // A client that reads its answer without end must not keep its turn for ever.
             let _ = tokio::time::timeout(CONNECTION_TIME, served).await;
@@ -254,12 +254,12 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>) {
 /// How long one client may keep a connection to the port for metrics.
 const CONNECTION_TIME: Duration = Duration::from_secs(60 * 60);
 
-async fn respond_here(front: &Front, parts: &request::Parts, peer: Option<IpAddr>) -> Response<Body> {
+async fn respond_here(front: &Front, parts: &request::Parts, source: &Source) -> Response<Body> {
     let token = front.config.metrics.as_ref().and_then(|access| access.token.as_ref());
     match parts.uri.path() {
-        "/metrics" if token.is_some() && !may_read(parts, token, peer) => forbidden(true),
+        "/metrics" if token.is_some() && !may_read(parts, token, source) => forbidden(true),
         "/metrics" => metrics(front, parts).await,
-        _ => respond(front, parts, peer)
+        _ => respond(front, parts, source)
             .await
             .unwrap_or_else(|| error(StatusCode::NOT_FOUND, "nothing is here but /metrics, /health and /ready")),
     }
@@ -268,6 +268,7 @@ async fn respond_here(front: &Front, parts: &request::Parts, peer: Option<IpAddr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::TrustedProxies;
 
     #[test]
     fn a_token_must_be_the_whole_one() {
@@ -286,8 +287,9 @@ mod tests {
             }
             let parts = request.body(()).unwrap().into_parts().0;
             let token = Secret::new("0123456789abcdef");
-            let here = Some([127, 0, 0, 1].into());
-            assert_eq!(may_read(&parts, Some(&token), here), is_right, "{given:?}");
+            let connection = Connection { peer: Some([127, 0, 0, 1].into()), is_proxied: false, is_tls: false };
+            let here = Source::of(connection, &parts.headers, &TrustedProxies::default());
+            assert_eq!(may_read(&parts, Some(&token), &here), is_right, "{given:?}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The values that labels have.
 
 use super::kinds::Labels;
+use crate::protocol::session;
 
 /// An app, by its index in the configuration.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -160,6 +161,16 @@ label! {
         SubscriptionsPerConnection = "subscriptionsPerConnection",
         /// The longest name of a channel.
         ChannelNameBytes = "channelNameBytes",
+        /// `limits.subscribesPerSecond`.
+        SubscribesPerSecond = "subscribesPerSecond",
+        /// `limits.presenceJoinsPerMinute`.
+        PresenceJoinsPerMinute = "presenceJoinsPerMinute",
+        /// `limits.connectionsPerAddress`.
+        ConnectionsPerAddress = "connectionsPerAddress",
+        /// `limits.authRequestsPerSecond`.
+        AuthRequestsPerSecond = "authRequestsPerSecond",
+        /// `limits.userAuthenticationTimeout`.
+        UserAuthenticationTimeout = "userAuthenticationTimeout",
         /// `limits.clientEventsPerSecond`.
         ClientEventsPerSecond = "clientEventsPerSecond",
         /// `limits.clientEventBytes`.
@@ -182,6 +193,10 @@ label! {
         OverCapacity = "over_capacity",
         /// `clients[].limits.connections` (4100).
         AppOverCapacity = "app_over_capacity",
+        /// `limits.connectionsPerAddress` (4100, 503, or dropped before a handshake).
+        AddressOverCapacity = "address_over_capacity",
+        /// A trusted proxy sent no PROXY protocol header, or a broken one.
+        NoProxyHeader = "no_proxy_header",
         /// No WebSocket handshake (400, 426).
         NoWebSocket = "no_websocket",
         /// TLS failed or was not spoken.
@@ -374,4 +389,20 @@ impl First for App {
 
 impl<T: OneOf> First for T {
     const LABEL: &'static str = T::LABEL;
+}
+
+impl From<session::Limit> for Limit {
+    fn from(limit: session::Limit) -> Self {
+        match limit {
+            session::Limit::Subscriptions => Self::SubscriptionsPerConnection,
+            session::Limit::Subscribes => Self::SubscribesPerSecond,
+            session::Limit::PresenceJoins => Self::PresenceJoinsPerMinute,
+            session::Limit::ChannelName => Self::ChannelNameBytes,
+            session::Limit::PresenceMember => Self::PresenceMemberBytes,
+            session::Limit::PresenceMembers => Self::PresenceMembers,
+            session::Limit::ClientEvents => Self::ClientEventsPerSecond,
+            session::Limit::ClientEvent => Self::ClientEventBytes,
+            session::Limit::UserAuthentication => Self::UserAuthenticationTimeout,
+        }
+    }
 }

@@ -63,7 +63,7 @@ pub struct Conn {
     /// For asking Laravel.
     pub credentials: Arc<Credentials>,
     /// See [`NewClient::counted`](crate::inbox::NewClient).
-    pub _counted: [Option<OneMore>; 2],
+    pub _counted: [Option<OneMore>; 3],
 }
 
 impl Conn {

@@ -7,6 +7,7 @@ use tokio::task::spawn_local;
 use super::channels::Slot;
 use super::{Shard, conn};
 use crate::inbox::{AppIndex, ConnKey, Delivery, Form};
+use crate::metrics;
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
 use crate::ws::frame;
@@ -175,6 +176,7 @@ impl Shard {
                 self.context.outbound_bytes_max,
             );
             conn.outbox.give_up();
+            self.context.publisher.metrics().limit_reached.add(metrics::Limit::OutboundBytes);
             self.measure.slow_consumers_closed.add(conn.app.into());
             self.close(slot, 4100, "Too slow: events were waiting to be read");
         }

@@ -22,7 +22,7 @@ use crate::auth::{Asked, Question};
 use crate::inbox::{
     ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient, PresenceChanges,
 };
-use crate::metrics::Source;
+use crate::metrics::{self, Source};
 use crate::protocol::engineio::Timing;
 use crate::protocol::session::{Action, Input, Millis, Rules, Session};
 use crate::protocol::webhook::Event;
@@ -33,6 +33,7 @@ use crate::ws::frame::{self, Message};
 use channels::{Change, Channels, Slot};
 use conn::{CLOSE_WAIT, Closing, Conn};
 use home::Homes;
+use limits::Reached;
 use measure::Measure;
 use occupancy::Occupancy;
 use outbox::Outbox;
@@ -43,6 +44,7 @@ mod conn;
 mod delivery;
 mod home;
 mod last_events;
+mod limits;
 mod measure;
 mod misses;
 mod occupancy;
@@ -64,6 +66,9 @@ const READ_BYTES: usize = 16 * 1024;
 
 /// Reads of one socket before the others' turn.
 const READS_MAX: usize = 4;
+
+/// WebSocket's code for a message that is too long.
+const TOO_LONG: u16 = 1009;
 
 /// How long the clients get to answer the close frames when the server stops.
 const STOP_WAIT: Duration = Duration::from_secs(3);
@@ -190,6 +195,7 @@ pub struct Shard {
     relayed: Vec<Delivery>,
     measure: Measure,
     read_buffer: Vec<u8>,
+    reached: Reached,
     stopping: bool,
 }
 
@@ -223,6 +229,7 @@ impl Shard {
             relayed: Vec::new(),
             measure,
             read_buffer: vec![0; READ_BYTES],
+            reached: Reached::default(),
             stopping: false,
         }
     }
@@ -402,6 +409,9 @@ impl Shard {
         }
         if let Err(violation) = result {
             tracing::debug!("a client broke the WebSocket protocol: {violation}");
+            if violation.code() == TOO_LONG {
+                self.reached(metrics::Limit::MessageBytes, || format!("a client is closed with {TOO_LONG}"));
+            }
             self.close(key.slot, violation.code(), &violation.to_string());
             if let Some(closing) = self.conn(key).and_then(|conn| conn.closing.as_mut()) {
                 closing.deaf = true;
@@ -521,6 +531,7 @@ impl Shard {
                     let text = pusher::subscription_error(&channel, kind, &refusal.error, refusal.status);
                     self.send(slot, frame::encode_text(&text));
                 }
+                Action::Limited(limit) => self.limited(socket_id, limit),
                 Action::Refused { channel, error } => tracing::warn!("{socket_id} may not join {channel:?}: {error}"),
                 Action::SigninRefused { error } => tracing::warn!("{socket_id} may not sign in: {error}"),
                 Action::Close { code, reason } => self.close(slot, code, reason),
