@@ -22,7 +22,7 @@ use crate::auth::{Asked, Question};
 use crate::inbox::{
     ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient, PresenceChanges, Settings,
 };
-use crate::metrics::{self, Source};
+use crate::metrics::Source;
 use crate::protocol::session::{Action, Input, Millis, Session};
 use crate::protocol::webhook::Event;
 use crate::protocol::{SocketId, pusher, socketio};
@@ -73,9 +73,6 @@ const READS_MAX: usize = 4;
 /// What the clients of an app are told that is no longer in the configuration. They do not come back by themselves, as if
 /// they had just been refused.
 const APP_REMOVED: &str = "Application does not exist any more";
-
-/// WebSocket's code for a message that is too long.
-const TOO_LONG: u16 = 1009;
 
 /// What a shard needs to know of the world.
 #[derive(Clone, Debug)]
@@ -409,10 +406,7 @@ impl Shard {
             conn.decoder = decoder;
         }
         if let Err(violation) = result {
-            tracing::debug!("a client broke the WebSocket protocol: {violation}");
-            if violation.code() == TOO_LONG {
-                self.reached(metrics::Limit::MessageBytes, || format!("a client is closed with {TOO_LONG}"));
-            }
+            self.violated(&violation);
             self.close(key.slot, violation.code(), &violation.to_string());
             if let Some(closing) = self.conn(key).and_then(|conn| conn.closing.as_mut()) {
                 closing.deaf = true;
