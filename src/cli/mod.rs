@@ -18,6 +18,7 @@ pub mod bench;
 mod clients;
 pub mod demo;
 mod files;
+mod health;
 mod init;
 mod lock;
 mod manual;
@@ -62,6 +63,8 @@ enum Command {
         #[command(flatten)]
         file: FileOptions,
     },
+    /// Asks the running server whether it lives: exit code 0 for yes, 1 for no.
+    Health(health::Options),
     /// Shows what it does: server, application and page in one process, without Redis and Laravel.
     Demo(DemoOptions),
     /// Measures a server of yours: connects, subscribes, publishes, and counts what arrives.
@@ -154,6 +157,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Configure(options) => done(init::run(&options)),
         Command::ClientAdd { id, file } => done(clients::add(id.as_deref(), &file)),
         Command::ClientRemove { id, file } => done(clients::remove(id.as_deref(), &file)),
+        Command::Health(options) => done(health::run(&options)),
         Command::Demo(DemoOptions { assets, port }) => done(demo::run(demo::Options { assets, port: Some(port) })),
         Command::Bench(options) => done(bench::run(*options)),
         Command::Completions { shell } => done(manual::completions(shell, CommandLine::command())),
