@@ -22,6 +22,7 @@
 //! - [`ingress`]: Laravel's events out of Redis.
 //! - [`cluster`]: the other nodes.
 //! - [`http`]: the port: upgrade, HTTP API, gateway, proxy.
+//! - [`doctor`]: looks at all that has to fit together, and says which line to change.
 //! - [`server`]: the only file that knows everybody.
 //! - [`cli`]: the commands.
 
@@ -31,6 +32,7 @@ pub mod bus;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod doctor;
 pub mod http;
 pub mod inbox;
 pub mod ingress;

@@ -17,11 +17,13 @@ pub mod banner;
 pub mod bench;
 mod clients;
 pub mod demo;
+mod doctor;
 mod files;
 mod health;
 mod init;
 mod lock;
 mod manual;
+mod proposals;
 pub mod start;
 mod stop;
 
@@ -63,6 +65,10 @@ enum Command {
         #[command(flatten)]
         file: FileOptions,
     },
+    /// Looks at file, Redis, Laravel, certificates, port and proxy, and says which line to change.
+    ///
+    /// Exit codes: 0 nothing to do, 1 warnings, 2 problems.
+    Doctor(Box<doctor::Options>),
     /// Asks the running server whether it lives: exit code 0 for yes, 1 for no.
     Health(health::Options),
     /// Shows what it does: server, application and page in one process, without Redis and Laravel.
@@ -157,6 +163,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Configure(options) => done(init::run(&options)),
         Command::ClientAdd { id, file } => done(clients::add(id.as_deref(), &file)),
         Command::ClientRemove { id, file } => done(clients::remove(id.as_deref(), &file)),
+        Command::Doctor(options) => doctor::run(*options),
         Command::Health(options) => done(health::run(&options)),
         Command::Demo(DemoOptions { assets, port }) => done(demo::run(demo::Options { assets, port: Some(port) })),
         Command::Bench(options) => done(bench::run(*options)),
