@@ -8,6 +8,7 @@
 //! - [`address`]: where a request comes from, behind proxies too.
 //! - [`metrics`]: what is counted, for operators.
 //! - [`config`]: the application's `laravel-echo-server.json`, typed.
+//! - [`log`]: lines that nobody waits for.
 //! - [`tls`]: the certificate that the port serves.
 //! - [`listen`]: the port and the unix socket that connections come from.
 //! - [`inbox`]: everything that can reach a shard.
@@ -36,6 +37,7 @@ pub mod http;
 pub mod inbox;
 pub mod ingress;
 pub mod listen;
+pub mod log;
 pub mod metrics;
 pub mod presence_store;
 pub mod process;

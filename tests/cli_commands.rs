@@ -91,7 +91,12 @@ impl Place {
 
     fn program(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
-        command.current_dir(self.0.path()).env_clear().stdin(Stdio::null()).args(arguments);
+        command
+            .current_dir(self.0.path())
+            .env_clear()
+            .env("LARAVEL_ECHO_SERVER_LOG_FORMAT", "text")
+            .stdin(Stdio::null())
+            .args(arguments);
         command
     }
 
