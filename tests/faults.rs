@@ -104,7 +104,8 @@ async fn a_full_disk_for_the_log_stops_nobody() {
 #[tokio::test]
 async fn a_closed_pipe_for_the_log_stops_nobody() {
     let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
-    let mut child = program(port, &dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        program(port, &dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop((child.stdout.take(), child.stderr.take()));
     for _ in 0..20 {
         served(port).await;

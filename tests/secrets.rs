@@ -182,7 +182,13 @@ async fn an_error_in_the_file_shows_none() {
         let path = dir.path().join("laravel-echo-server.json");
         std::fs::write(&path, &config).unwrap();
         let mut program = Command::new(env!("CARGO_BIN_EXE_laravel-echo-server"));
-        let output = program.args(["start", "--config"]).arg(&path).env("RUST_LOG", "trace").stdin(Stdio::null()).output().unwrap();
+        let output = program
+            .args(["start", "--config"])
+            .arg(&path)
+            .env("RUST_LOG", "trace")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
         assert!(!output.status.success(), "{config}");
         let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
         assert!(!said.contains(MARK), "{said}");

@@ -27,29 +27,31 @@ struct Waiting {
     place: Place,
 }
 
-/// Takes the shards' questions to Laravel, and gives each answer to `tell`, until no shard is left to ask.
+/// Takes the shards' questions to the Laravel that there is `now`, and gives each answer to `tell`, until no shard
+/// is left to ask.
 pub async fn answer(
     mut asked: mpsc::UnboundedReceiver<Asked>,
-    laravel: Laravel,
+    now: impl Fn() -> Laravel + Send,
     tell: impl Fn(&Asked, Answer) + Send + Sync + 'static,
 ) {
     let tell = Arc::new(tell);
-    let under_way_max = laravel.auth().concurrency.saturating_mul(UNDER_WAY);
     let mut waiting = VecDeque::new();
     let mut under_way = JoinSet::new();
     loop {
         tokio::select! {
             next = asked.recv() => match next {
-                Some(mut asked) => match laravel.place(asked.bytes()) {
+                Some(mut asked) => match now().place(asked.bytes()) {
                     Some(place) => waiting.push_back(Waiting { asked, since: Instant::now(), place }),
                     None => if let Some(question) = asked.question() {
-                        tell(&asked, laravel.too_busy(&question));
+                        tell(&asked, now().too_busy(&question));
                     },
                 },
                 None => break,
             },
             Some(_) = under_way.join_next() => {}
         }
+        let laravel = now();
+        let under_way_max = laravel.auth().concurrency.saturating_mul(UNDER_WAY);
         while under_way.len() < under_way_max
             && let Some(Waiting { mut asked, since, place }) = waiting.pop_front()
         {
@@ -132,11 +134,15 @@ mod tests {
         let told = answers.clone();
         let done = Arc::new(Semaphore::new(0));
         let count = done.clone();
-        let queue = tokio::spawn(answer(questions, laravel, move |asked, answer| {
-            assert!(matches!(answer, Answer::Yes));
-            told.lock().unwrap().push(asked.ticket);
-            count.add_permits(1);
-        }));
+        let queue = tokio::spawn(answer(
+            questions,
+            move || laravel.clone(),
+            move |asked, answer| {
+                assert!(matches!(answer, Answer::Yes));
+                told.lock().unwrap().push(asked.ticket);
+                count.add_permits(1);
+            },
+        ));
         tokio::time::timeout(Duration::from_secs(30), done.acquire_many(200)).await.unwrap().unwrap().forget();
         drop(asker);
         queue.await.unwrap();
@@ -161,9 +167,13 @@ mod tests {
         let laravel = Laravel::new(&auth, [].into(), Metrics::new(0, Vec::new())).unwrap();
         let (asker, questions) = mpsc::unbounded_channel();
         let (refused, mut refusals) = mpsc::unbounded_channel();
-        let queue = tokio::spawn(answer(questions, laravel, move |asked, answer| {
-            refused.send((asked.ticket, answer)).unwrap();
-        }));
+        let queue = tokio::spawn(answer(
+            questions,
+            move || laravel.clone(),
+            move |asked, answer| {
+                refused.send((asked.ticket, answer)).unwrap();
+            },
+        ));
         let credentials = credentials();
         let long = "x".repeat(4 * 1024 * 1024);
         for ticket in 0..10 {

@@ -148,6 +148,23 @@ pub enum Message<'a> {
     Close(Option<u16>),
 }
 
+impl Message<'_> {
+    /// A binary message that is UTF-8 as a text, for which other Pusher servers take it.
+    pub fn text_if_it_is_one(self) -> Self {
+        match self {
+            Self::Binary(Cow::Borrowed(bytes)) => match std::str::from_utf8(bytes) {
+                Ok(text) => Self::Text(Cow::Borrowed(text)),
+                Err(_) => Self::Binary(Cow::Borrowed(bytes)),
+            },
+            Self::Binary(Cow::Owned(bytes)) => match String::from_utf8(bytes) {
+                Ok(text) => Self::Text(Cow::Owned(text)),
+                Err(error) => Self::Binary(Cow::Owned(error.into_bytes())),
+            },
+            other => other,
+        }
+    }
+}
+
 /// The client broke the protocol: the connection is closed with [`Violation::code`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Violation {
@@ -353,7 +370,7 @@ fn whole(opcode: u8, is_compressed: bool, payload: Cow<'_, [u8]>, limit: usize) 
 }
 
 /// The text that a payload is, if it is UTF-8.
-pub fn text_of(payload: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
+fn text_of(payload: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
     match payload {
         Cow::Borrowed(bytes) => std::str::from_utf8(bytes).ok().map(Cow::Borrowed),
         Cow::Owned(bytes) => String::from_utf8(bytes).ok().map(Cow::Owned),

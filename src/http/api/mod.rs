@@ -44,6 +44,8 @@ pub(crate) fn is_signed(query: &str, now: std::time::SystemTime) -> bool {
         key: "key".into(),
         secret: Secret::new("secret"),
         secret_is_random: false,
+        is_removed: false,
+        previous_secrets: Vec::new(),
         limits: Limits::default(),
         key_prefix: None,
         subscription_count: false,
