@@ -158,6 +158,7 @@ impl Drop for EndsTheProcess {
     fn drop(&mut self) {
         if std::thread::panicking() {
             tracing::error!("shard {} has panicked (see above), so the server ends; please report this", self.0);
+            crate::log::flush();
             std::process::exit(1);
         }
     }
