@@ -42,7 +42,7 @@ pub(super) async fn probe(subject: &Subject, url: Option<&Url>) -> Vec<Finding> 
 }
 
 fn read(tls: &Tls, name: Option<&str>) -> Facts {
-    let unusable = tls::server_config(tls).err().map(|error| format!("{error:#}"));
+    let unusable = tls::read_served(tls).err().map(|error| format!("{error:#}"));
     let paths = [Some(&tls.certificate), tls.chain.as_ref()].into_iter().flatten();
     let chain: Vec<_> = paths
         .filter_map(|path| std::fs::read(path).ok())
