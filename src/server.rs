@@ -94,6 +94,7 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> 
             cache_bytes_max: config.limits.cache_bytes / config.shards,
             subscription_counts: config.apps.iter().map(|app| app.subscription_count).collect(),
             webhooks: webhooks.clone(),
+            explains: config.dev_mode,
         };
         let shards = start_shards(inboxes, &context).context("the threads could not be started")?;
         drop(context);

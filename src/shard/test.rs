@@ -56,6 +56,7 @@ pub fn context(publisher: &Publisher) -> Context {
         cache_bytes_max: 100_000,
         subscription_counts: [false].into(),
         webhooks: Webhooks::default(),
+        explains: true,
         socketio: Timing { ping_interval: 25_000, ping_timeout: 20_000 },
     }
 }
