@@ -112,6 +112,7 @@ pub fn run(
             settings: Settings::of(&config),
             presence_changes: store.as_ref().map(PresenceStore::changes),
             webhooks: webhooks.clone(),
+            explains: config.dev_mode,
         };
         let shards = start_shards(inboxes, &context).context("the threads could not be started")?;
         drop(context);
