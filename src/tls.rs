@@ -10,7 +10,10 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::config::Tls;
 
+mod expiry;
 mod key;
+
+pub use expiry::Expiry;
 
 /// What the port serves.
 #[derive(Clone, Debug)]
