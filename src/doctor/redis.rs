@@ -261,7 +261,7 @@ fn unusable(subject: &Subject, failure: &str) -> Finding {
         _ if is_login => finding
             .fix("Take the password from redis.conf (requirepass, or the ACL user's):")
             .line(format!("{file}, in databaseConfig.redis"), "\"password\": \"(the password)\""),
-        Some((place, application)) if !is_same(&subject.config.redis, &place) => {
+        Some((place, application)) if place.host.is_some() && !is_same(&subject.config.redis, &place) => {
             let (host, port) = (place.host.unwrap_or_else(|| "127.0.0.1".to_owned()), place.port.unwrap_or(6379));
             finding
                 .fix(format!("Laravel publishes to {host}:{port} ({}).", application.env_line("REDIS_HOST")))
