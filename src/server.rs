@@ -151,6 +151,7 @@ pub fn run(
             tracing::info!("Metrics are at http://{}/metrics", listener.local_addr().unwrap_or(address));
             tokio::spawn(http::operations::serve(listener, fronts.clone()));
         }
+        reload::tell_expiry(&fronts.load(), true);
         tokio::spawn(reload::watch_expiry(fronts.clone()));
         let (stop_store, store_stopped) = watch::channel(false);
         let store = store.map(|store| tokio::spawn(store.run(store_stopped)));

@@ -12,6 +12,7 @@ use crate::config::Tls;
 
 mod expiry;
 mod key;
+pub mod x509;
 
 pub use expiry::Expiry;
 

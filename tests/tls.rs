@@ -61,7 +61,7 @@ fn connector(certificate: &CertificateDer<'static>) -> TlsConnector {
 #[tokio::test]
 async fn a_certificate_is_renewed_while_connections_are_open() {
     let mut tls = Tls::start();
-    tls.server.says("The certificate (sslCertPath) is good for").await;
+    assert!(tls.server.banner.contains("The certificate (sslCertPath) is good for"), "{}", tls.server.banner);
     let mut client = tls.websocket(&format!("/app/{KEY}?protocol=7")).await;
     client.next().await.unwrap().unwrap();
     client.send(Message::text(r#"{"event":"pusher:subscribe","data":{"channel":"news"}}"#)).await.unwrap();

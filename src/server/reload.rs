@@ -197,16 +197,17 @@ pub fn tell_expiry(front: &Front, always: bool) {
     let Some(expiry) = certificate.and_then(|certificate| Expiry::of(certificate, SystemTime::now())) else { return };
     let Expiry { at, days_left } = &expiry;
     match expiry.is_soon() {
-        true if *days_left < 0 => tracing::error!("The certificate (sslCertPath) has expired: {at}. Browsers refuse it."),
+        true if *days_left < 0 => {
+            tracing::error!("The certificate (sslCertPath) has expired: {at}. Browsers refuse it.")
+        }
         true => tracing::warn!("The certificate (sslCertPath) expires in {days_left} days: {at}"),
         false if always => tracing::info!("The certificate (sslCertPath) is good for {days_left} days, until {at}"),
         false => {}
     }
 }
 
-/// Says so at the start, and each day that it is soon.
+/// Says so each day that it is soon.
 pub async fn watch_expiry(fronts: Fronts) {
-    tell_expiry(&fronts.load(), true);
     loop {
         tokio::time::sleep(Duration::from_secs(24 * 60 * 60)).await;
         tell_expiry(&fronts.load(), false);
