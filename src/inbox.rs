@@ -21,6 +21,7 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::engineio::Sid;
 use crate::protocol::presence::Member;
 use crate::protocol::session::{Answer, Refusal, Ticket};
+use crate::tap::Traced;
 
 mod presence_lists;
 mod socketio;
@@ -50,6 +51,8 @@ pub struct Delivery {
     pub deflated: Option<Bytes>,
     /// The connection that shall not get it (`toOthers`, the sender of a client event).
     pub except: Option<SocketId>,
+    /// Somebody looks at what becomes of it.
+    pub trace: Option<Traced>,
 }
 
 /// In which form a connection is sent events.

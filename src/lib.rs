@@ -5,6 +5,7 @@
 //!
 //! - [`protocol`] and [`ws`]: values in, values out. No socket, no task, no clock.
 //! - [`config`]: the application's `laravel-echo-server.json`, typed.
+//! - [`tap`]: what passes, for whoever looks.
 //! - [`tls`]: the certificate that the port serves.
 //! - [`inbox`]: everything that can reach a shard.
 //! - [`bus`]: what this node tells the others.
@@ -35,6 +36,7 @@ pub mod query;
 pub mod redis;
 pub mod server;
 pub mod shard;
+pub mod tap;
 pub mod tls;
 pub mod webhook;
 pub mod ws;

@@ -12,6 +12,7 @@ use crate::bus::Bus;
 use crate::inbox::{AppIndex, Control, Delivery, Form, OneMore, Relays, ShardHandle};
 use crate::protocol::channel::{self, Access};
 use crate::protocol::{pusher, socketio};
+use crate::tap::Tap;
 use crate::ws::frame;
 
 pub use backlog::{BACKLOG_BYTES_MAX, Backlog};
@@ -51,6 +52,7 @@ pub struct Publisher {
     deflating: Arc<AtomicUsize>,
     relays: Arc<Relays>,
     bus: Bus,
+    tap: Tap,
 }
 
 impl Publisher {
@@ -64,12 +66,23 @@ impl Publisher {
             socketio: Arc::default(),
             deflating: Arc::default(),
             bus: Bus::none(),
+            tap: Tap::default(),
         }
     }
 
     /// The same, with other nodes.
     pub fn with_bus(self, bus: Bus) -> Self {
         Self { bus, ..self }
+    }
+
+    /// The same, looked at through this tap.
+    pub fn with_tap(self, tap: Tap) -> Self {
+        Self { tap, ..self }
+    }
+
+    /// Where those look who want to know what passes.
+    pub fn tap(&self) -> &Tap {
+        &self.tap
     }
 
     /// The way to the other nodes.
@@ -297,6 +310,7 @@ mod tests {
             socketio: None,
             deflated: None,
             except: None,
+            trace: None,
         };
         publisher.publish(delivery.clone()).await;
         (0..EVENTS_MAX).for_each(|_| publisher.relay_published(&delivery));

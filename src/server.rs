@@ -16,7 +16,7 @@ use crate::auth::callback::Laravel;
 use crate::bus::{self, Bus};
 use crate::cluster;
 use crate::config::Config;
-use crate::http::{self, Front};
+use crate::http::{self, Front, admin::Sources};
 use crate::inbox::{self, Control, Inbox};
 use crate::ingress::{self, Audiences, Ingress};
 use crate::presence_store::PresenceStore;
@@ -26,6 +26,7 @@ use crate::protocol::session::Rules;
 use crate::publish::Publisher;
 use crate::redis::Status;
 use crate::shard;
+use crate::tap::Tap;
 use crate::webhook::Webhooks;
 
 /// Connections that may wait to be accepted.
@@ -55,7 +56,8 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -
         Some(_) => bus::bus(),
         None => (Bus::none(), bus::bus().1),
     };
-    let publisher = Publisher::new(handles).with_bus(bus);
+    let tap = Tap::new(config.apps.iter().map(|app| (app_tag(&app.key), app.id.clone())));
+    let publisher = Publisher::new(handles).with_bus(bus).with_tap(tap);
     // With one shard, front and shard share one thread: on one core a second one would only
     // make the kernel switch between them, for each event that comes alone twice.
     let mut front = match config.shards {
@@ -92,7 +94,7 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -
             cache_time: config.limits.cache_time,
             cache_bytes_max: config.limits.cache_bytes / config.shards,
             subscription_counts: config.apps.iter().map(|app| app.subscription_count).collect(),
-            webhooks,
+            webhooks: webhooks.clone(),
         };
         let shards = start_shards(inboxes, &context).context("the threads could not be started")?;
         drop(context);
@@ -102,14 +104,16 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -
         let (audiences, known_prefixes) = Audiences::new(&own_prefixes, config.redis.key_prefix.as_deref());
         let ingress = Ingress::new(audiences, publisher.clone(), config.limits.outbound_bytes);
         let tags = config.apps.iter().map(|app| app_tag(&app.key));
-        let laravel = Laravel::new(&config.auth, tags.zip(known_prefixes).collect())?;
+        let laravel = Laravel::new(&config.auth, tags.zip(known_prefixes).collect())?.with_tap(publisher.tap().clone());
         tokio::spawn(answer(asked, laravel.clone(), publisher.clone()));
+        let mut redis = None;
         match source {
             Source::Redis if !config.subscribers.redis => {
                 tracing::info!("Redis is not listened to");
             }
             Source::Redis => {
-                let (status, _) = watch::channel(Status::starting());
+                let (status, known) = watch::channel(Status::starting());
+                redis = Some(known);
                 tokio::spawn(ingress::from_redis(config.redis.clone(), ingress, status));
             }
             Source::Queue(queue) => {
@@ -120,7 +124,8 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -
         // Before anybody is let in: a member list shall hold those of the other nodes.
         cluster::start(&config, &publisher, bus_end, app_connections.clone()).await;
         let (stop, stopped) = watch::channel(false);
-        let front = Arc::new(Front::new(config.clone(), publisher.clone(), laravel, app_connections)?);
+        let sources = Sources { redis, webhooks, address, stopped: stopped.clone() };
+        let front = Arc::new(Front::new(config.clone(), publisher.clone(), laravel, app_connections, sources)?);
         let store = store.map(|store| tokio::spawn(store.run(stopped.clone())));
         let serving = tokio::spawn(http::serve(listener, front, stopped));
         let mut signals = Signals::listen().context("signals cannot be listened to")?;

@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 
 use self::standin::{Libraries, Site};
 use super::start::set_up_log;
-use crate::config::{App, Auth, Config, KeyAuth, Limits, Redis, Secret, SocketIo, Subscribers};
+use crate::config::{Admin, App, Auth, Config, KeyAuth, Limits, Redis, Secret, SocketIo, Subscribers};
 use crate::server::{self, Source};
 
 mod application;
@@ -114,6 +114,7 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
             reauthorize_after: None,
         },
         key_auth: KeyAuth::default(),
+        admin: Some(Admin { login: None }),
         proxy: true,
         // Not asked: the events come out of the stand-in's queue.
         subscribers: Subscribers { http: true, redis: false },

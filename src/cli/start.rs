@@ -27,9 +27,15 @@ pub fn run(options: &StartOptions) -> anyhow::Result<()> {
     for warning in dotenv.warnings.iter().chain(&config.warnings) {
         tracing::warn!("{warning}");
     }
-    let _lock = take_lock(lock::path_for(&path), options.force)?;
+    let lock = take_lock(lock::path_for(&path), options.force)?;
     let for_banner = config.clone();
-    server::run(config, server::Source::Redis, move |address| {
+    let noted = |port| lock.as_ref().is_none_or(|lock| lock.note_port(port).is_ok());
+    server::run(config, server::Source::Redis, |address| {
+        if !noted(address.port()) {
+            tracing::warn!(
+                "the lock file does not say the port; `status` and the like look at the one of the configuration"
+            );
+        }
         // `print` panics when nobody listens any more; the server has no need of a listener.
         let mut stdout = io::stdout().lock();
         let _ = stdout.write_all(banner(&for_banner, address).as_bytes()).and_then(|()| stdout.flush());

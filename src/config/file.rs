@@ -17,7 +17,9 @@ use super::environment::Environment;
 use super::error::ConfigError;
 use super::json::{Document, Setting};
 use super::known::{warn_of_placeholders, warn_of_unknown};
-use super::{App, Auth, Cluster, Config, KeyAuth, Limits, Redis, Secret, SocketIo, old, redis, socketio, webhook};
+use super::{
+    App, Auth, Cluster, Config, KeyAuth, Limits, Redis, Secret, SocketIo, admin, old, redis, socketio, webhook,
+};
 use crate::protocol::app_tag;
 use crate::protocol::channel::NAME_BYTES_MAX;
 
@@ -183,6 +185,12 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
             accept_any_200: file("authAcceptAny200").is_some_and(|flag| flag.flag(&mut warnings)),
         },
         key_auth: file("httpApiKeyAuth").map_or(Ok(KeyAuth::default()), |from| key_auth(&from, &mut warnings))?,
+        admin: admin::read(
+            file("admin"),
+            variable("LARAVEL_ECHO_SERVER_ADMIN_USER", "admin.user"),
+            variable("LARAVEL_ECHO_SERVER_ADMIN_PASSWORD", "admin.password"),
+            &mut warnings,
+        )?,
         proxy: file("proxy").is_some_and(|flag| flag.flag(&mut warnings)),
         redis,
         subscribers,

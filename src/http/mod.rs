@@ -30,11 +30,14 @@ use crate::inbox::{AppIndex, Credentials, Form, Handover, NewClient, OneMore, Sh
 use crate::protocol::{SocketId, app_tag, pusher};
 use crate::publish::Publisher;
 use crate::query::Everybody;
+use crate::tap;
 use crate::tls;
 use crate::ws::{self, deflate, frame};
+use admin::Admin;
 use pace::Pace;
 use proxy::Proxy;
 
+pub mod admin;
 mod api;
 mod client_script;
 mod pace;
@@ -73,6 +76,7 @@ pub struct Front {
     long_bodies: Semaphore,
     /// When the server started.
     since: Instant,
+    admin: Admin,
 }
 
 impl Front {
@@ -82,6 +86,7 @@ impl Front {
         publisher: Publisher,
         laravel: Laravel,
         app_connections: Arc<[Arc<AtomicUsize>]>,
+        sources: admin::Sources,
     ) -> anyhow::Result<Self> {
         let proxy = config
             .proxy
@@ -106,6 +111,7 @@ impl Front {
             polls,
             long_bodies: Semaphore::new(socketio::LONG_BODIES_MAX),
             since: Instant::now(),
+            admin: Admin::new(sources),
         })
     }
 
@@ -250,6 +256,13 @@ async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: S
         }
         return response;
     }
+    if admin::route(path).is_some() {
+        let response = admin::respond(front, request, peer.ip()).await;
+        if response.status().is_success() {
+            open.is_backend.store(true, Ordering::Relaxed);
+        }
+        return response;
+    }
     if path == front.config.auth.endpoint || path == front.user_endpoint {
         match *method {
             Method::POST => return authorise(front, request).await,
@@ -295,7 +308,11 @@ fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str) ->
             hand_over(shard, stream, leftover, client);
         }
         // It is counted until it is gone.
-        Err(refusal) => refuse(stream, refusal).await,
+        Err(refusal) => {
+            let what = tap::What::Rejected { code: refusal.code, error: refusal.message.clone() };
+            open.front.publisher.tap().refuse(what);
+            refuse(stream, refusal).await;
+        }
     });
     if deflates {
         let agreed = HeaderValue::from_static(deflate::AGREED);

@@ -56,7 +56,7 @@ impl Shard {
         let socketio = publisher.for_socketio(|| frame::encode_text(&socketio()));
         let frame = frame::encode_text(text);
         let deflated = publisher.deflated(&frame);
-        Delivery { app, channel: channel.clone(), frame, socketio, deflated, except }
+        Delivery { app, channel: channel.clone(), frame, socketio, deflated, except, trace: None }
     }
 
     pub(super) fn deliver_relayed(&mut self) {
@@ -84,6 +84,7 @@ impl Shard {
             let deflated = rest[..run].iter().any(|delivery| delivery.deflated.is_some()).then(|| {
                 joined(rest[..run].iter().map(|delivery| delivery.deflated.as_ref().unwrap_or(&delivery.frame)))
             });
+            self.count_for_watchers(&rest[..run]);
             // All that there is for anybody in this turn is written here and now, while the
             // connection is at hand; else each outbox is written once, at the turn's end.
             let is_all = run == batch.len() && self.dirty.is_empty();

@@ -49,6 +49,7 @@ mod query;
 #[cfg(test)]
 pub(crate) mod test;
 mod users;
+mod watching;
 
 /// Inbox messages that are handled before the outboxes are written.
 const BATCH: usize = 256;
@@ -341,6 +342,7 @@ impl Shard {
             _counted: counted,
         }) as Slot;
         tracing::debug!("{socket_id} connected");
+        self.tell_of_connection(app, socket_id, form);
         self.act(slot, actions);
         if self.stopping {
             self.close(slot, 1012, "The server is restarting");
@@ -450,6 +452,7 @@ impl Shard {
                         self.interest.add(self.context.publisher.hash(app, channel.as_str()));
                     }
                     self.occupancy.count(app, &channel, 1);
+                    self.tell_of_subscription(app, socket_id, &channel);
                     tracing::debug!("{socket_id} joined channel: {channel}");
                 }
                 Action::Unsubscribe(channel) => {
@@ -457,6 +460,7 @@ impl Shard {
                         self.interest.remove(self.context.publisher.hash(app, channel.as_str()));
                     }
                     self.occupancy.count(app, &channel, -1);
+                    self.tell_of_unsubscription(app, socket_id, &channel);
                     tracing::debug!("{socket_id} left channel: {channel}");
                 }
                 Action::Ask { ticket, channel, headers } => {
@@ -494,15 +498,22 @@ impl Shard {
                     self.tell_backend(app, &channel, Event::ClientEvent { event: &event, data, socket_id, user_id });
                     let text = pusher::client_event(name, &event, data, user_id);
                     let socketio = || socketio::channel_event(name, &event, data.unwrap_or("null"));
-                    let event = self.delivery(app, &channel, &text, socketio, Some(socket_id));
-                    self.context.publisher.relay_everywhere(&event);
+                    let mut delivery = self.delivery(app, &channel, &text, socketio, Some(socket_id));
+                    delivery.trace = self.trace(app, socket_id, &channel, &event, data);
+                    self.context.publisher.relay_everywhere(&delivery);
                 }
                 Action::SubscriptionError { channel, kind, refusal } => {
                     let text = pusher::subscription_error(&channel, kind, &refusal.error, refusal.status);
                     self.send(slot, frame::encode_text(&text));
                 }
-                Action::Refused { channel, error } => tracing::warn!("{socket_id} may not join {channel:?}: {error}"),
-                Action::SigninRefused { error } => tracing::warn!("{socket_id} may not sign in: {error}"),
+                Action::Refused { channel, error } => {
+                    tracing::warn!("{socket_id} may not join {channel:?}: {error}");
+                    self.tell_of_refusal(app, socket_id, Some(channel), &error);
+                }
+                Action::SigninRefused { error } => {
+                    tracing::warn!("{socket_id} may not sign in: {error}");
+                    self.tell_of_refusal(app, socket_id, None, &error);
+                }
                 Action::Close { code, reason } => self.close(slot, code, reason),
             }
         }
@@ -524,6 +535,7 @@ impl Shard {
         conn.outbox.push(frame::encode_close(code, reason));
         tracing::debug!("{} is closed with {code} {reason}", conn.socket_id);
         self.touch(slot);
+        self.tell_of_close(slot, code, reason);
         self.end_session(slot);
     }
 
@@ -540,6 +552,9 @@ impl Shard {
         self.end_session(slot);
         let Some(conn) = self.conns.try_remove(slot as usize) else { return };
         tracing::debug!("{} disconnected ({reason})", conn.socket_id);
+        if conn.closing.is_none() {
+            self.tell_of_end(&conn, reason);
+        }
         if let Some(stream) = &conn.stream {
             let _ = socket2::SockRef::from(&**stream).shutdown(std::net::Shutdown::Both);
         }

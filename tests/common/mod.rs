@@ -109,6 +109,12 @@ impl Server {
         self
     }
 
+    /// Where its configuration file is.
+    #[allow(dead_code)]
+    pub fn dir(&self) -> &std::path::Path {
+        self._dir.path()
+    }
+
     #[allow(dead_code)]
     pub fn pid(&self) -> u32 {
         self.child.id()

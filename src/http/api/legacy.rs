@@ -29,6 +29,8 @@ use crate::protocol::presence::Member;
 
 mod admission;
 
+pub(in crate::http) use admission::has_come_straight_from_here;
+
 /// What the old server said, for scripts, and a sentence for people.
 #[derive(Debug, Eq, PartialEq)]
 struct Denied {
@@ -79,7 +81,7 @@ pub(super) async fn respond(front: &Front, request: Request<Incoming>, route: Ro
         Ok(text) => (StatusCode::OK, text),
         Err(denied) => {
             let sentence = denied.message.clone().unwrap_or_else(|| denied.error.clone());
-            log(&Refusal { status: denied.status, error: sentence });
+            log(front, &Refusal { status: denied.status, error: sentence });
             (denied.status, refusal_text(&denied))
         }
     };
@@ -220,7 +222,7 @@ pub(super) fn status(front: &Front, app: AppIndex) -> String {
 }
 
 /// Resident memory, and the part of it that is no file's, in bytes; 0 where the system does not say.
-fn memory() -> (u64, u64) {
+pub(in crate::http) fn memory() -> (u64, u64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let bytes = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;

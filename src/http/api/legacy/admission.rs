@@ -55,6 +55,11 @@ fn key(parts: &request::Parts) -> Option<String> {
     keys.next().is_none().then(|| key.into_owned())
 }
 
+/// Whether a program or a browser on this machine has sent the request, as far as it can be known.
+pub(in crate::http) fn has_come_straight_from_here(parts: &request::Parts, peer: IpAddr) -> bool {
+    came_straight_from_here(parts, peer).is_ok()
+}
+
 /// Whether a program on this machine has sent the request, and no proxy on this machine for somebody else.
 fn came_straight_from_here(parts: &request::Parts, peer: IpAddr) -> Result<(), Denied> {
     const OTHERWISE: &str = "sign the request with clients[].secret, as Pusher's libraries do, or set \"httpApiKeyAuth\": \

@@ -1,0 +1,192 @@
+//! How the server is: one look at what its parts say of themselves. Nothing here waits or counts channels.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::http::Front;
+use crate::http::api::memory;
+use crate::redis;
+
+/// The answer. Times are in seconds, unless the name says milliseconds.
+#[derive(Serialize)]
+pub(super) struct Status {
+    version: &'static str,
+    pid: u32,
+    uptime_seconds: f64,
+    /// Where it listens, and whether with TLS.
+    listening: Listening,
+    /// The configuration file.
+    configuration: String,
+    /// What was odd in it.
+    warnings: Vec<String>,
+    /// Of this node.
+    connections: usize,
+    connections_max: usize,
+    /// Of all nodes.
+    cluster_connections: usize,
+    shards: usize,
+    memory_bytes: u64,
+    redis: Redis,
+    /// All of them, this one first; empty without a cluster.
+    nodes: Vec<Node>,
+    /// What went wrong between nodes; absent without a cluster.
+    bus: Option<Bus>,
+    apps: Vec<App>,
+    webhooks: Vec<Webhook>,
+}
+
+#[derive(Serialize)]
+struct Listening {
+    address: String,
+    protocol: &'static str,
+}
+
+#[derive(Serialize)]
+struct Redis {
+    /// `connected`, `away`, or `off`: it is not listened to.
+    state: &'static str,
+    address: String,
+    /// How long it has been so.
+    seconds: f64,
+    /// Why it is away, and what to do.
+    reason: Option<String>,
+    key_prefix: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Node {
+    id: String,
+    version: String,
+    connections: usize,
+    lag_ms: u64,
+    is_leaving: bool,
+    members: usize,
+    is_this: bool,
+}
+
+#[derive(Serialize)]
+struct Bus {
+    missed: u64,
+    healed: u64,
+    unreadable: u64,
+    lost_events: u64,
+}
+
+#[derive(Serialize)]
+struct App {
+    id: String,
+    key: String,
+    has_own_secret: bool,
+    /// Of this node.
+    connections: usize,
+    connections_max: usize,
+    /// Of all nodes.
+    cluster_connections: usize,
+}
+
+#[derive(Serialize)]
+struct Webhook {
+    app: String,
+    url: String,
+    delivered: u64,
+    failed_requests: u64,
+    given_up: u64,
+    overflowed: u64,
+}
+
+pub(super) fn status(front: &Front) -> Status {
+    let (config, sources) = (&front.config, &front.admin.sources);
+    let bus = front.publisher.bus().status().borrow().clone();
+    let connections = front.connections();
+    let elsewhere = bus.nodes.iter().skip(1);
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id(),
+        uptime_seconds: seconds(front.since),
+        listening: Listening {
+            address: sources.address.to_string(),
+            protocol: if config.tls.is_some() { "https" } else { "http" },
+        },
+        configuration: config.path.display().to_string(),
+        warnings: config.warnings.clone(),
+        connections,
+        connections_max: config.limits.connections,
+        cluster_connections: connections + elsewhere.clone().map(|node| node.connections).sum::<usize>(),
+        shards: config.shards,
+        memory_bytes: memory().0,
+        redis: redis(front),
+        apps: apps(front, &bus),
+        webhooks: webhooks(front),
+        bus: config.cluster.as_ref().map(|_| Bus {
+            missed: bus.missed,
+            healed: bus.healed,
+            unreadable: bus.unreadable,
+            lost_events: bus.lost_events,
+        }),
+        nodes: bus
+            .nodes
+            .into_iter()
+            .enumerate()
+            .map(|(index, node)| Node {
+                id: node.id,
+                version: node.version,
+                connections: node.connections,
+                lag_ms: node.lag.as_millis() as u64,
+                is_leaving: node.is_leaving,
+                members: node.members,
+                is_this: index == 0,
+            })
+            .collect(),
+    }
+}
+
+fn redis(front: &Front) -> Redis {
+    let config = &front.config.redis;
+    let (state, since, reason) = match front.admin.sources.redis.as_ref().map(|status| status.borrow().clone()) {
+        None => ("off", None, None),
+        Some(redis::Status::Connected { since }) => ("connected", Some(since), None),
+        Some(redis::Status::Away { since, reason }) => ("away", Some(since), Some(reason)),
+    };
+    Redis {
+        state,
+        address: config.to_string(),
+        seconds: since.map_or(0.0, seconds),
+        reason,
+        key_prefix: config.key_prefix.clone(),
+    }
+}
+
+fn apps(front: &Front, bus: &crate::bus::Status) -> Vec<App> {
+    let app = |(index, app): (usize, &crate::config::App)| {
+        let connections = front.app_connections[index].load(Ordering::Relaxed);
+        let elsewhere = bus.nodes.iter().skip(1).filter_map(|node| node.app_connections.get(index)).sum::<usize>();
+        App {
+            id: app.id.clone(),
+            key: if app.id.is_empty() { String::new() } else { app.key.clone() },
+            has_own_secret: !app.secret_is_random,
+            connections,
+            connections_max: app.limits.connections,
+            cluster_connections: connections + elsewhere,
+        }
+    };
+    front.config.apps.iter().enumerate().map(app).collect()
+}
+
+fn webhooks(front: &Front) -> Vec<Webhook> {
+    let webhook = |(app, url, counters): (crate::inbox::AppIndex, &str, &crate::webhook::Counters)| Webhook {
+        app: front.config.apps.get(usize::from(app.0)).map(|app| app.id.clone()).unwrap_or_default(),
+        url: url.to_owned(),
+        delivered: counters.delivered.load(Ordering::Relaxed),
+        failed_requests: counters.failed_requests.load(Ordering::Relaxed),
+        given_up: counters.given_up.load(Ordering::Relaxed),
+        overflowed: counters.overflowed.load(Ordering::Relaxed),
+    };
+    front.admin.sources.webhooks.counters().map(webhook).collect()
+}
+
+/// To the millisecond.
+fn seconds(since: Instant) -> f64 {
+    since.elapsed().as_millis() as f64 / 1000.0
+}
