@@ -16,6 +16,7 @@ use crossbeam_queue::ArrayQueue;
 use http::HeaderValue;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::metrics;
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::engineio::Sid;
@@ -35,6 +36,12 @@ pub const EVENTS_MAX: usize = 8 * 1024;
 /// Index of an app in the configuration's `clients`.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct AppIndex(pub u16);
+
+impl From<AppIndex> for metrics::App {
+    fn from(app: AppIndex) -> Self {
+        Self(app.0)
+    }
+}
 
 /// One ready frame for all subscribers of one channel.
 #[derive(Clone, Debug)]

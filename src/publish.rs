@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use crate::bus::Bus;
 use crate::inbox::{AppIndex, Control, Delivery, Form, OneMore, Relays, ShardHandle};
+use crate::metrics::Metrics;
 use crate::protocol::channel::{self, Access};
 use crate::protocol::{pusher, socketio};
 use crate::tap::Tap;
@@ -53,12 +54,14 @@ pub struct Publisher {
     relays: Arc<Relays>,
     bus: Bus,
     tap: Tap,
+    metrics: Metrics,
 }
 
 impl Publisher {
     /// A publisher to these shards.
     pub fn new(shards: Vec<ShardHandle>) -> Self {
         Self {
+            metrics: Metrics::new(shards.len(), Vec::new()),
             shards: shards.into(),
             hasher: RandomState::new(),
             published: Arc::default(),
@@ -83,6 +86,16 @@ impl Publisher {
     /// Where those look who want to know what passes.
     pub fn tap(&self) -> &Tap {
         &self.tap
+    }
+
+    /// The same, counting in these.
+    pub fn with_metrics(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The way to the other nodes.

@@ -1,13 +1,10 @@
 //! The only file that knows everybody: builds, wires, starts and stops in order.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -19,6 +16,8 @@ use crate::config::Config;
 use crate::http::{self, Front, admin::Sources};
 use crate::inbox::{self, Control, Inbox};
 use crate::ingress::{self, Audiences, Ingress};
+use crate::listen::{self, Place};
+use crate::metrics::Metrics;
 use crate::presence_store::PresenceStore;
 use crate::protocol::app_tag;
 use crate::protocol::engineio::Timing;
@@ -28,9 +27,6 @@ use crate::redis::Status;
 use crate::shard;
 use crate::tap::Tap;
 use crate::webhook::Webhooks;
-
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 4096;
 
 /// How long the copies of presence lists may take to be deleted at the end.
 const STORE_WAIT: Duration = Duration::from_secs(2);
@@ -46,8 +42,8 @@ pub enum Source {
     Queue(mpsc::Receiver<ingress::Message>),
 }
 
-/// Runs the server until SIGINT or SIGTERM. `ready` is called once the port is open.
-pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> anyhow::Result<()> {
+/// Runs the server until SIGINT or SIGTERM. `ready` is called once it listens, with the places.
+pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> anyhow::Result<()> {
     // Fails only if there is one already, which is as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     raise_file_limit();
@@ -57,7 +53,8 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -
         None => (Bus::none(), bus::bus().1),
     };
     let tap = Tap::new(config.apps.iter().map(|app| (app_tag(&app.key), app.id.clone())));
-    let publisher = Publisher::new(handles).with_bus(bus).with_tap(tap);
+    let metrics = Metrics::new(config.shards, config.apps.iter().map(|app| app.id.clone()).collect());
+    let publisher = Publisher::new(handles).with_bus(bus).with_tap(tap).with_metrics(metrics.clone());
     // With one shard, front and shard share one thread: on one core a second one would only
     // make the kernel switch between them, for each event that comes alone twice.
     let mut front = match config.shards {
@@ -73,8 +70,8 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -
     let config = Arc::new(config);
     let local = tokio::task::LocalSet::new();
     let (shards, webhooks) = local.block_on(&front, async {
-        let listener = listen(&config)?;
-        let address = listener.local_addr().context("the port that is open has no address")?;
+        let listeners = listen::open(&config)?;
+        let places: Vec<Place> = listeners.iter().map(|listener| listener.place().clone()).collect();
         let (asker, asked) = mpsc::unbounded_channel();
         let (webhooks, webhooks_running) =
             Webhooks::start(&config.apps).context("the HTTP client for webhooks could not be made")?;
@@ -124,12 +121,15 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -
         // Before anybody is let in: a member list shall hold those of the other nodes.
         cluster::start(&config, &publisher, bus_end, app_connections.clone()).await;
         let (stop, stopped) = watch::channel(false);
-        let sources = Sources { redis, webhooks, address, stopped: stopped.clone() };
+        let sources = Sources { redis, webhooks, places: places.clone(), stopped: stopped.clone() };
         let front = Arc::new(Front::new(config.clone(), publisher.clone(), laravel, app_connections, sources)?);
         let store = store.map(|store| tokio::spawn(store.run(stopped.clone())));
-        let serving = tokio::spawn(http::serve(listener, front, stopped));
+        let serving: Vec<_> = listeners
+            .into_iter()
+            .map(|listener| tokio::spawn(http::serve(listener, front.clone(), stopped.clone())))
+            .collect();
         let mut signals = Signals::listen().context("signals cannot be listened to")?;
-        ready(address);
+        ready(&places);
 
         let signal = signals.next().await;
         tracing::info!("{signal}: closing all connections; clients will reconnect");
@@ -141,7 +141,9 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -
         // Before any of them is closed: the others shall not take that for leaving.
         let _ = tokio::time::timeout(LEAVE_WAIT, publisher.bus().leave()).await;
         let _ = stop.send(true);
-        let _ = serving.await;
+        for serving in serving {
+            let _ = serving.await;
+        }
         for shard in publisher.shards() {
             shard.tell(Control::Stop);
         }
@@ -187,64 +189,6 @@ fn start_shards(inboxes: Vec<Inbox>, context: &shard::Context) -> std::io::Resul
 
 fn a_shard_panicked() -> anyhow::Error {
     anyhow::anyhow!("a shard has ended in a panic; please report this with the log")
-}
-
-fn listen(config: &Config) -> anyhow::Result<TcpListener> {
-    let wanted = config.host.as_deref().unwrap_or("*");
-    let why = |error: std::io::Error| {
-        let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                "another program, perhaps another laravel-echo-server, has this port open; stop it or choose another \"port\""
-            }
-            std::io::ErrorKind::PermissionDenied => {
-                "ports below 1024 need root or CAP_NET_BIND_SERVICE; choose another \"port\""
-            }
-            std::io::ErrorKind::AddrNotAvailable => "this machine has no such address; see \"host\"",
-            _ => "see \"host\" and \"port\"",
-        };
-        let error = error.to_string();
-        // Rust adds the number of the error, which says nothing more.
-        let error = error.split(" (os error").next().unwrap_or_default();
-        anyhow::anyhow!("cannot listen on {wanted} port {}: {error}; {hint} in {}", config.port, config.path.display())
-    };
-    let addresses: Vec<SocketAddr> = match &config.host {
-        None => vec![([0u16; 8], config.port).into(), ([0u8; 4], config.port).into()],
-        Some(host) => {
-            use std::net::ToSocketAddrs;
-            let mut addresses: Vec<_> = (host.as_str(), config.port).to_socket_addrs().map_err(why)?.collect();
-            // Of a name's addresses, as those of localhost, one is taken: that which everybody can reach.
-            addresses.sort_by_key(|address| address.is_ipv6());
-            addresses
-        }
-    };
-    let mut last = None;
-    for address in addresses {
-        match bind(address) {
-            Ok(listener) => return Ok(listener),
-            // Machines without IPv6, or without this one of a name's addresses: try the next.
-            Err(error)
-                if error.kind() == std::io::ErrorKind::AddrNotAvailable
-                    || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) =>
-            {
-                last = Some(error);
-            }
-            Err(error) => return Err(why(error)),
-        }
-    }
-    Err(why(last.unwrap_or_else(|| std::io::Error::other("the name has no address"))))
-}
-
-fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(!address.ip().is_unspecified())?;
-    }
-    // A restart need not wait for the old connections' TIME_WAIT.
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
 }
 
 fn rules(config: &Config) -> Arc<[Rules]> {

@@ -10,7 +10,7 @@ mod redis_server;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use common::{Client, Server};
+use common::{Client, SECRET, Server};
 use redis_server::Redis;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -119,7 +119,8 @@ async fn status_channels_and_users() {
         ("app=app-id&limit=0", vec![]),
     ] {
         let channels = get(&server, &format!("/api/channels?{query}")).await;
-        let found: Vec<&str> = channels["channels"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+        let found: Vec<&str> =
+            channels["channels"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
         assert_eq!(found, names, "{query}");
     }
     let mut users = get(&server, "/api/users?channel=presence-a").await;
@@ -206,14 +207,16 @@ async fn the_feed_tells_what_became_of_an_event() {
     feed.first("subscribed").await;
 
     // Over the HTTP API, to two channels, but not to the sender.
-    let event = json!({"name": "e", "channels": ["private-a", "nobody"], "data": "{\"x\":1}", "socket_id": sender.socket_id});
+    let event =
+        json!({"name": "e", "channels": ["private-a", "nobody"], "data": "{\"x\":1}", "socket_id": sender.socket_id});
     assert_eq!(server.publish(event).await.0, 200);
     let line = feed.first("event").await;
-    assert_eq!((&line["event"], &line["data"], &line["from"]), (&json!("e"), &json!("{\"x\":1}"), &json!({"source": "http"})));
+    assert_eq!(
+        (&line["event"], &line["data"], &line["from"]),
+        (&json!("e"), &json!("{\"x\":1}"), &json!({"source": "http"}))
+    );
     assert_eq!(line["except"], sender.socket_id.as_str());
-    let reached = |channel: &str, delivered: u32, excluded: u32| {
-        json!({"app": "app-id", "channel": channel, "delivered": delivered, "excluded": excluded})
-    };
+    let reached = |channel: &str, delivered: u32, excluded: u32| json!({"app": "app-id", "channel": channel, "delivered": delivered, "excluded": excluded});
     assert_eq!(line["to"], json!([reached("private-a", 1, 1), reached("nobody", 0, 0)]));
     reader.next().await;
 
@@ -233,7 +236,8 @@ async fn the_feed_tells_what_became_of_an_event() {
     stranger.closed().await;
     assert_eq!(feed.first("rejected").await["code"], 4001);
     let kept = get(&server, "/api/refusals").await;
-    let kinds: Vec<&str> = kept["refusals"].as_array().unwrap().iter().map(|line| line["kind"].as_str().unwrap()).collect();
+    let kinds: Vec<&str> =
+        kept["refusals"].as_array().unwrap().iter().map(|line| line["kind"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["refused", "request_refused", "rejected"]);
 
     // And who ends how.
@@ -241,9 +245,11 @@ async fn the_feed_tells_what_became_of_an_event() {
     drop(sender);
     let line = feed.first("disconnected").await;
     assert_eq!((&line["socket_id"], &line["code"], &line["by"]), (&json!(socket_id), &Value::Null, &json!("client")));
-    server.terminate();
+    reader.sign_in(r#"{"id":"7"}"#).await;
+    server.post("/apps/app-id/users/7/terminate_connections", "", SECRET).await;
     let line = feed.first("disconnected").await;
-    assert_eq!((&line["code"], &line["by"]), (&json!(1012), &json!("server")));
+    assert_eq!((&line["code"], &line["by"]), (&json!(4009), &json!("server")));
+    server.terminate();
     assert_eq!(feed.first("stopped").await["kind"], "stopped");
 }
 
@@ -261,15 +267,19 @@ async fn the_feed_of_one_channel() {
 #[tokio::test]
 async fn why_an_event_of_redis_did_not_arrive() {
     let redis = Redis::start(&[]);
-    let mut server = Server::start(json!({"databaseConfig": {"redis": {"path": redis.socket(), "keyPrefix": "shop_"}}}));
-    server.says("Listening for events from Redis").await;
+    let server = Server::start(json!({"databaseConfig": {"redis": {"path": redis.socket(), "keyPrefix": "shop_"}}}));
+    while get(&server, "/api/status").await["redis"]["state"] != "connected" {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let mut feed = Feed::open(&server, "").await;
     let mut client = server.connect().await;
     client.subscribe("orders").await;
     let mut laravel = redis.client().await;
     let event = r#"{"event":"shipped","data":{"id":7},"socket":null}"#;
     // What does not begin with the prefix is not even heard.
-    for (channel, payload) in [("shop_orders", event), ("shop_", event), ("shop_x", "a:1:{}"), ("shop_#server-to-user-7", event)] {
+    for (channel, payload) in
+        [("shop_orders", event), ("shop_", event), ("shop_x", "a:1:{}"), ("shop_#server-to-user-7", event)]
+    {
         let _: i64 = redis::cmd("PUBLISH").arg(channel).arg(payload).query_async(&mut laravel).await.unwrap();
     }
     let line = feed.first("event").await;
@@ -280,7 +290,6 @@ async fn why_an_event_of_redis_did_not_arrive() {
         let line = feed.first("ignored").await;
         assert!(line["reason"].as_str().unwrap().contains(part), "{line}");
     }
-    assert_eq!(get(&server, "/api/status").await["redis"]["state"], "connected");
 }
 
 #[tokio::test]
@@ -340,7 +349,10 @@ async fn commands_ask_the_running_server() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(said(&refused).contains("only presence channels have users"), "{}", said(&refused));
 
-    assert_eq!(said(&command(&server, &["publish", "presence-a", "e", "{\"x\":1}"])), "e was sent to presence-a: 1 subscription.\n");
+    assert_eq!(
+        said(&command(&server, &["publish", "presence-a", "e", "{\"x\":1}"])),
+        "e was sent to presence-a: 1 subscription.\n"
+    );
     assert_eq!(client.next().await, json!({"event": "e", "channel": "presence-a", "data": "{\"x\":1}"}));
     assert_eq!(
         said(&command(&server, &["publish", "a", "e"])),
@@ -355,25 +367,32 @@ async fn commands_ask_the_running_server() {
     assert!(said(&gone).contains("No server runs with "), "{}", said(&gone));
 }
 
+/// The lines of a stream, which a thread reads.
+fn lines(stream: impl std::io::Read + Send + 'static) -> impl FnMut() -> String {
+    use std::io::BufRead as _;
+    let (said, lines) = std::sync::mpsc::channel();
+    let read = std::io::BufReader::new(stream).lines();
+    std::thread::spawn(move || read.map_while(Result::ok).for_each(|line| drop(said.send(line))));
+    move || lines.recv_timeout(PATIENCE).expect("a line comes in time")
+}
+
 #[tokio::test]
 async fn listen_prints_a_line_for_what_passes() {
-    use tokio::io::{AsyncBufReadExt, BufReader};
     let server = Server::start(json!({}));
     let mut client = server.connect().await;
     client.subscribe("orders").await;
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_laravel-echo-server"));
-    command.args(["listen", "orders", "--dir"]).arg(server.dir()).kill_on_drop(true);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_laravel-echo-server"));
+    command.args(["listen", "orders", "--dir"]).arg(server.dir());
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let mut child = command.spawn().unwrap();
-    let mut errors = BufReader::new(child.stderr.take().unwrap()).lines();
-    assert!(errors.next_line().await.unwrap().unwrap().starts_with("Listening at http://127.0.0.1:"));
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut notes = lines(child.stderr.take().unwrap());
+    let mut next = lines(child.stdout.take().unwrap());
+    assert!(notes().starts_with("Listening at http://127.0.0.1:"));
     server.publish(json!({"name": "shipped", "channel": "orders", "data": "{\"id\":7}"})).await;
-    let mut next = async || tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
-    assert!(next().await.ends_with("  event      shipped  from the HTTP API"));
-    assert_eq!(next().await.trim(), "→ orders  delivered to 1 connection");
-    assert_eq!(next().await.trim(), "{\"id\":7}  (8 bytes)");
+    assert!(next().ends_with("  event      shipped  from the HTTP API"));
+    assert_eq!(next().trim(), "→ orders  delivered to 1 connection");
+    assert_eq!(next().trim(), "{\"id\":7}  (8 bytes)");
     server.terminate();
-    let status = tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
-    assert!(status.success(), "the server's end is the command's");
+    assert_eq!(notes(), "The server stops.");
+    assert!(child.wait().unwrap().success(), "the server's end is the command's");
 }

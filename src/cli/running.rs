@@ -50,35 +50,7 @@ impl Running {
         let holder = lock::holder(&lock);
         let is_here = matches!(holder, Holder::Here(_));
         let port = if is_here { lock::port(&lock) } else { None }.unwrap_or(config.port);
-        if port == 0 {
-            bail!(
-                "The port is any free one (\"port\": 0), and {} does not say which. Does a server run with {}?",
-                lock.display(),
-                path.display()
-            );
-        }
-        let (host, is_loopback) = match config.host.as_deref() {
-            None | Some("0.0.0.0" | "::") => ("127.0.0.1".to_owned(), true),
-            Some(host) => {
-                let is_loopback =
-                    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-                (if host.contains(':') { format!("[{host}]") } else { host.to_owned() }, is_loopback)
-            }
-        };
-        let scheme = if config.tls.is_some() { "https" } else { "http" };
-        let base = Url::parse(&format!("{scheme}://{host}:{port}{PATH}/api/")).context("the server's address")?;
-        // The password is said to a server of whom the lock file knows, not to whatever has the port.
-        let is_needed = !is_loopback || config.key_auth == KeyAuth::Off;
-        let login = admin.login.as_ref().filter(|_| is_needed && is_here);
-        let login = login.map(|login| (login.user.clone(), login.password.expose().to_owned()));
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT)
-            // The certificate is one for the public name, and this does not leave the machine.
-            .tls_danger_accept_invalid_certs(true)
-            .build()
-            .context("the HTTP client could not be made")?;
+        let socket = config.socket.as_ref().filter(|socket| socket.is_alone);
         let hint = match holder {
             Holder::Here(pid) => {
                 format!("There is a server with the process id {}, as {} says.", pid.as_raw_nonzero(), lock.display())
@@ -90,6 +62,36 @@ impl Running {
                 path.display()
             ),
         };
+        if port == 0 && socket.is_none() {
+            bail!(hint);
+        }
+        let (host, is_loopback) = match config.host.as_deref() {
+            None | Some("0.0.0.0" | "::") => ("127.0.0.1".to_owned(), true),
+            Some(host) => {
+                let is_loopback =
+                    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+                (if host.contains(':') { format!("[{host}]") } else { host.to_owned() }, is_loopback)
+            }
+        };
+        // Who asks over the unix socket is anybody: most often it is a proxy.
+        let is_loopback = is_loopback && socket.is_none();
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        let base = Url::parse(&format!("{scheme}://{host}:{port}{PATH}/api/")).context("the server's address")?;
+        // The password is said to a server of whom the lock file knows, not to whatever has the port.
+        let is_needed = !is_loopback || config.key_auth == KeyAuth::Off;
+        let login = admin.login.as_ref().filter(|_| is_needed && is_here);
+        let login = login.map(|login| (login.user.clone(), login.password.expose().to_owned()));
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT)
+            // The certificate is one for the public name, and this does not leave the machine.
+            .tls_danger_accept_invalid_certs(true);
+        let client = match socket {
+            Some(socket) => client.unix_socket(socket.path.clone()),
+            None => client,
+        };
+        let client = client.build().context("the HTTP client could not be made")?;
         Ok(Self { client, base, login, hint })
     }
 

@@ -9,6 +9,7 @@ use super::StartOptions;
 use super::banner::banner;
 use super::lock::{self, Holder, Lock};
 use crate::config::{Config, DotEnv};
+use crate::listen::Place;
 use crate::server;
 
 /// Runs the server until it is told to stop.
@@ -30,15 +31,16 @@ pub fn run(options: &StartOptions) -> anyhow::Result<()> {
     let lock = take_lock(lock::path_for(&path), options.force)?;
     let for_banner = config.clone();
     let noted = |port| lock.as_ref().is_none_or(|lock| lock.note_port(port).is_ok());
-    server::run(config, server::Source::Redis, |address| {
-        if !noted(address.port()) {
+    server::run(config, server::Source::Redis, |places| {
+        let port = places.iter().find_map(Place::address).map(|address| address.port());
+        if !port.is_none_or(noted) {
             tracing::warn!(
                 "the lock file does not say the port; `status` and the like look at the one of the configuration"
             );
         }
         // `print` panics when nobody listens any more; the server has no need of a listener.
         let mut stdout = io::stdout().lock();
-        let _ = stdout.write_all(banner(&for_banner, address).as_bytes()).and_then(|()| stdout.flush());
+        let _ = stdout.write_all(banner(&for_banner, places).as_bytes()).and_then(|()| stdout.flush());
     })
 }
 

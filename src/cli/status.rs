@@ -62,7 +62,7 @@ struct Status {
 
 #[derive(Deserialize)]
 struct Listening {
-    address: String,
+    places: Vec<String>,
     protocol: String,
 }
 
@@ -111,7 +111,7 @@ struct Totals {
 fn write(text: &mut String, status: &Status) -> fmt::Result {
     let Status { version, pid, listening, redis, channels, .. } = status;
     writeln!(text, "laravel-echo-server {version}, process {pid}, up {}\n", duration(status.uptime_seconds))?;
-    writeln!(text, "Listening    {} ({})", listening.address, listening.protocol)?;
+    writeln!(text, "Listening    {} ({})", listening.places.join(", "), listening.protocol)?;
     writeln!(text, "Settings     {}", harmless(&status.configuration))?;
     let for_so_long = duration(redis.seconds);
     match redis.state.as_str() {

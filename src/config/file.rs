@@ -18,7 +18,8 @@ use super::error::ConfigError;
 use super::json::{Document, Setting};
 use super::known::{warn_of_placeholders, warn_of_unknown};
 use super::{
-    App, Auth, Cluster, Config, KeyAuth, Limits, Redis, Secret, SocketIo, admin, old, redis, socketio, webhook,
+    App, Auth, Cluster, Config, KeyAuth, Limits, Redis, Secret, SocketIo, UnixSocket, admin, old, redis, socketio,
+    webhook,
 };
 use crate::protocol::app_tag;
 use crate::protocol::channel::NAME_BYTES_MAX;
@@ -164,10 +165,12 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
     let subscribers = old::read_subscribers(file("subscribers"), &mut warnings)?;
     let cluster = read_cluster(file("cluster"), &redis, subscribers.redis, &mut warnings)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let socket = read_socket(file("socket"), file("socketMode"), port.is_none())?;
     let mut config = Config {
         path: path.to_owned(),
         host: host.map(|host| listen_host(&host)).transpose()?.flatten(),
         port: port.map_or(Ok(default_port), |port| listen_port(&port))?,
+        socket,
         tls,
         apps,
         auth: Auth {
@@ -267,6 +270,36 @@ fn listen_port(setting: &Setting<'_>) -> Result<u16, ConfigError> {
         return Err(wrong());
     }
     digits.parse().map_err(|_| wrong())
+}
+
+/// `socket`, a path, with the permissions of `socketMode` in octal digits.
+fn read_socket(
+    path: Option<Setting<'_>>,
+    mode: Option<Setting<'_>>,
+    is_alone: bool,
+) -> Result<Option<UnixSocket>, ConfigError> {
+    // The kernel keeps no more of a name.
+    const BYTES_MAX: usize = 107;
+    let Some(setting) = path else {
+        return mode.map_or(Ok(None), |mode| Err(mode.error("is for \"socket\", which is not set")));
+    };
+    let path = setting.text()?;
+    if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') || path.len() > BYTES_MAX {
+        let must =
+            format!("must be an absolute path of up to {BYTES_MAX} bytes, as \"/run/laravel-echo-server/echo.sock\"");
+        return Err(setting.wrong(must));
+    }
+    let mode = match mode {
+        None => 0o660,
+        Some(mode) => {
+            let text = mode.text()?;
+            let is_octal = text.len() <= 4 && text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+            let wrong = || mode.wrong("must be permissions as a text of octal digits, as \"0660\"");
+            let bits = u32::from_str_radix(&text, 8).ok().filter(|bits| is_octal && *bits <= 0o777);
+            bits.ok_or_else(wrong)?
+        }
+    };
+    Ok(Some(UnixSocket { path: path.into(), mode, is_alone }))
 }
 
 fn read_apps(

@@ -93,6 +93,8 @@ const USED: &[&str] = &[
     "proxy",
     "reauthorizeMinutes",
     "shards",
+    "socket",
+    "socketMode",
     "socketio",
     "socketio.allowUpgrades",
     "socketio.clientScript",
@@ -200,8 +202,11 @@ fn nearest(path: &str) -> Option<&'static str> {
         .min_by_key(|(distance, _)| *distance);
     // What is meant for Redis is what most often stands at the wrong place.
     let same = USED.iter().filter(|known| plain(split(known).1) == name);
-    let elsewhere = || same.min_by_key(|known| !known.starts_with("databaseConfig.")).copied();
-    similar.map(|(_, known)| known).or_else(elsewhere)
+    let elsewhere = same.min_by_key(|known| !known.starts_with("databaseConfig.")).copied();
+    match (similar, elsewhere) {
+        (Some((distance, known)), elsewhere) if distance < 2 || elsewhere.is_none() => Some(known),
+        (_, elsewhere) => elsewhere,
+    }
 }
 
 /// `clients[3].key` → `clients[].key`; an app's own limits have the names of all apps' limits. Keys that are

@@ -40,6 +40,8 @@ pub struct Config {
     pub host: Option<String>,
     /// TCP port; 0: any free one.
     pub port: u16,
+    /// `socket`: a unix socket to listen on.
+    pub socket: Option<UnixSocket>,
     /// `protocol` is `https`: serve TLS with this certificate.
     pub tls: Option<Tls>,
     /// The apps of `clients`, never empty.
@@ -76,6 +78,17 @@ pub struct Config {
     pub taken: Vec<String>,
     /// What was odd in the file but no error: unknown keys and the like. Sentences.
     pub warnings: Vec<String>,
+}
+
+/// `socket` and `socketMode`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UnixSocket {
+    /// `socket`: absolute, so that it is the same wherever the server is started.
+    pub path: PathBuf,
+    /// `socketMode`: the file's permissions.
+    pub mode: u32,
+    /// No port was named: nothing else is listened on.
+    pub is_alone: bool,
 }
 
 /// `subscribers`: what may bring events.

@@ -4,10 +4,8 @@
 //! This is the front: beside several shards it runs on threads of its own, so that a storm of
 //! handshakes does not delay deliveries.
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,28 +13,27 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use crate::auth::callback::Laravel;
 use crate::auth::gateway;
 use crate::config::Config;
 use crate::inbox::{AppIndex, Credentials, Form, Handover, NewClient, OneMore, ShardHandle};
+use crate::listen::Peer;
 use crate::protocol::{SocketId, app_tag, pusher};
 use crate::publish::Publisher;
 use crate::query::Everybody;
 use crate::tap;
 use crate::tls;
 use crate::ws::{self, deflate, frame};
+use accept::{Open, Stream};
 use admin::Admin;
-use pace::Pace;
 use proxy::Proxy;
 
+mod accept;
 pub mod admin;
 mod api;
 mod client_script;
@@ -44,6 +41,7 @@ mod pace;
 pub mod proxy;
 mod socketio;
 
+pub use accept::serve;
 pub use proxy::Body;
 
 /// The longest request head, in bytes: a Laravel page's cookies have room.
@@ -133,108 +131,7 @@ impl Front {
     }
 }
 
-/// Accepts connections until told to stop.
-pub async fn serve(listener: TcpListener, front: Arc<Front>, mut stop: watch::Receiver<bool>) {
-    let pace = Arc::new(Pace::default());
-    tokio::spawn(pace.clone().run());
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => return,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let open = Open::one_more(&front);
-                if front.open.load(Ordering::Relaxed) > front.config.limits.connections {
-                    // Not even a refusal: whoever opens so many sockets without a handshake gets none.
-                    tracing::debug!("dropped a connection from {peer}: too many wait for a handshake");
-                    continue;
-                }
-                let known = open.clone();
-                let is_exempt = move || known.is_backend.load(Ordering::Relaxed);
-                tokio::spawn(pace.paced(connection(open, stream, peer), is_exempt));
-            }
-            Err(error) => {
-                // Out of file descriptors, most likely: waiting lets some be closed.
-                tracing::error!("no connection could be accepted: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-/// A socket that the front has, counted as long as this lives.
-struct Open {
-    front: Arc<Front>,
-    /// A backend that has signed a request: its events do not wait for strangers' handshakes.
-    is_backend: AtomicBool,
-}
-
-impl Open {
-    fn one_more(front: &Arc<Front>) -> Arc<Self> {
-        front.open.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self { front: front.clone(), is_backend: AtomicBool::new(false) })
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.front.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-async fn connection(open: Arc<Open>, stream: TcpStream, peer: SocketAddr) {
-    let _ = stream.set_nodelay(true);
-    let front = &open.front;
-    match &front.tls {
-        None => http(&open, stream, peer).await,
-        Some(tls) => match tokio::time::timeout(front.config.limits.handshake_timeout, tls.accept(stream)).await {
-            Ok(Ok(stream)) => http(&open, stream, peer).await,
-            Ok(Err(error)) => tracing::debug!("no TLS with {peer}: {error}"),
-            Err(_) => tracing::debug!("no TLS with {peer}: it did not come in time"),
-        },
-    }
-}
-
-async fn http<S: Stream>(open: &Arc<Open>, stream: S, peer: SocketAddr) {
-    let service = service_fn(|request| {
-        let open = open.clone();
-        async move { Ok::<_, Infallible>(respond::<S>(open, request, peer).await) }
-    });
-    let served = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(open.front.config.limits.handshake_timeout)
-        .max_buf_size(HEAD_BYTES_MAX)
-        // Answers to requests that came together go out together.
-        .pipeline_flush(true)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
-    if let Err(error) = served {
-        tracing::debug!("a connection from {peer} ended: {error}");
-    }
-}
-
-/// What a connection runs over: plain TCP, or TLS on it.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
-    /// The socket, and what goes on with it in a shard.
-    fn into_parts(self) -> (TcpStream, Option<Box<rustls::ServerConnection>>);
-}
-
-impl Stream for TcpStream {
-    fn into_parts(self) -> (TcpStream, Option<Box<rustls::ServerConnection>>) {
-        (self, None)
-    }
-}
-
-impl Stream for TlsStream<TcpStream> {
-    fn into_parts(self) -> (TcpStream, Option<Box<rustls::ServerConnection>>) {
-        let (stream, tls) = self.into_inner();
-        (stream, Some(Box::new(tls)))
-    }
-}
-
-async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: Peer) -> Response<Body> {
     let front = open.front.clone();
     let path = request.uri().path();
     let method = request.method();
@@ -250,14 +147,16 @@ async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: S
     if let Some(route) = api::route(path, request.uri().query()) {
         // Anybody may ask what a browser asks before a request.
         let is_preflight = method == Method::OPTIONS;
-        let response = api::respond(front, request, route, peer.ip()).await;
+        let response =
+            api::respond(front, request, route, peer.ip().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into())).await;
         if response.status().is_success() && !is_preflight {
             open.is_backend.store(true, Ordering::Relaxed);
         }
         return response;
     }
     if admin::route(path).is_some() {
-        let response = admin::respond(front, request, peer.ip()).await;
+        let response =
+            admin::respond(front, request, peer.ip().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into())).await;
         if response.status().is_success() {
             open.is_backend.store(true, Ordering::Relaxed);
         }
@@ -277,7 +176,7 @@ async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: S
         }
     }
     match &front.proxy {
-        Some(proxy) => proxy.forward(request, peer.ip()).await,
+        Some(proxy) => proxy.forward(request, peer.ip().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into())).await,
         None => {
             let mut response = match path {
                 "/" => api::health(method),

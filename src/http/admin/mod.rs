@@ -5,7 +5,7 @@
 //! looked at. This file knows the paths and what every answer carries; `status`, `channels` and `feed` know the
 //! answers, `page` the files of the dashboard. Backends have an API of their own (`http::api`).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::{Body, Front, api, discard, error, json};
 use crate::inbox::AppIndex;
+use crate::listen::Place;
 use crate::redis;
 use crate::webhook::Webhooks;
 use admission::{Denied, What};
@@ -46,7 +47,7 @@ pub struct Sources {
     /// What has become of what backends are told.
     pub webhooks: Webhooks,
     /// Where the server listens.
-    pub address: SocketAddr,
+    pub places: Vec<Place>,
     /// True when the server stops.
     pub stopped: watch::Receiver<bool>,
 }

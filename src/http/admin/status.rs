@@ -39,7 +39,8 @@ pub(super) struct Status {
 
 #[derive(Serialize)]
 struct Listening {
-    address: String,
+    /// Addresses with their ports, and paths of unix sockets.
+    places: Vec<String>,
     protocol: &'static str,
 }
 
@@ -106,7 +107,7 @@ pub(super) fn status(front: &Front) -> Status {
         pid: std::process::id(),
         uptime_seconds: seconds(front.since),
         listening: Listening {
-            address: sources.address.to_string(),
+            places: sources.places.iter().map(ToString::to_string).collect(),
             protocol: if config.tls.is_some() { "https" } else { "http" },
         },
         configuration: config.path.display().to_string(),
