@@ -102,7 +102,7 @@ fn write_readable(text: &mut String, seen: &Value) -> fmt::Result {
     };
     write!(text, "{}  {:<9}  ", time(seen["at"].as_u64().unwrap_or_default()), harmless(word))?;
     match kind {
-        "event" => return write_event(text, seen),
+        "event" => write_event(text, seen),
         "ignored" => write!(text, "on Redis channel {}: {}", get("redis_channel"), get("reason")),
         "refused" => {
             let what = if seen["channel"].is_null() { "signing in".to_owned() } else { get("channel") };
