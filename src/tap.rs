@@ -250,7 +250,7 @@ impl Tap {
     }
 
     /// Follows an event, if anybody looks. It has as many targets as it is delivered to channels and apps, in the
-    /// order of [`Traced::target`].
+    /// order of the targets that [`Trace::traced`] is given.
     pub fn trace<'a>(
         &self,
         event: &str,

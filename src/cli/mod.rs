@@ -22,6 +22,7 @@ mod files;
 mod init;
 mod listen;
 mod lock;
+mod manual;
 mod publish;
 mod running;
 pub mod start;
@@ -80,6 +81,17 @@ enum Command {
     Demo(DemoOptions),
     /// Measures a server of yours: connects, subscribes, publishes, and counts what arrives.
     Bench(Box<bench::Options>),
+    /// Prints what a shell needs to complete these commands.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Writes the manual pages, for packages.
+    #[command(hide = true)]
+    Man {
+        /// The directory to write to.
+        directory: PathBuf,
+    },
 }
 
 /// Which config file is meant.
@@ -157,6 +169,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::ClientRemove { id, file } => done(clients::remove(id.as_deref(), &file)),
         Command::Demo(DemoOptions { assets, port }) => done(demo::run(demo::Options { assets, port: Some(port) })),
         Command::Bench(options) => done(bench::run(*options)),
+        Command::Completions { shell } => done(manual::completions(shell, CommandLine::command())),
+        Command::Man { directory } => done(manual::pages(&directory, CommandLine::command())),
     };
     match result {
         Ok(code) => code,
