@@ -17,7 +17,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
 pub use channels::Channels;
-pub use kinds::{Counter, Gauge, Histogram, Labels};
+pub use kinds::{BOUNDS_MICROS, Counter, Gauge, Histogram, Labels};
 pub use labels::*;
 pub use page::Page;
 pub use table::{Counters, Description, Type, all};

@@ -22,6 +22,12 @@ pub(super) fn file(path: &str) -> Option<Response<Body>> {
         "" => return Some(redirect()),
         "/" => (HTML, include_str!("page/index.html")),
         "/style.css" => (CSS, include_str!("page/style.css")),
+        "/api.js" => (JAVASCRIPT, include_str!("page/api.js")),
+        "/channels.js" => (JAVASCRIPT, include_str!("page/channels.js")),
+        "/dom.js" => (JAVASCRIPT, include_str!("page/dom.js")),
+        "/inspector.js" => (JAVASCRIPT, include_str!("page/inspector.js")),
+        "/lines.js" => (JAVASCRIPT, include_str!("page/lines.js")),
+        "/overview.js" => (JAVASCRIPT, include_str!("page/overview.js")),
         "/page.js" => (JAVASCRIPT, include_str!("page/page.js")),
         _ => return None,
     };

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::http::Front;
 use crate::http::api::memory;
+use crate::metrics::BOUNDS_MICROS;
 use crate::redis;
 
 /// The answer. Times are in seconds, unless the name says milliseconds.
@@ -28,6 +29,7 @@ pub(super) struct Status {
     cluster_connections: usize,
     shards: usize,
     memory_bytes: u64,
+    counted: Counted,
     redis: Redis,
     /// All of them, this one first; empty without a cluster.
     nodes: Vec<Node>,
@@ -42,6 +44,23 @@ struct Listening {
     /// Addresses with their ports, and paths of unix sockets.
     places: Vec<String>,
     protocol: &'static str,
+}
+
+/// What has happened since the start, on this node.
+#[derive(Serialize)]
+struct Counted {
+    events_received: u64,
+    /// Of those: for nobody on this node.
+    events_unheard: u64,
+    messages_delivered: u64,
+    messages_received: u64,
+    connections_opened: u64,
+    subscriptions_refused: u64,
+    slow_consumers_closed: u64,
+    /// How many events took no longer than each of the bounds until they were delivered, and all.
+    delivery_counts: Vec<u64>,
+    /// In microseconds.
+    delivery_bounds_us: &'static [u64],
 }
 
 #[derive(Serialize)]
@@ -117,6 +136,7 @@ pub(super) fn status(front: &Front) -> Status {
         cluster_connections: connections + elsewhere.clone().map(|node| node.connections).sum::<usize>(),
         shards: config.shards,
         memory_bytes: memory().0,
+        counted: counted(front),
         redis: redis(front),
         apps: apps(front, &bus),
         webhooks: webhooks(front),
@@ -140,6 +160,23 @@ pub(super) fn status(front: &Front) -> Status {
                 is_this: index == 0,
             })
             .collect(),
+    }
+}
+
+fn counted(front: &Front) -> Counted {
+    let metrics = front.publisher.metrics();
+    Counted {
+        events_received: metrics.sum(|counters| counters.events_received.total()),
+        events_unheard: metrics.sum(|counters| counters.events_unheard.total()),
+        messages_delivered: metrics.sum(|counters| counters.messages_delivered.total()),
+        messages_received: metrics.sum(|counters| counters.messages_received.total()),
+        connections_opened: metrics.sum(|counters| counters.connections_opened.total()),
+        subscriptions_refused: metrics.sum(|counters| counters.subscriptions_refused.total()),
+        slow_consumers_closed: metrics.sum(|counters| counters.slow_consumers_closed.total()),
+        delivery_counts: (0..=BOUNDS_MICROS.len())
+            .map(|bound| metrics.sum(|counters| counters.event_delivery_seconds.cumulated(())[bound]))
+            .collect(),
+        delivery_bounds_us: &BOUNDS_MICROS,
     }
 }
 
