@@ -191,7 +191,8 @@ impl fmt::Display for Source {
 pub struct Counted(IpAddr);
 
 impl Counted {
-    fn of(address: IpAddr) -> Option<Self> {
+    /// `None`: an address of this machine or of a private network.
+    pub fn of(address: IpAddr) -> Option<Self> {
         match address.to_canonical() {
             IpAddr::V4(address) => {
                 let is_shared = matches!(address.octets(), [100, 64..=127, ..]);

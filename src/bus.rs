@@ -253,6 +253,7 @@ mod tests {
             deflated: None,
             except: None,
             trace: None,
+            taken_at: None,
         }
     }
 

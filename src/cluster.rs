@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::bus::{BusEnd, Node, Said, Status};
 use crate::config::{self, Config};
 use crate::inbox::{AppIndex, Control, Counts, Delivery, Found, Query, UserChange};
+use crate::metrics::Source;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::session::Millis;
 use crate::protocol::{pusher, socketio};
@@ -361,14 +362,18 @@ impl Task {
                 }
                 Effect::Event { app, channel, except, text } => {
                     let trace = self.trace(app, &channel, except.as_deref(), &text);
+                    self.publisher.metrics().events_received.add(Source::Node);
                     if self.publisher.has_subscribers(app, channel.as_str()) {
                         let except = except.and_then(|except| except.parse().ok());
                         let frame = frame::encode_text(&text);
                         let publisher = &self.publisher;
                         let for_socketio = || frame::encode_text(&socketio::from_pusher(&text).unwrap_or_default());
                         let (socketio, deflated) = (publisher.for_socketio(for_socketio), publisher.deflated(&frame));
-                        let delivery = Delivery { app, channel, frame, socketio, deflated, except, trace };
+                        let delivery =
+                            Delivery { app, channel, frame, socketio, deflated, except, taken_at: None, trace };
                         self.backlog.publish(delivery, &self.publisher);
+                    } else {
+                        self.publisher.metrics().events_unheard.add(Source::Node);
                     }
                 }
                 Effect::Changed { node, changes } => self.changed(node, changes),

@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
@@ -60,6 +61,8 @@ pub struct Delivery {
     pub except: Option<SocketId>,
     /// Somebody looks at what becomes of it.
     pub trace: Option<Traced>,
+    /// When it arrived here, of an event of Laravel's or of a backend's. Those that came in one piece have the same.
+    pub taken_at: Option<Instant>,
 }
 
 /// In which form a connection is sent events.
@@ -282,7 +285,7 @@ pub struct NewClient {
     /// What the handshake said of who it is.
     pub credentials: Arc<Credentials>,
     /// Counts it: among its app's, and among those of its form.
-    pub counted: [Option<OneMore>; 2],
+    pub counted: [Option<OneMore>; 3],
     /// In which form it is sent events.
     pub form: Form,
     /// It speaks Socket.IO and not the Pusher protocol.

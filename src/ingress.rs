@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use crate::bus;
 use crate::config;
 use crate::inbox::Delivery;
+use crate::metrics::{IgnoredBecause, Metrics, Source};
 use crate::protocol::channel::{self, ChannelName};
 use crate::protocol::event::{self, BroadcastError};
 use crate::protocol::prefix::News;
@@ -46,6 +47,8 @@ pub struct Ingress {
     frame_bytes_max: usize,
     ignored: Ignored,
     backlog: Backlog,
+    /// When what is being taken has arrived.
+    now: Instant,
 }
 
 impl Ingress {
@@ -53,7 +56,7 @@ impl Ingress {
     /// frame would close every subscriber that it goes to.
     pub fn new(audiences: Audiences, publisher: Publisher, frame_bytes_max: usize) -> Self {
         let (ignored, backlog) = (Ignored::default(), Backlog::default());
-        Self { audiences, publisher, frame_bytes_max, ignored, backlog }
+        Self { audiences, publisher, frame_bytes_max, ignored, backlog, now: Instant::now() }
     }
 
     /// Delivers one message. What a shard has no room for waits here, and all that comes after it,
@@ -78,6 +81,7 @@ impl Ingress {
             return self.ignore(Ignorable::UserChannel, message.channel);
         }
         let Some(audience) = self.audiences.of(name) else {
+            self.publisher.metrics().redis_messages_ignored.add(IgnoredBecause::OtherPrefix);
             return tell_watchers(self.publisher.tap(), Unheard::NoApp, message.channel);
         };
         let route = audience.prefix.route(name, broadcast.from_laravel);
@@ -99,6 +103,8 @@ impl Ingress {
             true => tap.trace(&broadcast.event, &broadcast.data_for_pusher(), broadcast.except, from, targets()),
             false => None,
         };
+        let metrics = self.publisher.metrics();
+        metrics.events_received.add(Source::Redis);
         let mut data = None;
         for (index, name) in route.names().enumerate() {
             if !audience.apps.iter().any(|app| self.publisher.has_subscribers(*app, name)) {
@@ -109,7 +115,7 @@ impl Ingress {
             if frame.len() > self.frame_bytes_max {
                 let reason = Ignorable::OverOutbox(frame.len(), self.frame_bytes_max);
                 tell_watchers(tap, reason, name.as_bytes());
-                self.ignored.note(reason, name.as_bytes());
+                self.ignored.note(reason, name.as_bytes(), self.publisher.metrics());
                 continue;
             }
             let socketio = self
@@ -127,15 +133,24 @@ impl Ingress {
                     deflated: deflated.clone(),
                     except: broadcast.except,
                     trace: trace.as_ref().map(|trace| trace.traced(target)),
+                    taken_at: Some(self.now),
                 };
                 self.backlog.publish(delivery, &self.publisher);
             }
         }
+        if data.is_none() {
+            metrics.events_unheard.add(Source::Redis);
+        }
+    }
+
+    /// What is taken from here on has arrived now.
+    fn arrives(&mut self) {
+        self.now = Instant::now();
     }
 
     fn ignore(&mut self, reason: Ignorable, channel: &[u8]) {
         tell_watchers(self.publisher.tap(), reason, channel);
-        self.ignored.note(reason, channel);
+        self.ignored.note(reason, channel, self.publisher.metrics());
     }
 
     /// Waits for room and delivers what waits. Dropped before its end, nothing is lost or doubled.
@@ -154,14 +169,23 @@ pub async fn from_link(link: Link, mut ingress: Ingress, status: watch::Sender<S
     let pattern = ingress.audiences.pattern();
     let mut reporter = Reporter::new(&link, status);
     let mut backoff = Backoff::new(link.timing());
+    let mut away_since = Instant::now();
     loop {
-        match link.subscribe(&pattern).await {
-            Err(failure) => reporter.away(&failure),
+        let subscribed = link.subscribe(&pattern).await;
+        ingress.publisher.metrics().redis_gap_seconds.add((), away_since.elapsed());
+        away_since = Instant::now();
+        match subscribed {
+            Err(failure) => {
+                ingress.publisher.metrics().redis_connect_failures.add(());
+                reporter.away(&failure);
+            }
             Ok(mut subscription) => {
                 let since = Instant::now();
                 reporter.connected();
                 let failure = listen(&mut subscription, &mut ingress).await;
                 drop(subscription);
+                away_since = Instant::now();
+                ingress.publisher.metrics().redis_disconnects.add(());
                 reporter.away(&failure);
                 ingress.catch_up().await;
                 backoff.connection_lasted(since.elapsed());
@@ -184,6 +208,7 @@ async fn listen(subscription: &mut Subscription, ingress: &mut Ingress) -> Failu
             },
             () = ingress.catch_up(), if is_behind => {}
         }
+        ingress.arrives();
         if let Err(failure) = subscription.each(|message| ingress.take(message)) {
             return failure;
         }
@@ -203,6 +228,7 @@ async fn listen(subscription: &mut Subscription, ingress: &mut Ingress) -> Failu
 /// Takes messages from a queue until its senders are gone.
 pub async fn from_queue(mut queue: mpsc::Receiver<Message>, mut ingress: Ingress) {
     while let Some(Message { channel, payload }) = queue.recv().await {
+        ingress.arrives();
         ingress.take(Published { channel: &channel, payload: Some(&payload) });
         ingress.catch_up().await;
     }
@@ -251,19 +277,19 @@ enum Ignorable {
 }
 
 impl Ignorable {
-    /// The place among the counts, and whether it looks like an event gone wrong, rather than
+    /// How it is counted, and whether it looks like an event gone wrong, rather than
     /// like other traffic of a shared Redis.
-    fn class(self) -> (usize, bool) {
+    fn class(self) -> (IgnoredBecause, bool) {
         match self {
-            Self::TooLong => (0, true),
-            Self::NameNotUtf8 => (1, false),
-            Self::NoEvent(BroadcastError::NotAnObject) => (2, false),
-            Self::NoEvent(BroadcastError::NotUtf8(_)) => (3, true),
-            Self::NoEvent(BroadcastError::NotJson { .. }) => (4, true),
-            Self::NoEvent(BroadcastError::NoEvent) => (5, false),
-            Self::NoEvent(BroadcastError::EventNotAString) => (6, false),
-            Self::OverOutbox(..) => (7, true),
-            Self::UserChannel => (8, true),
+            Self::TooLong => (IgnoredBecause::TooLong, true),
+            Self::NameNotUtf8 => (IgnoredBecause::ChannelNotUtf8, false),
+            Self::NoEvent(BroadcastError::NotAnObject) => (IgnoredBecause::NotAnObject, false),
+            Self::NoEvent(BroadcastError::NotUtf8(_)) => (IgnoredBecause::PayloadNotUtf8, true),
+            Self::NoEvent(BroadcastError::NotJson { .. }) => (IgnoredBecause::NotJson, true),
+            Self::NoEvent(BroadcastError::NoEvent) => (IgnoredBecause::NoEvent, false),
+            Self::NoEvent(BroadcastError::EventNotAString) => (IgnoredBecause::EventNotAString, false),
+            Self::OverOutbox(..) => (IgnoredBecause::OverOutbox, true),
+            Self::UserChannel => (IgnoredBecause::UserChannel, true),
         }
     }
 }
@@ -284,12 +310,13 @@ fn tell_watchers(tap: &Tap, reason: impl fmt::Display, channel: &[u8]) {
 
 /// Counts what was ignored, by reason; the 1st, 10th, 100th … of each is logged.
 #[derive(Debug, Default)]
-struct Ignored([u64; 9]);
+struct Ignored([u64; IgnoredBecause::VALUES.len()]);
 
 impl Ignored {
-    fn note(&mut self, reason: Ignorable, channel: &[u8]) {
+    fn note(&mut self, reason: Ignorable, channel: &[u8], metrics: &Metrics) {
         let (class, is_suspicious) = reason.class();
-        let count = &mut self.0[class];
+        metrics.redis_messages_ignored.add(class);
+        let count = &mut self.0[class as usize];
         *count += 1;
         if *count != 10_u64.pow(count.ilog10()) {
             return;
@@ -444,7 +471,7 @@ mod tests {
         fixture.ingress.take(Published { channel: &[0xff], payload: Some(BY_HAND.as_bytes()) });
         fixture.ingress.take(Published { channel: b"x", payload: Some(b"{\xff}") });
         fixture.ingress.take(Published { channel: b"x", payload: None });
-        assert_eq!(fixture.ingress.ignored.0, [2, 1, 2, 1, 1, 1, 1, 0, 0]);
+        assert_eq!(fixture.ingress.ignored.0, [2, 1, 2, 1, 1, 1, 1, 0, 0, 0]);
         assert_eq!(fixture.take("x", BY_HAND).await.len(), 1);
     }
 

@@ -4,6 +4,7 @@
 //! those above it in this list, never those below.
 //!
 //! - [`protocol`] and [`ws`]: values in, values out. No socket, no task, no clock.
+//! - [`process`]: what the kernel says of this process.
 //! - [`address`]: where a request comes from, behind proxies too.
 //! - [`metrics`]: what is counted, for operators.
 //! - [`config`]: the application's `laravel-echo-server.json`, typed.
@@ -36,6 +37,7 @@ pub mod ingress;
 pub mod listen;
 pub mod metrics;
 pub mod presence_store;
+pub mod process;
 pub mod protocol;
 pub mod publish;
 pub mod query;

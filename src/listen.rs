@@ -15,6 +15,8 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 
 use crate::config::{Config, UnixSocket};
 
+pub mod files;
+
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 

@@ -13,11 +13,12 @@
 //! Not here: who may read them, and what others know anyway (`http::metrics` asks them).
 
 use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 pub use channels::Channels;
-pub use kinds::{BOUNDS_MICROS, Counter, Gauge, Histogram, Labels};
+pub use kinds::{BOUNDS_MICROS, Counter, Gauge, Histogram, Labels, Seconds};
 pub use labels::*;
 pub use page::Page;
 pub use table::{Counters, Description, Type, all};
@@ -47,6 +48,9 @@ struct Inner {
     /// What the label `app` says, in the configuration's order.
     apps: RwLock<Vec<String>>,
     started: SystemTime,
+    /// When each shard last had its turn, in milliseconds since `since`.
+    turns: Box<[AtomicU64]>,
+    since: Instant,
 }
 
 impl Metrics {
@@ -58,6 +62,8 @@ impl Metrics {
             channels: Channels::default(),
             apps: RwLock::new(apps),
             started: SystemTime::now(),
+            turns: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            since: Instant::now(),
         }))
     }
 
@@ -79,6 +85,20 @@ impl Metrics {
     /// When the server started.
     pub fn started(&self) -> SystemTime {
         self.0.started
+    }
+
+    /// The shard with this index has its turn, as it must each second.
+    pub fn has_turn(&self, shard: usize) {
+        if let Some(turn) = self.0.turns.get(shard) {
+            turn.store(self.0.since.elapsed().as_millis() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// How long it is that each shard has had its turn.
+    pub fn silence(&self) -> Duration {
+        let oldest = self.0.turns.iter().map(|turn| turn.load(Ordering::Relaxed)).min();
+        let oldest = Duration::from_millis(oldest.unwrap_or_default());
+        self.0.since.elapsed().saturating_sub(oldest)
     }
 
     /// Adds up a number over front and shards: `metrics.sum(|counters| counters.messages_delivered.total())`.
@@ -107,7 +127,6 @@ impl Deref for Metrics {
 mod tests {
     use super::*;
     use std::collections::HashSet;
-    use std::time::Duration;
 
     #[test]
     fn front_and_shards_are_added_up() {

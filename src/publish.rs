@@ -324,6 +324,7 @@ mod tests {
             deflated: None,
             except: None,
             trace: None,
+            taken_at: None,
         };
         publisher.publish(delivery.clone()).await;
         (0..EVENTS_MAX).for_each(|_| publisher.relay_published(&delivery));

@@ -13,6 +13,7 @@ use crate::auth::callback::Laravel;
 use crate::bus::{self, Bus};
 use crate::cluster;
 use crate::config::Config;
+use crate::http::operations::Operations;
 use crate::http::{self, Front, admin::Sources};
 use crate::inbox::{self, Control, Inbox};
 use crate::ingress::{self, Audiences, Ingress};
@@ -46,7 +47,10 @@ pub enum Source {
 pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> anyhow::Result<()> {
     // Fails only if there is one already, which is as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    raise_file_limit();
+    match listen::files::report(listen::files::raise(), &config) {
+        Ok(enough) => tracing::info!("{enough}"),
+        Err(sentence) => tracing::warn!("{sentence}"),
+    }
     let (handles, inboxes): (Vec<_>, Vec<_>) = (0..config.shards).map(|_| inbox::inbox()).unzip();
     let (bus, bus_end) = match config.cluster {
         Some(_) => bus::bus(),
@@ -101,28 +105,45 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> 
         let (audiences, known_prefixes) = Audiences::new(&own_prefixes, config.redis.key_prefix.as_deref());
         let ingress = Ingress::new(audiences, publisher.clone(), config.limits.outbound_bytes);
         let tags = config.apps.iter().map(|app| app_tag(&app.key));
-        let laravel = Laravel::new(&config.auth, tags.zip(known_prefixes).collect())?.with_tap(publisher.tap().clone());
+        let laravel = Laravel::new(&config.auth, tags.zip(known_prefixes).collect(), metrics.clone())?;
+        let laravel = laravel.with_tap(publisher.tap().clone());
         tokio::spawn(answer(asked, laravel.clone(), publisher.clone()));
-        let mut redis = None;
-        match source {
+        let redis = match source {
             Source::Redis if !config.subscribers.redis => {
                 tracing::info!("Redis is not listened to");
+                None
             }
             Source::Redis => {
                 let (status, known) = watch::channel(Status::starting());
-                redis = Some(known);
                 tokio::spawn(ingress::from_redis(config.redis.clone(), ingress, status));
+                Some(known)
             }
             Source::Queue(queue) => {
                 tokio::spawn(ingress::from_queue(queue, ingress));
+                None
             }
-        }
+        };
+        let operations = Arc::new(Operations::new(redis, webhooks));
         let app_connections: Arc<[Arc<AtomicUsize>]> = config.apps.iter().map(|_| Arc::default()).collect();
         // Before anybody is let in: a member list shall hold those of the other nodes.
         cluster::start(&config, &publisher, bus_end, app_connections.clone()).await;
         let (stop, stopped) = watch::channel(false);
-        let sources = Sources { redis, webhooks, places: places.clone(), stopped: stopped.clone() };
-        let front = Arc::new(Front::new(config.clone(), publisher.clone(), laravel, app_connections, sources)?);
+        let sources = Sources { places: places.clone(), stopped: stopped.clone() };
+        let front = Arc::new(Front::new(
+            config.clone(),
+            publisher.clone(),
+            laravel,
+            operations.clone(),
+            app_connections,
+            sources,
+        )?);
+        if let Some(address) = config.metrics.as_ref().and_then(|access| access.listen) {
+            let listener = tokio::net::TcpListener::bind(address).await.with_context(|| {
+                format!("cannot listen on {address} for metrics; see \"metrics\" in {}", config.path.display())
+            })?;
+            tracing::info!("Metrics are at http://{}/metrics", listener.local_addr().unwrap_or(address));
+            tokio::spawn(http::operations::serve(listener, front.clone()));
+        }
         let store = store.map(|store| tokio::spawn(store.run(stopped.clone())));
         let serving: Vec<_> = listeners
             .into_iter()
@@ -138,6 +159,7 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> 
             tracing::warn!("{again} again: ending at once");
             std::process::exit(1);
         });
+        operations.drain();
         // Before any of them is closed: the others shall not take that for leaving.
         let _ = tokio::time::timeout(LEAVE_WAIT, publisher.bus().leave()).await;
         let _ = stop.send(true);
@@ -196,6 +218,12 @@ fn rules(config: &Config) -> Arc<[Rules]> {
         app_key: app.key.clone(),
         secret: app.secret.expose().to_owned(),
         subscriptions_max: app.limits.subscriptions_per_connection,
+        subscribes_per_second: app
+            .limits
+            .subscribes_per_second
+            .unwrap_or(u32::try_from(app.limits.subscriptions_per_connection).unwrap_or(u32::MAX)),
+        presence_joins_per_minute: app.limits.presence_joins_per_minute,
+        channel_name_bytes_max: app.limits.channel_name_bytes,
         client_events_per_second: app.limits.client_events_per_second,
         client_event_bytes_max: app.limits.client_event_bytes,
         presence_member_bytes_max: app.limits.presence_member_bytes,
@@ -216,18 +244,6 @@ async fn answer(mut asked: mpsc::UnboundedReceiver<Asked>, laravel: Laravel, pub
             let answer = laravel.ask(&question).await;
             publisher.shards()[shard].tell(Control::Answered { conn, ticket, answer });
         });
-    }
-}
-
-/// Every connection is a file; the usual soft limit of 1,024 is a surprise at the 1,025th.
-pub(crate) fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current == limit.maximum {
-        return;
-    }
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
-        tracing::warn!("the limit of open files stays at {:?}: {error}", limit.current);
     }
 }
 

@@ -16,7 +16,10 @@ use anyhow::{Context, bail};
 
 use self::standin::{Libraries, Site};
 use super::start::set_up_log;
-use crate::config::{Admin, App, Auth, Config, KeyAuth, Limits, Redis, Secret, SocketIo, Subscribers};
+use crate::address::TrustedProxies;
+use crate::config::{
+    Admin, App, Auth, Config, KeyAuth, Limits, LogFormat, MetricsAccess, Redis, Secret, SocketIo, Subscribers,
+};
 use crate::listen::Place;
 use crate::server::{self, Source};
 
@@ -96,6 +99,8 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         host: Some(Ipv4Addr::LOCALHOST.to_string()),
         port,
         socket: None,
+        trusted_proxies: TrustedProxies::default(),
+        proxy_protocol: false,
         apps: vec![App {
             id: APP_ID.to_owned(),
             key: APP_KEY.to_owned(),
@@ -126,6 +131,8 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         cluster: None,
         redis: Redis::default(),
         dev_mode: false,
+        log_format: LogFormat::Auto,
+        metrics: Some(MetricsAccess::default()),
         per_message_deflate: false,
         socketio: SocketIo::default(),
         limits: Limits::default(),

@@ -18,11 +18,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
+use crate::address::Source;
 use crate::auth::callback::Laravel;
 use crate::auth::gateway;
 use crate::config::Config;
 use crate::inbox::{AppIndex, Credentials, Form, Handover, NewClient, OneMore, ShardHandle};
-use crate::listen::Peer;
+use crate::listen::files;
+use crate::metrics::{Limit, Refused, Route};
 use crate::protocol::{SocketId, app_tag, pusher};
 use crate::publish::Publisher;
 use crate::query::Everybody;
@@ -30,22 +32,25 @@ use crate::tap;
 use crate::tls;
 use crate::ws::{self, deflate, frame};
 use accept::{Open, Stream};
+use addresses::Addresses;
 use admin::Admin;
+use operations::Operations;
 use proxy::Proxy;
 
 mod accept;
+mod addresses;
 pub mod admin;
 mod api;
 mod client_script;
+pub mod operations;
 mod pace;
+mod patience;
 pub mod proxy;
+mod proxy_protocol;
 mod socketio;
 
 pub use accept::serve;
 pub use proxy::Body;
-
-/// The longest request head, in bytes: a Laravel page's cookies have room.
-const HEAD_BYTES_MAX: usize = 32 * 1024;
 
 /// How long a client that is refused may take to answer the close frame.
 const REFUSED_WAIT: Duration = Duration::from_secs(5);
@@ -61,13 +66,18 @@ pub struct Front {
     /// How many connections each app has.
     app_connections: Arc<[Arc<AtomicUsize>]>,
     laravel: Laravel,
+    operations: Arc<Operations>,
     user_endpoint: String,
     proxy: Option<Proxy>,
     tls: Option<TlsAcceptor>,
     /// What pages get as `socket.io.js`.
     client_script: Option<Bytes>,
     /// Sockets that are open here, before a handshake or without one.
-    open: AtomicUsize,
+    open: Arc<AtomicUsize>,
+    /// How many connections have room under the limit of open files.
+    files_room: usize,
+    /// What each client's address has.
+    addresses: Addresses,
     /// Polls of Socket.IO clients so far.
     polls: AtomicU64,
     /// Turns of long POSTs of Socket.IO clients.
@@ -83,29 +93,31 @@ impl Front {
         config: Arc<Config>,
         publisher: Publisher,
         laravel: Laravel,
+        operations: Arc<Operations>,
         app_connections: Arc<[Arc<AtomicUsize>]>,
         sources: admin::Sources,
     ) -> anyhow::Result<Self> {
-        let proxy = config
-            .proxy
-            .then(|| Proxy::new(&config.auth, if config.tls.is_some() { "https" } else { "http" }))
-            .transpose()?;
+        let proxy = config.proxy.then(|| Proxy::new(&config.auth)).transpose()?;
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
         let user_endpoint = config.auth.user_endpoint();
         let everybody = Everybody::new(publisher.shards()).with_bus(publisher.bus().clone());
         let client_script = client_script::load(&config)?;
-        let (open, polls) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let (open, polls) = (Arc::default(), AtomicU64::new(0));
+        let files_room = files::connections(files::max(), &config);
         Ok(Self {
             config,
             publisher,
             everybody,
             app_connections,
             laravel,
+            operations,
             user_endpoint,
             proxy,
             tls,
             client_script,
             open,
+            files_room,
+            addresses: Addresses::default(),
             polls,
             long_bodies: Semaphore::new(socketio::LONG_BODIES_MAX),
             since: Instant::now(),
@@ -117,9 +129,23 @@ impl Front {
         self.publisher.shards().iter().map(|shard| shard.connections().load(Ordering::Relaxed)).sum()
     }
 
+    /// How many connections there may be: as many as are allowed, and as files may be open.
+    fn room(&self) -> usize {
+        self.config.limits.connections.min(self.files_room)
+    }
+
+    /// Counts a connection that is not let in, and the limit that it has met.
+    fn refused(&self, why: Refused, limit: Option<Limit>) {
+        let metrics = self.publisher.metrics();
+        metrics.connections_refused.add(why);
+        if let Some(limit) = limit {
+            metrics.limit_reached.add(limit);
+        }
+    }
+
     /// Counts a connection among its app's and those of its form, until the answer is dropped.
-    fn count(&self, app: AppIndex, form: Form) -> [Option<OneMore>; 2] {
-        [Some(OneMore::of(&self.app_connections[usize::from(app.0)])), self.publisher.count(form)]
+    fn count(&self, app: AppIndex, form: Form, by_address: Option<OneMore>) -> [Option<OneMore>; 3] {
+        [Some(OneMore::of(&self.app_connections[usize::from(app.0)])), self.publisher.count(form), by_address]
     }
 
     /// The shard with the fewest connections, and its index.
@@ -131,78 +157,115 @@ impl Front {
     }
 }
 
-async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+/// Answers, and counts what was asked for.
+async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>) -> Response<Body> {
+    let front = open.front.clone();
+    // A proxy's connection carries requests of many: each is somebody else's.
+    let source = Source::of(open.connection, request.headers(), &front.config.trusted_proxies);
+    open.is_backend.store(false, Ordering::Relaxed);
+    let (route, response) = answer::<S>(open, request, &source).await;
+    if let Some(route) = route {
+        front.publisher.metrics().http_requests.add((route, response.status().as_u16().into()));
+    }
+    response
+}
+
+/// The answer and what the request was for; `None`: a WebSocket.
+async fn answer<S: Stream>(
+    open: Arc<Open>,
+    request: Request<Incoming>,
+    source: &Source,
+) -> (Option<Route>, Response<Body>) {
     let front = open.front.clone();
     let path = request.uri().path();
     let method = request.method();
     if let Some(key) = path.strip_prefix("/app/") {
         let key = key.trim_end_matches('/').to_owned();
-        return upgrade::<S>(open, request, &key);
+        return (None, upgrade::<S>(open, request, &key, source));
     }
     if let Some(rest) = path.strip_prefix(front.config.socketio.path.as_str())
         && (rest.is_empty() || rest.starts_with('/'))
     {
-        return socketio::respond::<S>(open, request).await;
+        let response = socketio::respond::<S>(open, request, source).await;
+        let is_websocket = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        return ((!is_websocket).then_some(Route::Polling), response);
     }
     if let Some(route) = api::route(path, request.uri().query()) {
         // Anybody may ask what a browser asks before a request.
         let is_preflight = method == Method::OPTIONS;
-        let response =
-            api::respond(front, request, route, peer.ip().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into())).await;
+        let response = api::respond(front, request, route, &source).await;
         if response.status().is_success() && !is_preflight {
             open.is_backend.store(true, Ordering::Relaxed);
         }
-        return response;
+        return (Some(Route::Api), response);
     }
     if admin::route(path).is_some() {
-        let response =
-            admin::respond(front, request, peer.ip().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into())).await;
+        let response = admin::respond(front, request, source).await;
         if response.status().is_success() {
             open.is_backend.store(true, Ordering::Relaxed);
         }
-        return response;
+        return (Some(Route::Operations), response);
     }
     if path == front.config.auth.endpoint || path == front.user_endpoint {
         match *method {
-            Method::POST => return authorise(front, request).await,
+            Method::POST => return (Some(Route::Gateway), authorise(front, request, source).await),
             Method::OPTIONS => {
                 let parts = request.into_parts().0;
-                return gateway::preflight(&front.config.auth, &parts).map(full);
+                return (Some(Route::Gateway), gateway::preflight(&front.config.auth, &parts).map(full));
             }
             _ if front.proxy.is_none() => {
-                return error(StatusCode::METHOD_NOT_ALLOWED, "authorisation is asked for with POST");
+                let response = error(StatusCode::METHOD_NOT_ALLOWED, "authorisation is asked for with POST");
+                return (Some(Route::Gateway), response);
             }
             _ => {}
         }
     }
+    if matches!(path, "/health" | "/ready" | "/metrics") {
+        let (parts, body) = request.into_parts();
+        if let Some(response) = operations::respond(&front, &parts, source).await {
+            return (Some(Route::Operations), response);
+        }
+        return pass_on(&front, Request::from_parts(parts, body), source).await;
+    }
+    pass_on(&front, request, source).await
+}
+
+/// What is nothing of the server's own.
+async fn pass_on(front: &Front, request: Request<Incoming>, source: &Source) -> (Option<Route>, Response<Body>) {
     match &front.proxy {
-        Some(proxy) => proxy.forward(request, peer.ip().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into())).await,
+        Some(proxy) => (Some(Route::Proxy), proxy.forward(request, source).await),
         None => {
-            let mut response = match path {
-                "/" => api::health(method),
-                _ => error(StatusCode::NOT_FOUND, "nothing is here; WebSockets connect to /app/{key}"),
+            let (route, mut response) = match request.uri().path() {
+                "/" => (Route::Operations, api::health(request.method())),
+                _ => {
+                    let nothing = "nothing is here; WebSockets connect to /app/{key}";
+                    (Route::NotFound, error(StatusCode::NOT_FOUND, nothing))
+                }
             };
             api::allow_pages(&front.config, &mut response);
-            response
+            (Some(route), response)
         }
     }
 }
 
 // --- WebSocket -----------------------------------------------------------------------------
 
-fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str) -> Response<Body> {
+fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str, source: &Source) -> Response<Body> {
     let accept = match ws::accept_key(request.method(), request.headers()) {
         Ok(accept) => accept,
-        Err(why) => return no_websocket(why),
+        Err(why) => {
+            open.front.refused(Refused::NoWebSocket, None);
+            return no_websocket(why);
+        }
     };
-    let admission = admit(&open.front, key, request.uri().query());
+    let admission = admit(&open, key, request.uri().query(), source);
     let credentials = Arc::new(credentials(request.headers()));
     let deflates = open.front.config.per_message_deflate && deflate::is_offered(request.headers());
     let form = if deflates { Form::Deflated } else { Form::Plain };
     let mut response = switch(request, &accept, async move |stream: S, leftover| match admission {
-        Ok((app, socket_id)) => {
+        Ok((app, socket_id, by_address)) => {
             let shard = open.front.idle_shard().0;
-            let counted = open.front.count(app, form);
+            let counted = open.front.count(app, form, by_address);
             let client = NewClient { app, socket_id, credentials, counted, form, socketio: None };
             hand_over(shard, stream, leftover, client);
         }
@@ -258,10 +321,17 @@ struct Refusal {
     message: String,
 }
 
-fn admit(front: &Front, key: &str, query: Option<&str>) -> Result<(AppIndex, SocketId), Refusal> {
+fn admit(
+    open: &Open,
+    key: &str,
+    query: Option<&str>,
+    source: &Source,
+) -> Result<(AppIndex, SocketId, Option<OneMore>), Refusal> {
+    let front = &open.front;
     let Some(index) = front.config.apps.iter().position(|app| app.key == key) else {
+        front.refused(Refused::UnknownKey, None);
         tracing::warn!(
-            "a client was refused: no app has the key {key:.64?} (clients[].key in {})",
+            "a client was refused: no app has the key {key:.64?} (clients[].key in {}); it came from {source}",
             front.config.path.display()
         );
         return Err(Refusal { code: 4001, message: "Application does not exist".into() });
@@ -270,34 +340,40 @@ fn admit(front: &Front, key: &str, query: Option<&str>) -> Result<(AppIndex, Soc
     if let Some((_, version)) = version
         && !matches!(version.parse::<u32>(), Ok(4..=7))
     {
+        front.refused(Refused::ProtocolVersion, None);
         return Err(Refusal { code: 4007, message: "Unsupported protocol version: 4 to 7 are spoken here".into() });
     }
-    match new_socket_id(front, index) {
-        Some(socket_id) => Ok((AppIndex(index as u16), socket_id)),
-        None => Err(Refusal { code: 4100, message: "Over capacity".into() }),
-    }
+    let full = |message: &str| Refusal { code: 4100, message: message.into() };
+    let socket_id = new_socket_id(front, index, source).ok_or_else(|| full("Over capacity"))?;
+    let by_address = open.count_client(source).ok_or_else(|| full("Too many connections from this address"))?;
+    Ok((AppIndex(index as u16), socket_id, by_address))
 }
 
 /// Whether there are as many connections as there may be; the log says so.
-fn has_no_room(front: &Front) -> bool {
-    let limit = front.config.limits.connections;
+fn has_no_room(front: &Front, source: &Source) -> bool {
+    let limit = front.room();
     let is_full = front.connections() >= limit;
     if is_full {
-        tracing::warn!("a client was refused: there are {limit} connections already (limits.connections)");
+        front.refused(Refused::OverCapacity, Some(Limit::Connections));
+        tracing::warn!(
+            "a client was refused: there are {limit} connections already (limits.connections); it came from {source}"
+        );
     }
     is_full
 }
 
 /// The id of one more connection of this app; `None`: there are too many, and the log says so.
-fn new_socket_id(front: &Front, index: usize) -> Option<SocketId> {
-    if has_no_room(front) {
+fn new_socket_id(front: &Front, index: usize, source: &Source) -> Option<SocketId> {
+    if has_no_room(front, source) {
         return None;
     }
     let app = &front.config.apps[index];
     if front.app_connections[index].load(Ordering::Relaxed) >= app.limits.connections {
         let (id, limit) = (&app.id, app.limits.connections);
+        front.refused(Refused::AppOverCapacity, Some(Limit::AppConnections));
         tracing::warn!(
-            "a client was refused: the app {id} has {limit} connections already (clients[].limits.connections)"
+            "a client was refused: the app {id} has {limit} connections already (clients[].limits.connections); it came \
+             from {source}"
         );
         return None;
     }
@@ -357,9 +433,18 @@ async fn refuse(mut stream: impl Stream, refusal: Refusal) {
 
 // --- HTTP ----------------------------------------------------------------------------------
 
-async fn authorise(front: Arc<Front>, request: Request<Incoming>) -> Response<Body> {
+async fn authorise(front: Arc<Front>, request: Request<Incoming>, source: &Source) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    match collect(body, gateway::BODY_BYTES_MAX).await {
+    if let (Some(limit), Some(address)) = (front.config.limits.auth_requests_per_second, source.counted_as())
+        && !front.addresses.may_ask(address, limit, Instant::now())
+    {
+        front.publisher.metrics().limit_reached.add(Limit::AuthRequestsPerSecond);
+        tracing::warn!(
+            "an auth request was refused: {address} asks more than {limit} times in a second (limits.authRequestsPerSecond)"
+        );
+        return gateway::too_many(&front.config.auth, &parts, limit).map(full);
+    }
+    match collect(&front, body, gateway::BODY_BYTES_MAX).await {
         Ok(body) => gateway::gateway(&front.laravel, &front.config.apps, &parts, body).await.map(full),
         Err((status, sentence)) => error(status, &sentence),
     }
@@ -372,16 +457,22 @@ async fn discard(body: &mut Incoming) {
 }
 
 /// The whole body, or the status and the sentence for its refusal.
-async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes, (StatusCode, String)> {
+async fn collect(front: &Front, mut body: Incoming, limit: usize) -> Result<Bytes, (StatusCode, String)> {
+    let limit_reached = &front.publisher.metrics().limit_reached;
     // A body must come as quickly as a head: nothing here waits for a client without end.
-    match tokio::time::timeout(Duration::from_secs(30), Limited::new(&mut body, limit).collect()).await {
+    let patience = front.config.limits.handshake_timeout * 3;
+    match tokio::time::timeout(patience, Limited::new(&mut body, limit).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(why)) if why.is::<LengthLimitError>() => {
+            limit_reached.add(Limit::BodyBytes);
             discard(&mut body).await;
             Err((StatusCode::PAYLOAD_TOO_LARGE, format!("the body is over the limit of {limit} bytes")))
         }
         Ok(Err(_)) => Err((StatusCode::BAD_REQUEST, "the body broke off".to_owned())),
-        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned())),
+        Err(_) => {
+            limit_reached.add(Limit::HandshakeTimeout);
+            Err((StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned()))
+        }
     }
 }
 

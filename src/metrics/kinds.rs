@@ -131,6 +131,39 @@ impl<L: Labels> Metric for Counter<L> {
     }
 }
 
+/// Time that adds up.
+#[derive(Debug)]
+pub struct Seconds<L>(Counter<L>);
+
+impl<L: Labels> Seconds<L> {
+    /// So much more.
+    pub fn add(&self, labels: L, time: Duration) {
+        self.0.add_many(labels, u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// How much it is with these labels.
+    pub fn of(&self, labels: L) -> Duration {
+        Duration::from_nanos(self.0.of(labels))
+    }
+}
+
+impl<L: Labels> Metric for Seconds<L> {
+    const TYPE: Type = Type::Counter;
+    const LABELS: &'static [&'static str] = L::NAMES;
+
+    fn new(apps: usize) -> Self {
+        Self(Counter::new(apps))
+    }
+
+    fn write(these: &[&Self], description: &'static Description, page: &mut Page) {
+        let apps = page.apps();
+        for (place, texts) in L::texts(&apps, these[0].0.apps) {
+            let sum: u64 = these.iter().map(|one| one.0.values.get(place)).sum();
+            page.sample(description, &texts, sum as f64 / 1e9);
+        }
+    }
+}
+
 /// Goes up and down. Front and shards each have a part of it.
 #[derive(Debug)]
 pub struct Gauge<L> {

@@ -1,6 +1,7 @@
 //! The values that labels have.
 
 use super::kinds::Labels;
+use crate::protocol::session;
 
 /// An app, by its index in the configuration.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -115,7 +116,7 @@ label! {
 
 label! {
     /// Why a message on Redis was no event for anybody.
-    Ignored = "reason" {
+    IgnoredBecause = "reason" {
         /// Longer than any event may be.
         TooLong = "too_long",
         /// The channel's name is not UTF-8.
@@ -160,6 +161,16 @@ label! {
         SubscriptionsPerConnection = "subscriptionsPerConnection",
         /// The longest name of a channel.
         ChannelNameBytes = "channelNameBytes",
+        /// `limits.subscribesPerSecond`.
+        SubscribesPerSecond = "subscribesPerSecond",
+        /// `limits.presenceJoinsPerMinute`.
+        PresenceJoinsPerMinute = "presenceJoinsPerMinute",
+        /// `limits.connectionsPerAddress`.
+        ConnectionsPerAddress = "connectionsPerAddress",
+        /// `limits.authRequestsPerSecond`.
+        AuthRequestsPerSecond = "authRequestsPerSecond",
+        /// `limits.userAuthenticationTimeout`.
+        UserAuthenticationTimeout = "userAuthenticationTimeout",
         /// `limits.clientEventsPerSecond`.
         ClientEventsPerSecond = "clientEventsPerSecond",
         /// `limits.clientEventBytes`.
@@ -182,6 +193,10 @@ label! {
         OverCapacity = "over_capacity",
         /// `clients[].limits.connections` (4100).
         AppOverCapacity = "app_over_capacity",
+        /// `limits.connectionsPerAddress` (4100, 503, or dropped before a handshake).
+        AddressOverCapacity = "address_over_capacity",
+        /// A trusted proxy sent no PROXY protocol header, or a broken one.
+        NoProxyHeader = "no_proxy_header",
         /// No WebSocket handshake (400, 426).
         NoWebSocket = "no_websocket",
         /// TLS failed or was not spoken.
@@ -256,7 +271,7 @@ label! {
         Redirected = "redirected",
         /// 401.
         Unauthenticated = "401",
-        /// 403, or a 200 that says no.
+        /// 403.
         Forbidden = "403",
         /// 404.
         NotFound = "404",
@@ -292,17 +307,15 @@ label! {
 label! {
     /// What a request over HTTP was for.
     Route = "route" {
-        /// Pusher's HTTP API.
+        /// The HTTP API, Pusher's or the old server's.
         Api = "api",
-        /// The old server's HTTP API.
-        LegacyApi = "legacy_api",
         /// The authEndpoint.
         Gateway = "gateway",
         /// Socket.IO's polling.
         Polling = "polling",
         /// What goes to the application.
         Proxy = "proxy",
-        /// `/`, `/health`, `/ready`, `/metrics`.
+        /// `/`, `/health`, `/ready`, `/metrics`, the dashboard.
         Operations = "operations",
         /// Nothing is there.
         NotFound = "not_found",
@@ -376,4 +389,20 @@ impl First for App {
 
 impl<T: OneOf> First for T {
     const LABEL: &'static str = T::LABEL;
+}
+
+impl From<session::Limit> for Limit {
+    fn from(limit: session::Limit) -> Self {
+        match limit {
+            session::Limit::Subscriptions => Self::SubscriptionsPerConnection,
+            session::Limit::Subscribes => Self::SubscribesPerSecond,
+            session::Limit::PresenceJoins => Self::PresenceJoinsPerMinute,
+            session::Limit::ChannelName => Self::ChannelNameBytes,
+            session::Limit::PresenceMember => Self::PresenceMemberBytes,
+            session::Limit::PresenceMembers => Self::PresenceMembers,
+            session::Limit::ClientEvents => Self::ClientEventsPerSecond,
+            session::Limit::ClientEvent => Self::ClientEventBytes,
+            session::Limit::UserAuthentication => Self::UserAuthenticationTimeout,
+        }
+    }
 }

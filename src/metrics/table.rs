@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::kinds::{Counter, Gauge, Histogram, Metric};
+use super::kinds::{Counter, Gauge, Histogram, Metric, Seconds};
 use super::labels::*;
 use super::page::Page;
 
@@ -100,7 +100,7 @@ counted! {
     /// Events that were taken in and had no subscribers on this node, by where they come from.
     events_unheard: Counter<Source> = "laravel_echo_server_events_unheard_total";
     /// Messages on Redis that were no event for anybody here, by reason.
-    redis_messages_ignored: Counter<Ignored> = "laravel_echo_server_redis_messages_ignored_total";
+    redis_messages_ignored: Counter<IgnoredBecause> = "laravel_echo_server_redis_messages_ignored_total";
     /// Events that were sent to connections, each counted for each connection.
     messages_delivered: Counter<App> = "laravel_echo_server_messages_delivered_total";
     /// Bytes of events that were sent to connections, with WebSocket's head and before TLS.
@@ -130,6 +130,9 @@ counted! {
     /// Attempts to connect to Redis for events that failed.
     redis_connect_failures: Counter<()> = "laravel_echo_server_redis_connect_failures_total";
 
+    /// Time for which Redis was away since the start; what was published meanwhile did not arrive.
+    redis_gap_seconds: Seconds<()> = "laravel_echo_server_redis_gap_seconds_total";
+
     // --- Laravel
     /// Questions to Laravel whether somebody may join or who somebody is, by what came of them.
     auth_requests: Counter<(Way, Answered)> = "laravel_echo_server_auth_requests_total";
@@ -148,10 +151,12 @@ asked! {
     BUILD_INFO: Gauge["version"] = "laravel_echo_server_build_info";
     /// 1: Redis is connected and events can arrive; 0: it is away, or not listened to.
     REDIS_CONNECTED: Gauge[] = "laravel_echo_server_redis_connected";
-    /// Seconds for which Redis was away since the start; what was published meanwhile did not arrive.
-    REDIS_GAP_SECONDS: Counter[] = "laravel_echo_server_redis_gap_seconds_total";
     /// 1: the server answers /ready with 200.
     READY: Gauge[] = "laravel_echo_server_ready";
+    /// For how long a shard has not had its turn, which comes each second; of all the longest.
+    SHARD_SILENCE_SECONDS: Gauge[] = "laravel_echo_server_shard_silence_seconds";
+    /// Questions to Laravel that are under way.
+    AUTH_REQUESTS_UNDER_WAY: Gauge[] = "laravel_echo_server_auth_requests_under_way";
     /// Threads that deliver.
     SHARDS: Gauge[] = "laravel_echo_server_shards";
     /// Events that wait for shards.

@@ -22,6 +22,7 @@ use crate::auth::{Asked, Question};
 use crate::inbox::{
     ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient, PresenceChanges,
 };
+use crate::metrics::{self, Source};
 use crate::protocol::engineio::Timing;
 use crate::protocol::session::{Action, Input, Millis, Rules, Session};
 use crate::protocol::webhook::Event;
@@ -32,6 +33,8 @@ use crate::ws::frame::{self, Message};
 use channels::{Change, Channels, Slot};
 use conn::{CLOSE_WAIT, Closing, Conn};
 use home::Homes;
+use limits::Reached;
+use measure::Measure;
 use occupancy::Occupancy;
 use outbox::Outbox;
 use users::Users;
@@ -41,6 +44,8 @@ mod conn;
 mod delivery;
 mod home;
 mod last_events;
+mod limits;
+mod measure;
 mod misses;
 mod occupancy;
 mod outbox;
@@ -62,6 +67,9 @@ const READ_BYTES: usize = 16 * 1024;
 
 /// Reads of one socket before the others' turn.
 const READS_MAX: usize = 4;
+
+/// WebSocket's code for a message that is too long.
+const TOO_LONG: u16 = 1009;
 
 /// How long the clients get to answer the close frames when the server stops.
 const STOP_WAIT: Duration = Duration::from_secs(3);
@@ -186,7 +194,9 @@ pub struct Shard {
     /// Those with something in their outbox since the last flush.
     dirty: Vec<Slot>,
     relayed: Vec<Delivery>,
+    measure: Measure,
     read_buffer: Vec<u8>,
+    reached: Reached,
     stopping: bool,
 }
 
@@ -200,6 +210,7 @@ impl Shard {
         this: Weak<RefCell<Shard>>,
     ) -> Self {
         let (homes, occupancy) = (Homes::new(&context), Occupancy::new(&context));
+        let measure = Measure::new(context.publisher.metrics(), index);
         Self {
             index,
             context,
@@ -217,7 +228,9 @@ impl Shard {
             polled: HashMap::new(),
             dirty: Vec::new(),
             relayed: Vec::new(),
+            measure,
             read_buffer: vec![0; READ_BYTES],
+            reached: Reached::default(),
             stopping: false,
         }
     }
@@ -246,6 +259,7 @@ impl Shard {
         self.deliver(deliveries);
         arrived.drain(..).for_each(|handover| self.accept(handover));
         self.flush();
+        self.measure.written();
         self.tell_homes_of_changes();
         self.conns.is_empty()
     }
@@ -341,6 +355,7 @@ impl Shard {
             closing: None,
             _counted: counted,
         }) as Slot;
+        self.measure.opened(&self.conns[slot as usize]);
         tracing::debug!("{socket_id} connected");
         self.tell_of_connection(app, socket_id, form);
         self.act(slot, actions);
@@ -396,6 +411,9 @@ impl Shard {
         }
         if let Err(violation) = result {
             tracing::debug!("a client broke the WebSocket protocol: {violation}");
+            if violation.code() == TOO_LONG {
+                self.reached(metrics::Limit::MessageBytes, || format!("a client is closed with {TOO_LONG}"));
+            }
             self.close(key.slot, violation.code(), &violation.to_string());
             if let Some(closing) = self.conn(key).and_then(|conn| conn.closing.as_mut()) {
                 closing.deaf = true;
@@ -417,7 +435,11 @@ impl Shard {
             }
             _ if conn.closing.is_some() => {}
             Message::Text(text) if conn.is_probe() => self.probe(key, &text),
-            Message::Text(text) => self.input(key, Input::Text(&text)),
+            Message::Text(text) => {
+                let app = conn.app.into();
+                self.measure.messages_received.add(app);
+                self.input(key, Input::Text(&text));
+            }
             Message::Ping(payload) => {
                 conn.outbox.push(frame::encode_pong(payload));
                 self.touch(key.slot);
@@ -448,17 +470,23 @@ impl Shard {
                 Action::Send(text) => self.send(slot, frame::encode_text(&text)),
                 Action::SendFrame(frame) => self.send(slot, frame),
                 Action::Subscribe(channel) => {
-                    if self.channels.subscribe(app, &channel, slot) == Change::Edge {
-                        self.interest.add(self.context.publisher.hash(app, channel.as_str()));
+                    let first = self.channels.subscribe(app, &channel, slot) == Change::Edge;
+                    let first = first.then(|| self.context.publisher.hash(app, channel.as_str()));
+                    if let Some(hash) = first {
+                        self.interest.add(hash);
                     }
+                    self.measure.subscribed(app, &channel, first);
                     self.occupancy.count(app, &channel, 1);
                     self.tell_of_subscription(app, socket_id, &channel);
                     tracing::debug!("{socket_id} joined channel: {channel}");
                 }
                 Action::Unsubscribe(channel) => {
-                    if self.channels.unsubscribe(app, &channel, slot) == Change::Edge {
-                        self.interest.remove(self.context.publisher.hash(app, channel.as_str()));
+                    let last = self.channels.unsubscribe(app, &channel, slot) == Change::Edge;
+                    let last = last.then(|| self.context.publisher.hash(app, channel.as_str()));
+                    if let Some(hash) = last {
+                        self.interest.remove(hash);
                     }
+                    self.measure.unsubscribed(app, &channel, last);
                     self.occupancy.count(app, &channel, -1);
                     self.tell_of_unsubscription(app, socket_id, &channel);
                     tracing::debug!("{socket_id} left channel: {channel}");
@@ -500,12 +528,15 @@ impl Shard {
                     let socketio = || socketio::channel_event(name, &event, data.unwrap_or("null"));
                     let mut delivery = self.delivery(app, &channel, &text, socketio, Some(socket_id));
                     delivery.trace = self.trace(app, socket_id, &channel, &event, data);
+                    self.measure.events_received.add(Source::Client);
                     self.context.publisher.relay_everywhere(&delivery);
                 }
                 Action::SubscriptionError { channel, kind, refusal } => {
+                    self.measure.subscriptions_refused.add(app.into());
                     let text = pusher::subscription_error(&channel, kind, &refusal.error, refusal.status);
                     self.send(slot, frame::encode_text(&text));
                 }
+                Action::Limited(limit) => self.limited(socket_id, limit),
                 Action::Refused { channel, error } => {
                     tracing::warn!("{socket_id} may not join {channel:?}: {error}");
                     self.tell_of_refusal(app, socket_id, Some(channel), &error);
@@ -531,7 +562,7 @@ impl Shard {
     fn close(&mut self, slot: Slot, code: u16, reason: &str) {
         let until = self.now() + CLOSE_WAIT;
         let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| conn.closing.is_none()) else { return };
-        conn.closing = Some(Closing { until, heard: false, deaf: false });
+        conn.closing = Some(Closing { until, code, heard: false, deaf: false });
         conn.outbox.push(frame::encode_close(code, reason));
         tracing::debug!("{} is closed with {code} {reason}", conn.socket_id);
         self.touch(slot);
@@ -551,6 +582,7 @@ impl Shard {
     fn remove(&mut self, slot: Slot, reason: &str) {
         self.end_session(slot);
         let Some(conn) = self.conns.try_remove(slot as usize) else { return };
+        self.measure.ended(&conn);
         tracing::debug!("{} disconnected ({reason})", conn.socket_id);
         if conn.closing.is_none() {
             self.tell_of_end(&conn, reason);
@@ -578,6 +610,7 @@ impl Shard {
                 None => {}
             }
         }
+        self.measure_each_second();
         self.homes.expire(now);
         self.tell_late_counts(now);
         self.tell_watchers_of_changes();

@@ -5,8 +5,6 @@
 //! machine calls itself; or whoever has the login of `admin`. And never a page of another origin, whoever
 //! asks: browsers send a login that they know along with any request.
 
-use std::net::IpAddr;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -15,6 +13,7 @@ use http::{Method, StatusCode, Uri};
 
 use super::api;
 use super::attempts::Attempts;
+use crate::address::Source;
 use crate::config::{Config, KeyAuth, Login};
 use crate::protocol::signature;
 
@@ -40,12 +39,12 @@ fn denied(status: StatusCode, error: impl Into<String>) -> Result<(), Denied> {
     Err(Denied { status, error: error.into() })
 }
 
-/// Whether this request of `peer` may be answered.
+/// Whether this request may be answered.
 pub(super) fn admit(
     config: &Config,
     attempts: &Attempts,
     parts: &Parts,
-    peer: IpAddr,
+    source: &Source,
     what: What,
 ) -> Result<(), Denied> {
     let Some(admin) = &config.admin else {
@@ -54,7 +53,7 @@ pub(super) fn admit(
     is_no_foreign_page(parts, what)?;
     // Who has said that a proxy on this machine looks like a program here means this, too.
     let is_here_trusted = config.key_auth != KeyAuth::Off;
-    if is_here_trusted && api::has_come_straight_from_here(parts, peer) {
+    if is_here_trusted && api::came_straight_from_here(parts, source) {
         return Ok(());
     }
     let Some(login) = &admin.login else {
@@ -70,14 +69,14 @@ pub(super) fn admit(
     let Some(given) = parts.headers.get(header::AUTHORIZATION) else {
         return denied(StatusCode::UNAUTHORIZED, "a login is needed (\"admin\" in the configuration file)");
     };
-    if !attempts.may_try(peer) {
+    if !attempts.may_try(source) {
         let error = "too many wrong logins from this address; wait a minute";
         return denied(StatusCode::TOO_MANY_REQUESTS, error);
     }
     if is_login(given, login) {
         return Ok(());
     }
-    attempts.failed(peer);
+    attempts.failed(source);
     denied(StatusCode::UNAUTHORIZED, "this is not the login of \"admin\" in the configuration file")
 }
 
@@ -129,6 +128,7 @@ fn is_own_origin(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::{Connection, TrustedProxies};
     use crate::config::{Admin, Secret};
     use http::Request;
     use std::path::Path;
@@ -151,8 +151,14 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
+    fn from(peer: &str, parts: &Parts) -> Source {
+        let connection = Connection { peer: peer.parse().ok(), is_proxied: false, is_tls: false };
+        Source::of(connection, &parts.headers, &TrustedProxies::default())
+    }
+
     fn status(config: &Config, peer: &str, headers: &[(&str, &str)], what: What) -> u16 {
-        let admitted = admit(config, &Attempts::default(), &parts(headers), peer.parse().unwrap(), what);
+        let parts = parts(headers);
+        let admitted = admit(config, &Attempts::default(), &parts, &from(peer, &parts), what);
         admitted.map_or_else(|denied| denied.status.as_u16(), |()| 200)
     }
 
@@ -237,7 +243,7 @@ mod tests {
         let ask = |peer: &str, password: &str| {
             let authorization = format!("Basic {}", STANDARD.encode(format!("ops:{password}")));
             let parts = parts(&[("host", "echo.example"), ("authorization", &authorization)]);
-            admit(&config, &attempts, &parts, peer.parse().unwrap(), What::Data)
+            admit(&config, &attempts, &parts, &from(peer, &parts), What::Data)
                 .map_or_else(|denied| denied.status.as_u16(), |()| 200)
         };
         let statuses: Vec<u16> = (0..20).map(|n| ask(AWAY, &n.to_string())).collect();

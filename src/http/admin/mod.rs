@@ -5,7 +5,6 @@
 //! looked at. This file knows the paths and what every answer carries; `status`, `channels` and `feed` know the
 //! answers, `page` the files of the dashboard. Backends have an API of their own (`http::api`).
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -15,10 +14,9 @@ use hyper::body::Incoming;
 use tokio::sync::watch;
 
 use super::{Body, Front, api, discard, error, json};
+use crate::address::Source;
 use crate::inbox::AppIndex;
 use crate::listen::Place;
-use crate::redis;
-use crate::webhook::Webhooks;
 use admission::{Denied, What};
 use attempts::Attempts;
 
@@ -42,10 +40,6 @@ pub struct Admin {
 
 /// Where the dashboard's facts come from.
 pub struct Sources {
-    /// Whether events of Laravel's can arrive; `None`: Redis is not listened to.
-    pub redis: Option<watch::Receiver<redis::Status>>,
-    /// What has become of what backends are told.
-    pub webhooks: Webhooks,
     /// Where the server listens.
     pub places: Vec<Place>,
     /// True when the server stops.
@@ -72,12 +66,12 @@ pub(super) fn route(path: &str) -> Option<&str> {
     path.strip_prefix(PATH).filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Answers a request of `peer`.
-pub(super) async fn respond(front: Arc<Front>, request: Request<Incoming>, peer: IpAddr) -> Response<Body> {
+/// Answers a request.
+pub(super) async fn respond(front: Arc<Front>, request: Request<Incoming>, source: &Source) -> Response<Body> {
     let (parts, mut body) = request.into_parts();
     let path = route(parts.uri.path()).unwrap_or_default().to_owned();
     let what = if path.starts_with("/api/") { What::Data } else { What::Page };
-    let answer = match admission::admit(&front.config, &front.admin.attempts, &parts, peer, what) {
+    let answer = match admission::admit(&front.config, &front.admin.attempts, &parts, source, what) {
         Ok(()) => answer(&front, &parts, &path, body).await,
         Err(denied) => {
             discard(&mut body).await;

@@ -6,8 +6,8 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::http::Front;
-use crate::http::api::memory;
 use crate::metrics::BOUNDS_MICROS;
+use crate::process::Usage;
 use crate::redis;
 
 /// The answer. Times are in seconds, unless the name says milliseconds.
@@ -29,6 +29,8 @@ pub(super) struct Status {
     cluster_connections: usize,
     shards: usize,
     memory_bytes: u64,
+    open_files: u64,
+    files_max: u64,
     counted: Counted,
     redis: Redis,
     /// All of them, this one first; empty without a cluster.
@@ -119,7 +121,7 @@ struct Webhook {
 pub(super) fn status(front: &Front) -> Status {
     let (config, sources) = (&front.config, &front.admin.sources);
     let bus = front.publisher.bus().status().borrow().clone();
-    let connections = front.connections();
+    let (connections, usage) = (front.connections(), Usage::now());
     let elsewhere = bus.nodes.iter().skip(1);
     Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -132,10 +134,12 @@ pub(super) fn status(front: &Front) -> Status {
         configuration: config.path.display().to_string(),
         warnings: config.warnings.clone(),
         connections,
-        connections_max: config.limits.connections,
+        connections_max: front.room(),
         cluster_connections: connections + elsewhere.clone().map(|node| node.connections).sum::<usize>(),
         shards: config.shards,
-        memory_bytes: memory().0,
+        memory_bytes: usage.resident_bytes,
+        open_files: usage.open_files,
+        files_max: usage.files_max,
         counted: counted(front),
         redis: redis(front),
         apps: apps(front, &bus),
@@ -182,7 +186,7 @@ fn counted(front: &Front) -> Counted {
 
 fn redis(front: &Front) -> Redis {
     let config = &front.config.redis;
-    let (state, since, reason) = match front.admin.sources.redis.as_ref().map(|status| status.borrow().clone()) {
+    let (state, since, reason) = match front.operations.redis.as_ref().map(|status| status.borrow().clone()) {
         None => ("off", None, None),
         Some(redis::Status::Connected { since }) => ("connected", Some(since), None),
         Some(redis::Status::Away { since, reason }) => ("away", Some(since), Some(reason)),
@@ -221,7 +225,7 @@ fn webhooks(front: &Front) -> Vec<Webhook> {
         given_up: counters.given_up.load(Ordering::Relaxed),
         overflowed: counters.overflowed.load(Ordering::Relaxed),
     };
-    front.admin.sources.webhooks.counters().map(webhook).collect()
+    front.operations.webhooks.counters().map(webhook).collect()
 }
 
 /// To the millisecond.

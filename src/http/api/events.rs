@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use super::{Refusal, bad_request, refusal, text};
 use crate::config::Limits;
 use crate::http::Front;
 use crate::inbox::{AppIndex, Delivery};
+use crate::metrics::Source;
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::{engineio, socketio};
@@ -120,7 +122,16 @@ impl<'a> Event<'a> {
         let socketio = publisher
             .for_socketio(|| socketio_event_frame(channel.as_str(), &self.name, &socketio::data_of_text(&self.data)));
         let deflated = publisher.deflated(&frame);
-        Ok(Delivery { app, channel: channel.clone(), frame, socketio, deflated, except: self.except, trace })
+        Ok(Delivery {
+            app,
+            channel: channel.clone(),
+            frame,
+            socketio,
+            deflated,
+            except: self.except,
+            taken_at: Some(Instant::now()),
+            trace,
+        })
     }
 
     fn deliveries(&self, app: AppIndex, limits: &Limits, publisher: &Publisher) -> Result<Vec<Delivery>, Refusal> {
@@ -163,10 +174,20 @@ fn batch<'a>(body: &'a [u8], limits: &Limits) -> Result<Vec<Event<'a>>, Refusal>
     batch.into_iter().enumerate().map(check).collect()
 }
 
+fn count(front: &Front, app: AppIndex, source: Source, event: &Event<'_>) {
+    let (publisher, metrics) = (&front.publisher, front.publisher.metrics());
+    metrics.events_received.add(source);
+    if !event.channels.iter().any(|channel| publisher.has_subscribers(app, channel.as_str())) {
+        metrics.events_unheard.add(source);
+    }
+}
+
 /// `POST /apps/{id}/events`: one event, for each of its channels.
 pub(super) async fn publish(front: &Front, app: AppIndex, limits: &Limits, body: &[u8]) -> Result<String, Refusal> {
     let event = one(body, limits)?;
-    front.publisher.publish_all(event.deliveries(app, limits, &front.publisher)?).await;
+    let deliveries = event.deliveries(app, limits, &front.publisher)?;
+    count(front, app, Source::HttpApi, &event);
+    front.publisher.publish_all(deliveries).await;
     if !event.info.is_wanted() {
         return Ok(NOTHING.to_owned());
     }
@@ -185,6 +206,9 @@ pub(super) async fn send(front: &Front, app: AppIndex, limits: &Limits, written:
     for (index, channel) in event.channels.iter().enumerate() {
         let traced = trace.as_ref().map(|trace| trace.traced(index));
         let delivery = event.delivery(channel, app, limits, &front.publisher, traced)?;
+        if index == 0 {
+            count(front, app, Source::LegacyHttpApi, &event);
+        }
         front.publisher.publish_all(vec![delivery]).await;
     }
     Ok(())
@@ -204,6 +228,7 @@ pub(super) async fn publish_batch(
     let events = batch(body, limits)?;
     let deliveries: Vec<Vec<Delivery>> =
         events.iter().map(|event| event.deliveries(app, limits, &front.publisher)).collect::<Result<_, _>>()?;
+    events.iter().for_each(|event| count(front, app, Source::HttpApi, event));
     front.publisher.publish_all(deliveries.into_iter().flatten().collect()).await;
     if !events.iter().any(|event| event.info.is_wanted()) {
         return Ok(NOTHING.to_owned());
