@@ -43,11 +43,11 @@ function chips({ redis, nodes }) {
 
 function alerts({ redis, warnings, bus }) {
   const lines = [];
-  if (redis.state === 'away') lines.push(['', `Redis at ${redis.address} is away for ${duration(redis.seconds)}: ${redis.reason}`]);
+  if (redis.state === 'away') lines.push(['', `Redis at ${redis.address} is away, so no events arrive from Laravel. ${redis.reason}`]);
   if (bus?.lost_events) lines.push(['mild', `${count(bus.lost_events, 'event')} reached this server's clients alone, since Redis was away or slow.`]);
   for (const warning of warnings) lines.push(['mild', warning]);
   const shown = byId('alerts');
-  const key = JSON.stringify(lines.map(([kind, text]) => kind + text.replace(/for [\d a-z]+:/, '')));
+  const key = JSON.stringify(lines);
   // Said once, not every other second.
   if (shown.dataset.key === key) return;
   shown.dataset.key = key;
