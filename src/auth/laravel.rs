@@ -115,9 +115,10 @@ impl Laravel {
             // Laravel is ours; credentials must not pass through somebody's HTTP_PROXY.
             .no_proxy()
             .referer(false)
-            .pool_idle_timeout(IDLE)
-            .build()
-            .map_err(CannotAsk::Client)?;
+            .pool_idle_timeout(IDLE);
+        // The machine's certificates cannot be read where there are none, as in an empty container.
+        let client = if auth.is_by_tls() { client } else { client.tls_certs_only([]) };
+        let client = client.build().map_err(CannotAsk::Client)?;
         let turns = Semaphore::new(auth.concurrency.clamp(1, Semaphore::MAX_PERMITS));
         let inner = Arc::new(Inner { client, auth: auth.clone(), turns, known_prefixes, metrics });
         Ok(Self { inner, urls, tap: Tap::default() })

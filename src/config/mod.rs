@@ -316,6 +316,15 @@ impl AuthHost {
 }
 
 impl Auth {
+    /// Whether one of the hosts may be asked by TLS.
+    pub fn is_by_tls(&self) -> bool {
+        let is_https = |host: &AuthHost| match host {
+            AuthHost::Url(url) => url.scheme() == "https",
+            AuthHost::SubDomains { scheme, .. } => scheme.as_deref() != Some("http"),
+        };
+        self.host.scheme() == "https" || self.hosts.iter().any(is_https)
+    }
+
     /// The path at which users sign in: beside `authEndpoint`, as Laravel's own
     /// `/broadcasting/user-auth` is beside `/broadcasting/auth`.
     pub fn user_endpoint(&self) -> String {
