@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -43,7 +43,7 @@ struct Shared {
     watchers: AtomicUsize,
     lines: broadcast::Sender<Arc<Line>>,
     /// For each app the tag of its socket ids, and its id.
-    apps: Box<[(u16, String)]>,
+    apps: RwLock<Vec<(u16, String)>>,
     refusals: Mutex<VecDeque<Arc<Line>>>,
 }
 
@@ -192,7 +192,7 @@ pub struct Reached {
 impl Tap {
     /// A tap for these apps: the tag of an app's socket ids, and its id.
     pub fn new(apps: impl IntoIterator<Item = (u16, String)>) -> Self {
-        let apps = apps.into_iter().collect();
+        let apps = RwLock::new(apps.into_iter().collect());
         let shared = Shared {
             watchers: AtomicUsize::new(0),
             lines: broadcast::Sender::new(BEHIND_MAX),
@@ -200,6 +200,16 @@ impl Tap {
             refusals: Mutex::default(),
         };
         Self(Arc::new(shared))
+    }
+
+    /// The apps have changed (a reload), in the order of their index.
+    pub fn set_apps(&self, apps: Vec<(u16, String)>) {
+        *self.0.apps.write().unwrap_or_else(PoisonError::into_inner) = apps;
+    }
+
+    fn find_app(&self, find: impl FnOnce(&[(u16, String)]) -> Option<&(u16, String)>) -> Option<String> {
+        let apps = self.0.apps.read().unwrap_or_else(PoisonError::into_inner);
+        find(&apps).map(|(_, id)| id.clone())
     }
 
     /// Whether anybody looks.
@@ -241,12 +251,12 @@ impl Tap {
 
     /// The id of the app with this index in the configuration.
     pub fn app(&self, index: u16) -> String {
-        self.0.apps.get(usize::from(index)).map(|(_, id)| id.clone()).unwrap_or_default()
+        self.find_app(|apps| apps.get(usize::from(index))).unwrap_or_default()
     }
 
     /// The id of the app that a connection belongs to.
     pub fn app_of(&self, socket_id: SocketId) -> Option<String> {
-        self.0.apps.iter().find(|(tag, _)| *tag == socket_id.app_tag()).map(|(_, id)| id.clone())
+        self.find_app(|apps| apps.iter().find(|(tag, _)| *tag == socket_id.app_tag()))
     }
 
     /// Follows an event, if anybody looks. It has as many targets as it is delivered to channels and apps, in the

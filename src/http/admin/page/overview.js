@@ -84,7 +84,7 @@ function latency({ counted }) {
     const bound = counted.delivery_bounds_us[index];
     return bound === undefined ? 'over 10 s' : `≤ ${bound < 1000 ? `${bound} µs` : bound < 1e6 ? `${bound / 1000} ms` : `${bound / 1e6} s`}`;
   };
-  tile('latency', total ? quantile(0.5) : '–', total ? `99 of 100 ${quantile(0.99)}` : 'no events in the last minute');
+  tile('latency', total ? quantile(0.5) : '–', total ? `99 of 100 ${quantile(0.99)}` : 'none in the last minute');
 }
 
 function tile(id, value, note, history = []) {
