@@ -22,11 +22,10 @@ use crate::auth::{Asked, Question};
 use crate::inbox::{
     ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient, PresenceChanges,
 };
-use crate::metrics::Source;
 use crate::protocol::engineio::Timing;
 use crate::protocol::session::{Action, Input, Millis, Rules, Session};
 use crate::protocol::webhook::Event;
-use crate::protocol::{SocketId, pusher, socketio};
+use crate::protocol::{SocketId, pusher};
 use crate::publish::Publisher;
 use crate::webhook::Webhooks;
 use crate::ws::frame::{self, Message};
@@ -517,14 +516,8 @@ impl Shard {
                 }
                 Action::SignOut { user_id } => self.sign_out(app, &user_id, key),
                 Action::Whisper { channel, event, data, user_id } => {
-                    let (name, data, user_id) = (channel.as_str(), data.as_deref(), user_id.as_deref());
-                    self.tell_backend(app, &channel, Event::ClientEvent { event: &event, data, socket_id, user_id });
-                    let text = pusher::client_event(name, &event, data, user_id);
-                    let socketio = || socketio::channel_event(name, &event, data.unwrap_or("null"));
-                    let mut delivery = self.delivery(app, &channel, &text, socketio, Some(socket_id));
-                    delivery.trace = self.trace(app, socket_id, &channel, &event, data);
-                    self.measure.events_received.add(Source::Client);
-                    self.context.publisher.relay_everywhere(&delivery);
+                    let (data, user_id) = (data.as_deref(), user_id.as_deref());
+                    self.whisper(app, &channel, Event::ClientEvent { event: &event, data, socket_id, user_id });
                 }
                 Action::SubscriptionError { channel, kind, refusal } => {
                     self.measure.subscriptions_refused.add(app.into());
@@ -532,14 +525,8 @@ impl Shard {
                     self.send(slot, frame::encode_text(&text));
                 }
                 Action::Limited(limit) => self.limited(socket_id, limit),
-                Action::Refused { channel, error } => {
-                    tracing::warn!("{socket_id} may not join {channel:?}: {error}");
-                    self.tell_of_refusal(app, socket_id, Some(channel), &error);
-                }
-                Action::SigninRefused { error } => {
-                    tracing::warn!("{socket_id} may not sign in: {error}");
-                    self.tell_of_refusal(app, socket_id, None, &error);
-                }
+                Action::Refused { channel, error } => self.tell_of_refusal(app, socket_id, Some(channel), &error),
+                Action::SigninRefused { error } => self.tell_of_refusal(app, socket_id, None, &error),
                 Action::Close { code, reason } => self.close(slot, code, reason),
             }
         }
@@ -579,9 +566,7 @@ impl Shard {
         let Some(conn) = self.conns.try_remove(slot as usize) else { return };
         self.measure.ended(&conn);
         tracing::debug!("{} disconnected ({reason})", conn.socket_id);
-        if conn.closing.is_none() {
-            self.tell_of_end(&conn, reason);
-        }
+        self.tell_of_end(&conn, reason);
         if let Some(stream) = &conn.stream {
             let _ = socket2::SockRef::from(&**stream).shutdown(std::net::Shutdown::Both);
         }

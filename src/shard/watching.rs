@@ -26,8 +26,12 @@ impl Shard {
         self.tap().say(|tap| What::Unsubscribed { app: tap.app(app.0), socket_id, channel: channel.to_string() });
     }
 
-    /// A refusal that Laravel has no part in; those of Laravel's are told where it is asked.
+    /// A refusal that Laravel has no part in, of a channel or a signin; those of Laravel's are told where it is asked.
     pub(super) fn tell_of_refusal(&self, app: AppIndex, socket_id: SocketId, channel: Option<String>, error: &str) {
+        match &channel {
+            Some(channel) => tracing::warn!("{socket_id} may not join {channel:?}: {error}"),
+            None => tracing::warn!("{socket_id} may not sign in: {error}"),
+        }
         let (app, error) = (Some(self.tap().app(app.0)), tap::sentence(error));
         self.tap().refuse(What::Refused { app, socket_id, channel, status: None, error, detail: String::new() });
     }
@@ -41,8 +45,11 @@ impl Shard {
         self.tap().say(|tap| What::Disconnected { app: tap.app(app.0), socket_id, code, reason: reason(), by });
     }
 
-    /// A connection has ended without a close frame.
+    /// A connection has ended, as was told if there was a close frame.
     pub(super) fn tell_of_end(&self, conn: &Conn, reason: &str) {
+        if conn.closing.is_some() {
+            return;
+        }
         let (app, socket_id, reason) = (conn.app, conn.socket_id, || tap::sentence(reason));
         self.tap().say(|tap| What::Disconnected {
             app: tap.app(app.0),
