@@ -327,7 +327,7 @@ async fn answers_are_of_all_nodes() {
 
 fn command(server: &Server, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_laravel-echo-server"));
-    command.args(arguments).arg("--dir").arg(server.dir()).output().unwrap()
+    command.args(arguments).arg("--dir").arg(server.folder()).output().unwrap()
 }
 
 fn said(output: &Output) -> String {
@@ -395,7 +395,7 @@ async fn listen_prints_a_line_for_what_passes() {
     let mut client = server.connect().await;
     client.subscribe("orders").await;
     let mut command = Command::new(env!("CARGO_BIN_EXE_laravel-echo-server"));
-    command.args(["listen", "orders", "--dir"]).arg(server.dir());
+    command.args(["listen", "orders", "--dir"]).arg(server.folder());
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut notes = lines(child.stderr.take().unwrap());

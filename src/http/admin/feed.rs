@@ -54,7 +54,7 @@ pub(super) fn feed(front: &Front, parameters: &Parameters) -> Result<Response<Bo
     let feed = Feed {
         watcher: front.publisher.tap().watch(),
         channel: parameters.get("channel").map(str::to_owned),
-        stopped: front.admin.sources.stopped.clone(),
+        stopped: front.admin.stopped.clone(),
         is_over: false,
         _open: open,
     };

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::{Body, Front, api, discard, error, json};
 use crate::address::Source;
+use crate::config::App;
 use crate::inbox::AppIndex;
 use crate::listen::Place;
 use admission::{Denied, What};
@@ -30,25 +31,28 @@ mod status;
 /// Where all of it is. An application behind `"proxy": true` is not likely to have this path, as it may have `/admin`.
 pub const PATH: &str = "/echo-server";
 
-/// What is shown beside what the front knows, and who has tried to see it.
+/// What the dashboard has beside what the front knows. It outlives a front.
 pub struct Admin {
-    sources: Sources,
+    /// Where the server listens.
+    places: Vec<Place>,
+    /// True when the server stops.
+    stopped: watch::Receiver<bool>,
     attempts: Attempts,
     /// Feeds that are open.
     feeds: Arc<AtomicUsize>,
 }
 
-/// Where the dashboard's facts come from.
-pub struct Sources {
-    /// Where the server listens.
-    pub places: Vec<Place>,
-    /// True when the server stops.
-    pub stopped: watch::Receiver<bool>,
+impl Admin {
+    /// Of a server that listens at these places, until it stops.
+    pub fn new(places: Vec<Place>, stopped: watch::Receiver<bool>) -> Self {
+        Self { places, stopped, attempts: Attempts::default(), feeds: Arc::default() }
+    }
 }
 
-impl Admin {
-    pub(super) fn new(sources: Sources) -> Self {
-        Self { sources, attempts: Attempts::default(), feeds: Arc::default() }
+impl Default for Admin {
+    /// Of a server that listens nowhere.
+    fn default() -> Self {
+        Self::new(Vec::new(), watch::channel(true).1)
     }
 }
 
@@ -176,14 +180,15 @@ impl Parameters {
 
     /// The apps that are meant: the one that `app` names, or all.
     fn apps(&self, front: &Front) -> Result<Vec<AppIndex>, Refusal> {
-        let apps = &front.config.apps;
+        let apps = front.config.apps.iter().enumerate().filter(|(_, app)| !app.is_removed);
+        let index = |(index, _): (usize, &App)| AppIndex(index as u16);
         let Some(id) = self.get("app") else {
-            return Ok((0..apps.len() as u16).map(AppIndex).collect());
+            return Ok(apps.map(index).collect());
         };
-        match apps.iter().position(|app| app.id == id) {
-            Some(index) => Ok(vec![AppIndex(index as u16)]),
+        match apps.clone().find(|(_, app)| app.id == id).map(index) {
+            Some(index) => Ok(vec![index]),
             None => {
-                let known: Vec<&str> = apps.iter().take(10).map(|app| app.id.as_str()).collect();
+                let known: Vec<&str> = apps.take(10).map(|(_, app)| app.id.as_str()).collect();
                 let error = format!("no app has the appId {id:.64?}; there are {}", known.join(", "));
                 Err(Refusal(StatusCode::NOT_FOUND, error))
             }
@@ -192,7 +197,10 @@ impl Parameters {
 
     /// The app that is meant: the one that `app` names, or the first.
     fn one_app(&self, front: &Front) -> Result<AppIndex, Refusal> {
-        Ok(self.apps(front)?.first().copied().unwrap_or(AppIndex(0)))
+        match self.get("app") {
+            None => Ok(AppIndex(front.config.first_app as u16)),
+            Some(_) => Ok(self.apps(front)?[0]),
+        }
     }
 }
 

@@ -1,14 +1,17 @@
 //! How the server is: one look at what its parts say of themselves. Nothing here waits or counts channels.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use serde::Serialize;
 
 use crate::http::Front;
+use crate::inbox::AppIndex;
 use crate::metrics::BOUNDS_MICROS;
 use crate::process::Usage;
 use crate::redis;
+use crate::webhook::Counters;
 
 /// The answer. Times are in seconds, unless the name says milliseconds.
 #[derive(Serialize)]
@@ -119,7 +122,7 @@ struct Webhook {
 }
 
 pub(super) fn status(front: &Front) -> Status {
-    let (config, sources) = (&front.config, &front.admin.sources);
+    let config = &front.config;
     let bus = front.publisher.bus().status().borrow().clone();
     let (connections, usage) = (front.connections(), Usage::now());
     let elsewhere = bus.nodes.iter().skip(1);
@@ -128,7 +131,7 @@ pub(super) fn status(front: &Front) -> Status {
         pid: std::process::id(),
         uptime_seconds: seconds(front.since),
         listening: Listening {
-            places: sources.places.iter().map(ToString::to_string).collect(),
+            places: front.admin.places.iter().map(ToString::to_string).collect(),
             protocol: if config.tls.is_some() { "https" } else { "http" },
         },
         configuration: config.path.display().to_string(),
@@ -213,19 +216,19 @@ fn apps(front: &Front, bus: &crate::bus::Status) -> Vec<App> {
             cluster_connections: connections + elsewhere,
         }
     };
-    front.config.apps.iter().enumerate().map(app).collect()
+    front.config.apps.iter().enumerate().filter(|(_, app)| !app.is_removed).map(app).collect()
 }
 
 fn webhooks(front: &Front) -> Vec<Webhook> {
-    let webhook = |(app, url, counters): (crate::inbox::AppIndex, &str, &crate::webhook::Counters)| Webhook {
+    let webhook = |(app, url, counters): (AppIndex, Arc<str>, Arc<Counters>)| Webhook {
         app: front.config.apps.get(usize::from(app.0)).map(|app| app.id.clone()).unwrap_or_default(),
-        url: url.to_owned(),
+        url: url.to_string(),
         delivered: counters.delivered.load(Ordering::Relaxed),
         failed_requests: counters.failed_requests.load(Ordering::Relaxed),
         given_up: counters.given_up.load(Ordering::Relaxed),
         overflowed: counters.overflowed.load(Ordering::Relaxed),
     };
-    front.operations.webhooks.counters().map(webhook).collect()
+    front.operations.webhooks.counters().into_iter().map(webhook).collect()
 }
 
 /// To the millisecond.
