@@ -47,8 +47,7 @@ impl Certificate {
             // The serial number.
             fields.next()?;
         }
-        // The algorithm and the issuer.
-        (fields.content(SEQUENCE)?, fields.content(SEQUENCE)?);
+        let (_algorithm, _issuer) = (fields.content(SEQUENCE)?, fields.content(SEQUENCE)?);
         let mut validity = Values(fields.content(SEQUENCE)?);
         let (not_before, not_after) = (Moment::parse(validity.next()?)?, Moment::parse(validity.next()?)?);
         let extensions =
