@@ -14,6 +14,7 @@ use super::{Answer, Credentials, Question, Refusal, headers};
 use crate::metrics::Way;
 use crate::protocol::channel::Access;
 use crate::protocol::why::Why;
+use crate::tap::{self, What};
 
 impl Laravel {
     /// Asks whether the socket may join the channel. A refusal is logged here, with more than
@@ -127,6 +128,14 @@ pub(super) fn log_refusal(laravel: &Laravel, about: About<'_>, socket_id: crate:
         About::Channel(channel) => (Some(channel.as_str()), "subscription"),
         About::User => (None, "signin"),
     };
+    laravel.tap().refuse(What::Refused {
+        app: laravel.tap().app_of(socket_id),
+        socket_id,
+        channel: channel.map(str::to_owned),
+        status: Some(no.refusal.status),
+        error: tap::sentence(&no.refusal.error),
+        detail: tap::sentence(&no.detail),
+    });
     tracing::warn!(
         channel,
         %socket_id,

@@ -30,15 +30,18 @@ use crate::metrics::{Limit, Refused, Route};
 use crate::protocol::{SocketId, app_tag, pusher};
 use crate::publish::Publisher;
 use crate::query::Everybody;
+use crate::tap;
 use crate::tls::{self, Served};
 use crate::ws::{self, deflate, frame};
 use accept::{Open, Stream};
 use addresses::Addresses;
+use admin::Admin;
 use operations::Operations;
 use proxy::Proxy;
 
 mod accept;
 mod addresses;
+pub mod admin;
 mod api;
 mod client_script;
 pub mod operations;
@@ -88,6 +91,7 @@ pub struct Front {
     long_bodies: Arc<Semaphore>,
     /// When the server started.
     since: Instant,
+    admin: Arc<Admin>,
 }
 
 impl Front {
@@ -125,7 +129,13 @@ impl Front {
             polls,
             long_bodies: Arc::new(Semaphore::new(socketio::LONG_BODIES_MAX)),
             since: Instant::now(),
+            admin: Arc::default(),
         })
+    }
+
+    /// The same, with what only the dashboard needs.
+    pub fn with_admin(self, admin: Admin) -> Self {
+        Self { admin: Arc::new(admin), ..self }
     }
 
     /// Takes the place of another one, and goes on with what that has counted.
@@ -137,6 +147,7 @@ impl Front {
             long_bodies: before.long_bodies.clone(),
             addresses: before.addresses.clone(),
             since: before.since,
+            admin: before.admin.clone(),
             ..self
         }
     }
@@ -257,6 +268,13 @@ async fn answer<S: Stream>(
         }
         return (Some(Route::Api), response);
     }
+    if admin::route(path).is_some() {
+        let response = admin::respond(front, request, source).await;
+        if response.status().is_success() {
+            open.is_backend.store(true, Ordering::Relaxed);
+        }
+        return (Some(Route::Operations), response);
+    }
     if path == front.config.auth.endpoint || path == front.user_endpoint {
         match *method {
             Method::POST => return (Some(Route::Gateway), authorise(front, request, source).await),
@@ -323,6 +341,8 @@ fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str, so
         }
         // It is counted until it is gone.
         Err(refusal) => {
+            let what = tap::What::Rejected { code: refusal.code, error: refusal.message.clone() };
+            open.front.publisher.tap().refuse(what);
             refuse(stream, refusal).await;
             drop(open);
         }

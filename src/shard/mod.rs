@@ -22,10 +22,9 @@ use crate::auth::{Asked, Question};
 use crate::inbox::{
     ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient, PresenceChanges, Settings,
 };
-use crate::metrics::Source;
 use crate::protocol::session::{Action, Input, Millis, Session};
 use crate::protocol::webhook::Event;
-use crate::protocol::{SocketId, pusher, socketio};
+use crate::protocol::{SocketId, pusher};
 use crate::publish::Publisher;
 use crate::webhook::Webhooks;
 use crate::ws::frame::{self, Message};
@@ -57,6 +56,7 @@ mod stop;
 #[cfg(test)]
 pub(crate) mod test;
 mod users;
+mod watching;
 
 /// Inbox messages that are handled before the outboxes are written.
 const BATCH: usize = 256;
@@ -352,6 +352,7 @@ impl Shard {
         }) as Slot;
         self.measure.opened(&self.conns[slot as usize]);
         tracing::debug!("{socket_id} connected");
+        self.tell_of_connection(app, socket_id, form);
         self.act(slot, actions);
         if self.context.settings.removed[usize::from(app.0)] {
             // It was let in just before its app was taken out of the configuration.
@@ -472,6 +473,7 @@ impl Shard {
                     }
                     self.measure.subscribed(app, &channel, first);
                     self.occupancy.count(app, &channel, 1);
+                    self.tell_of_subscription(app, socket_id, &channel);
                     tracing::debug!("{socket_id} joined channel: {channel}");
                 }
                 Action::Unsubscribe(channel) => {
@@ -482,6 +484,7 @@ impl Shard {
                     }
                     self.measure.unsubscribed(app, &channel, last);
                     self.occupancy.count(app, &channel, -1);
+                    self.tell_of_unsubscription(app, socket_id, &channel);
                     tracing::debug!("{socket_id} left channel: {channel}");
                 }
                 Action::Ask { ticket, channel, headers } => {
@@ -515,13 +518,8 @@ impl Shard {
                 }
                 Action::SignOut { user_id } => self.sign_out(app, &user_id, key),
                 Action::Whisper { channel, event, data, user_id } => {
-                    let (name, data, user_id) = (channel.as_str(), data.as_deref(), user_id.as_deref());
-                    self.tell_backend(app, &channel, Event::ClientEvent { event: &event, data, socket_id, user_id });
-                    let text = pusher::client_event(name, &event, data, user_id);
-                    let socketio = || socketio::channel_event(name, &event, data.unwrap_or("null"));
-                    let event = self.delivery(app, &channel, &text, socketio, Some(socket_id));
-                    self.measure.events_received.add(Source::Client);
-                    self.context.publisher.relay_everywhere(&event);
+                    let (data, user_id) = (data.as_deref(), user_id.as_deref());
+                    self.whisper(app, &channel, Event::ClientEvent { event: &event, data, socket_id, user_id });
                 }
                 Action::SubscriptionError { channel, kind, refusal } => {
                     self.measure.subscriptions_refused.add((app.into(), refusal.why));
@@ -530,8 +528,8 @@ impl Shard {
                     self.send(slot, frame::encode_text(&text));
                 }
                 Action::Limited(limit) => self.limited(socket_id, limit),
-                Action::Refused { channel, error } => tracing::warn!("{socket_id} may not join {channel:?}: {error}"),
-                Action::SigninRefused { error } => tracing::warn!("{socket_id} may not sign in: {error}"),
+                Action::Refused { channel, error } => self.tell_of_refusal(app, socket_id, Some(channel), &error),
+                Action::SigninRefused { error } => self.tell_of_refusal(app, socket_id, None, &error),
                 Action::Close { code, reason } => self.close(slot, code, reason),
             }
         }
@@ -553,6 +551,7 @@ impl Shard {
         conn.outbox.push(frame::encode_close(code, reason));
         tracing::debug!("{} is closed with {code} {reason}", conn.socket_id);
         self.touch(slot);
+        self.tell_of_close(slot, code, reason);
         self.end_session(slot);
     }
 
@@ -570,6 +569,7 @@ impl Shard {
         let Some(conn) = self.conns.try_remove(slot as usize) else { return };
         self.measure.ended(&conn);
         tracing::debug!("{} disconnected ({reason})", conn.socket_id);
+        self.tell_of_end(&conn, reason);
         if let Some(stream) = &conn.stream {
             let _ = socket2::SockRef::from(&**stream).shutdown(std::net::Shutdown::Both);
         }
