@@ -292,6 +292,8 @@ pub struct NewClient {
     pub counted: [Option<OneMore>; 3],
     /// In which form it is sent events.
     pub form: Form,
+    /// It may send compressed messages.
+    pub inflates: bool,
     /// It speaks Socket.IO and not the Pusher protocol.
     pub socketio: Option<SocketIo>,
 }

@@ -34,6 +34,8 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod doctor;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod http;
 pub mod inbox;
 pub mod ingress;

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::auth::Asked;
+use crate::auth;
 use crate::auth::callback::Laravel;
 use crate::bus::{self, Bus};
 use crate::cluster;
@@ -151,7 +151,12 @@ pub fn run(
         let front = Front::new(config.clone(), publisher.clone(), laravel, operations.clone(), app_connections)?;
         let front = front.with_admin(Admin::new(places.clone(), stopped.clone()));
         let fronts: Fronts = Arc::new(ArcSwap::from_pointee(front));
-        tokio::spawn(answer(asked, fronts.clone(), publisher.clone()));
+        let (askers, current) = (publisher.clone(), fronts.clone());
+        let current = move || current.load().laravel().clone();
+        tokio::spawn(auth::queue::answer(asked, current, move |asked, answer| {
+            let (conn, ticket) = (asked.conn, asked.ticket);
+            askers.shards()[asked.shard].tell(Control::Answered { conn, ticket, answer });
+        }));
         if let Some(address) = config.metrics.as_ref().and_then(|access| access.listen) {
             let listener = tokio::net::TcpListener::bind(address).await.with_context(|| {
                 format!("cannot listen on {address} for metrics; see \"metrics\" in {}", config.path.display())
@@ -299,16 +304,4 @@ fn start_shards(inboxes: Vec<Inbox>, context: &shard::Context) -> std::io::Resul
         .map(|(index, inbox)| shard::spawn(index, inbox, context.clone()))
         .collect::<Result<_, _>>()
         .map(Shards::Threads)
-}
-
-/// Takes the shards' questions to Laravel and the answers back. The number under way is bounded
-/// by what each connection may ask at once, and by [`Laravel`] itself.
-async fn answer(mut asked: mpsc::UnboundedReceiver<Asked>, fronts: Fronts, publisher: Publisher) {
-    while let Some(Asked { shard, conn, ticket, question }) = asked.recv().await {
-        let (laravel, publisher) = (fronts.load().laravel().clone(), publisher.clone());
-        tokio::spawn(async move {
-            let answer = laravel.ask(&question).await;
-            publisher.shards()[shard].tell(Control::Answered { conn, ticket, answer });
-        });
-    }
 }

@@ -12,7 +12,7 @@ use crate::address::TrustedProxies;
 use crate::protocol::signature;
 
 mod admin;
-mod dotenv;
+pub(crate) mod dotenv;
 pub mod edit;
 mod environment;
 mod error;

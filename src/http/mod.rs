@@ -42,13 +42,13 @@ use proxy::Proxy;
 mod accept;
 mod addresses;
 pub mod admin;
-mod api;
+pub(crate) mod api;
 mod client_script;
 pub mod operations;
 mod pace;
 mod patience;
 pub mod proxy;
-mod proxy_protocol;
+pub(crate) mod proxy_protocol;
 mod socketio;
 
 pub use accept::serve;
@@ -329,13 +329,14 @@ fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str, so
     };
     let admission = admit(&open, key, request.uri().query(), source);
     let credentials = Arc::new(credentials(request.headers()));
-    let deflates = open.front.config.per_message_deflate && deflate::is_offered(request.headers());
-    let form = if deflates { Form::Deflated } else { Form::Plain };
+    let agreed = open.front.config.per_message_deflate.then(|| deflate::agree(request.headers())).flatten();
+    let form = if agreed.as_ref().is_some_and(|agreed| agreed.deflates) { Form::Deflated } else { Form::Plain };
+    let inflates = agreed.is_some();
     let mut response = switch(request, &accept, async move |stream: S, leftover| match admission {
         Ok((app, socket_id, by_address)) => {
             let shard = open.front.idle_shard().0;
             let counted = open.front.count(app, form, by_address);
-            let client = NewClient { app, socket_id, credentials, counted, form, socketio: None };
+            let client = NewClient { app, socket_id, credentials, counted, form, inflates, socketio: None };
             hand_over(shard, stream, leftover, client);
             drop(open);
         }
@@ -347,9 +348,8 @@ fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str, so
             drop(open);
         }
     });
-    if deflates {
-        let agreed = HeaderValue::from_static(deflate::AGREED);
-        response.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, agreed);
+    if let Some(agreed) = agreed {
+        response.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, agreed.answer);
     }
     response
 }

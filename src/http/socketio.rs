@@ -215,6 +215,7 @@ async fn polling(
                 credentials: Arc::new(credentials(request.headers())),
                 counted: front.count(app, Form::SocketIo, by_address),
                 form: Form::SocketIo,
+                inflates: false,
                 socketio: Some(SocketIo::Polling { sid, version, may_upgrade }),
             };
             shard.connections().fetch_add(1, Ordering::Relaxed);
@@ -323,6 +324,7 @@ fn websocket<S: Stream>(
             credentials,
             counted,
             form: Form::SocketIo,
+            inflates: false,
             socketio: Some(what),
         };
         hand_over(shard, stream, leftover, client);

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
-use crate::auth::{Asked, Question};
+use crate::auth::Asked;
 use crate::inbox::{
     ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient, PresenceChanges, Settings,
 };
@@ -324,7 +324,7 @@ impl Shard {
         tls: Option<Box<rustls::ServerConnection>>,
         client: NewClient,
     ) -> ConnKey {
-        let NewClient { app, socket_id, credentials, counted, form, socketio } = client;
+        let NewClient { app, socket_id, credentials, counted, form, inflates, socketio } = client;
         self.generation = self.generation.wrapping_add(1);
         let mut actions = Vec::new();
         let session =
@@ -342,7 +342,7 @@ impl Shard {
             session,
             form,
             socketio,
-            decoder: frame::Decoder::new(form == Form::Deflated),
+            decoder: frame::Decoder::new(inflates),
             outbox: Outbox::default(),
             credentials,
             dirty: false,
@@ -402,7 +402,7 @@ impl Shard {
         }
         let mut decoder = std::mem::take(&mut conn.decoder);
         let result = decoder.feed(bytes, limit, |message| {
-            self.message(key, message);
+            self.message(key, message.text_if_it_is_one());
             self.conn(key).is_some()
         });
         if let Some(conn) = self.conn(key) {
@@ -441,7 +441,7 @@ impl Shard {
                 self.touch(key.slot);
                 self.input(key, Input::SignOfLife);
             }
-            Message::Pong | Message::Binary => self.input(key, Input::SignOfLife),
+            Message::Pong | Message::Binary(_) => self.input(key, Input::SignOfLife),
         }
     }
 
@@ -488,8 +488,9 @@ impl Shard {
                     tracing::debug!("{socket_id} left channel: {channel}");
                 }
                 Action::Ask { ticket, channel, headers } => {
-                    let question = Question { channel, socket_id, credentials: conn.credentials.clone(), headers };
-                    let _ = self.context.asker.send(Asked { shard: self.index, conn: key, ticket, question });
+                    let (shard, credentials) = (self.index, Arc::downgrade(&conn.credentials));
+                    let asked = Asked { shard, conn: key, ticket, channel, socket_id, credentials, headers };
+                    let _ = self.context.asker.send(asked);
                 }
                 Action::Join { ticket, channel, member } => {
                     // From now on, and not only from the answer: what others send to a member that

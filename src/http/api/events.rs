@@ -148,6 +148,18 @@ impl<'a> Event<'a> {
     }
 }
 
+/// See [`super::fuzz`].
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(body: &[u8]) {
+    let limits = Limits::default();
+    for event in one(body, &limits).into_iter().chain(batch(body, &limits).into_iter().flatten()) {
+        let frame = event_frame(event.channels[0].as_str(), &event.name, &event.data);
+        let text = crate::ws::frame::text(&frame).unwrap_or_default();
+        assert!(serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok(), "{text}");
+    }
+    super::legacy::fuzz(body);
+}
+
 fn one<'a>(body: &'a [u8], limits: &Limits) -> Result<Event<'a>, Refusal> {
     match serde_json::from_slice(body) {
         Ok(written) => Event::check(written, limits),

@@ -285,6 +285,12 @@ impl<'a> Posted<'a> {
     }
 }
 
+/// See [`super::fuzz`].
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(body: &[u8]) {
+    let _ = Posted::parse(body);
+}
+
 fn is_truthy(value: &RawValue) -> bool {
     let text = value.get();
     !matches!(text, "null" | "false" | "\"\"") && text.parse::<f64>() != Ok(0.0)

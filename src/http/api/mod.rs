@@ -30,6 +30,31 @@ mod signed;
 pub(super) use cors::put as allow_pages;
 pub(super) use legacy::{came_straight_from_here, health};
 
+/// Reads any bytes as the bodies of requests.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(body: &[u8]) {
+    events::fuzz(body);
+}
+
+/// Whether a query without a secret passes for a signed one.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn is_signed(query: &str, now: std::time::SystemTime) -> bool {
+    use crate::config::{App, Limits, Secret};
+    let app = App {
+        id: "1".into(),
+        key: "key".into(),
+        secret: Secret::new("secret"),
+        secret_is_random: false,
+        is_removed: false,
+        previous_secrets: Vec::new(),
+        limits: Limits::default(),
+        key_prefix: None,
+        subscription_count: false,
+        webhooks: Vec::new(),
+    };
+    signed::verify(&app, &http::Method::POST, "/apps/1/events", &Parameters::parse(query), now).is_ok()
+}
+
 /// Room in a request beside the events' data, in bytes: names, channels, what JSON needs.
 const BODY_BYTES_EXTRA: usize = 64 * 1024;
 
