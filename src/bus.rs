@@ -32,7 +32,7 @@ pub enum Said {
     /// How many subscriptions there are elsewhere.
     Count { app: AppIndex, query: Query, reply: oneshot::Sender<Found> },
     /// This node stops. Answered when the others have been told.
-    Leave(oneshot::Sender<()>),
+    Leave(Duration, oneshot::Sender<()>),
 }
 
 /// The way to the other nodes. A clone shares everything.
@@ -174,10 +174,10 @@ impl Bus {
     }
 
     /// Tells the others that this node stops, so that its users are kept until they have come back
-    /// elsewhere.
-    pub async fn leave(&self) {
+    /// elsewhere; the last of them is closed within this time.
+    pub async fn leave(&self, within: Duration) {
         let (reply, told) = oneshot::channel();
-        self.say(Said::Leave(reply));
+        self.say(Said::Leave(within, reply));
         let _ = told.await;
     }
 

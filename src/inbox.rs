@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
@@ -25,9 +25,11 @@ use crate::protocol::presence::Member;
 use crate::protocol::session::{Answer, Refusal, Ticket};
 
 mod presence_lists;
+mod settings;
 mod socketio;
 
 pub use presence_lists::{PresenceChanges, PresenceList};
+pub use settings::Settings;
 pub use socketio::{Poll, PollAnswer, PollRequest, SocketIo};
 
 /// How many events may wait for one shard.
@@ -124,8 +126,10 @@ pub enum Control {
     /// To a home shard: tell the lists of presence channels that have changed since the last time, or
     /// of all; some of them, none when there are no more.
     PresenceLists { all: bool, answer: oneshot::Sender<Vec<PresenceList>> },
-    /// Close every connection, then end.
-    Stop,
+    /// Go by these from now on, and say so. Connections of apps that are removed are closed.
+    Settings(Box<Settings>, oneshot::Sender<()>),
+    /// Close every connection within this time, then end.
+    Stop(Duration),
 }
 
 /// What a shard is asked about an app's channels. Of the members of a presence channel only its

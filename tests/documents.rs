@@ -163,7 +163,9 @@ fn commands_are_commands() {
     }
     assert!(lines.len() > 5, "only {lines:?}");
     for (place, line) in lines {
-        let words = line.split(" #").next().unwrap().split_whitespace().skip(1);
+        // What the shell does with it is the shell's.
+        let own = [" #", " >", " |", " &&"].iter().fold(line.as_str(), |line, end| line.split(end).next().unwrap());
+        let words = own.split_whitespace().skip(1);
         // What is optional stands in brackets.
         let words = words.map(|word| word.trim_matches(|c| "[]'\"".contains(c)));
         let output =

@@ -5,20 +5,22 @@
 //! handshakes does not delay deliveries.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
-use crate::address::Source;
+use crate::address::{Counted, Source};
 use crate::auth::callback::Laravel;
 use crate::auth::gateway;
 use crate::config::Config;
@@ -28,7 +30,7 @@ use crate::metrics::{Limit, Refused, Route};
 use crate::protocol::{SocketId, app_tag, pusher};
 use crate::publish::Publisher;
 use crate::query::Everybody;
-use crate::tls;
+use crate::tls::{self, Served};
 use crate::ws::{self, deflate, frame};
 use accept::{Open, Stream};
 use addresses::Addresses;
@@ -55,6 +57,10 @@ const REFUSED_WAIT: Duration = Duration::from_secs(5);
 /// How long the rest of a body that is refused is read.
 const DISCARD_WAIT: Duration = Duration::from_secs(5);
 
+/// The front that answers now. When the configuration changes, another one takes its place; who has begun with one ends
+/// with it.
+pub type Fronts = Arc<ArcSwap<Front>>;
+
 /// What the front needs to answer requests.
 pub struct Front {
     config: Arc<Config>,
@@ -66,7 +72,7 @@ pub struct Front {
     operations: Arc<Operations>,
     user_endpoint: String,
     proxy: Option<Proxy>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<(TlsAcceptor, Served)>,
     /// What pages get as `socket.io.js`.
     client_script: Option<Bytes>,
     /// Sockets that are open here, before a handshake or without one.
@@ -74,11 +80,12 @@ pub struct Front {
     /// How many connections have room under the limit of open files.
     files_room: usize,
     /// What each client's address has.
-    addresses: Addresses,
+    addresses: Arc<Addresses>,
+    has_told_of_proxy: AtomicBool,
     /// Polls of Socket.IO clients so far.
-    polls: AtomicU64,
+    polls: Arc<AtomicU64>,
     /// Turns of long POSTs of Socket.IO clients.
-    long_bodies: Semaphore,
+    long_bodies: Arc<Semaphore>,
     /// When the server started.
     since: Instant,
 }
@@ -93,11 +100,12 @@ impl Front {
         app_connections: Arc<[Arc<AtomicUsize>]>,
     ) -> anyhow::Result<Self> {
         let proxy = config.proxy.then(|| Proxy::new(&config.auth)).transpose()?;
-        let tls = config.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
+        let tls = config.tls.as_ref().map(tls::read_served).transpose()?;
+        let tls = tls.map(|served| (TlsAcceptor::from(served.config.clone()), served));
         let user_endpoint = config.auth.user_endpoint();
         let everybody = Everybody::new(publisher.shards()).with_bus(publisher.bus().clone());
         let client_script = client_script::load(&config)?;
-        let (open, polls) = (Arc::default(), AtomicU64::new(0));
+        let (open, polls) = (Arc::default(), Arc::default());
         let files_room = files::connections(files::max(), &config);
         Ok(Self {
             config,
@@ -112,11 +120,52 @@ impl Front {
             client_script,
             open,
             files_room,
-            addresses: Addresses::default(),
+            addresses: Arc::default(),
+            has_told_of_proxy: AtomicBool::new(false),
             polls,
-            long_bodies: Semaphore::new(socketio::LONG_BODIES_MAX),
+            long_bodies: Arc::new(Semaphore::new(socketio::LONG_BODIES_MAX)),
             since: Instant::now(),
         })
+    }
+
+    /// Takes the place of another one, and goes on with what that has counted.
+    pub fn follow(self, before: &Self) -> Self {
+        Self {
+            everybody: before.everybody.clone(),
+            open: before.open.clone(),
+            polls: before.polls.clone(),
+            long_bodies: before.long_bodies.clone(),
+            addresses: before.addresses.clone(),
+            since: before.since,
+            ..self
+        }
+    }
+
+    /// Asks Laravel.
+    pub fn laravel(&self) -> &Laravel {
+        &self.laravel
+    }
+
+    /// The configuration that it goes by.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Waits until no request is being answered and nobody is about to make one.
+    pub async fn is_empty(&self) {
+        while self.open.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// The certificate that new connections get, with those after it; none without TLS.
+    pub fn certificate(&self) -> &[CertificateDer<'static>] {
+        self.tls.as_ref().map_or(&[], |(_, served)| &served.certificates)
+    }
+
+    /// How many connections each app has.
+    pub fn app_connections(&self) -> &Arc<[Arc<AtomicUsize>]> {
+        &self.app_connections
     }
 
     fn connections(&self) -> usize {
@@ -126,6 +175,20 @@ impl Front {
     /// How many connections there may be: as many as are allowed, and as files may be open.
     fn room(&self) -> usize {
         self.config.limits.connections.min(self.files_room)
+    }
+
+    /// Says once that somebody seems to be a proxy whose word does not count: from the public network anybody can
+    /// seem so.
+    fn tell_of_proxy(&self, source: &Source) {
+        let (Some(header), Some(peer)) = (&source.forwarded_by, source.peer) else { return };
+        let is_news = !self.config.trusted_proxies.trusts(source.peer) && Counted::of(peer).is_none();
+        if is_news && !self.has_told_of_proxy.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "{peer} sends the header {header}, which does not count, since it is none of \"trustedProxies\". If it is a \
+                 proxy of yours, add it there, so that the addresses of clients are known: \"trustedProxies\": \
+                 [\"127.0.0.1\", \"::1\", \"{peer}\"]"
+            );
+        }
     }
 
     /// Counts a connection that is not let in, and the limit that it has met.
@@ -157,6 +220,7 @@ async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>) -> Resp
     // A proxy's connection carries requests of many: each is somebody else's.
     let source = Source::of(open.connection, request.headers(), &front.config.trusted_proxies);
     open.is_backend.store(false, Ordering::Relaxed);
+    front.tell_of_proxy(&source);
     let (route, response) = answer::<S>(open, request, &source).await;
     if let Some(route) = route {
         front.publisher.metrics().http_requests.add((route, response.status().as_u16().into()));
@@ -255,9 +319,13 @@ fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str, so
             let counted = open.front.count(app, form, by_address);
             let client = NewClient { app, socket_id, credentials, counted, form, socketio: None };
             hand_over(shard, stream, leftover, client);
+            drop(open);
         }
         // It is counted until it is gone.
-        Err(refusal) => refuse(stream, refusal).await,
+        Err(refusal) => {
+            refuse(stream, refusal).await;
+            drop(open);
+        }
     });
     if deflates {
         let agreed = HeaderValue::from_static(deflate::AGREED);

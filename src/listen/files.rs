@@ -4,8 +4,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
 
-/// Files that are needed beside connections: Redis, webhooks, the other end of proxied requests, threads' own.
+/// Files that are needed beside connections: Redis, webhooks, the other end of proxied requests, threads' own, and
+/// [`REFUSED`].
 const RESERVE: usize = 256;
+
+/// Of these, what sockets may have that are only told that there is no room for them.
+pub const REFUSED: usize = 128;
 
 /// Raises the limit as far as this process may: the usual one of 1,024 is a surprise at the 1,025th. Gives the
 /// limit that holds.
@@ -29,13 +33,18 @@ pub fn connections(files: usize, config: &Config) -> usize {
     files.saturating_sub(RESERVE + config.auth.concurrency).max(1)
 }
 
+/// How many files `limits.connections` needs.
+pub fn needed(config: &Config) -> usize {
+    config.limits.connections.saturating_add(RESERVE + config.auth.concurrency)
+}
+
 /// What the log says of the limit at the start; `Err` where `limits.connections` does not fit.
 ///
 /// # Errors
 /// The numbers, and what to do.
 pub fn report(files: usize, config: &Config) -> Result<String, String> {
     let wanted = config.limits.connections;
-    let (room, needed) = (connections(files, config), wanted.saturating_add(RESERVE + config.auth.concurrency));
+    let (room, needed) = (connections(files, config), needed(config));
     if room >= wanted {
         let files = if files == usize::MAX { "Any number of".to_owned() } else { format!("Up to {files}") };
         return Ok(format!("{files} files may be open, which is enough for {wanted} connections (limits.connections)"));
