@@ -468,9 +468,7 @@ impl Shard {
                 Action::Subscribe(channel) => {
                     let first = self.channels.subscribe(app, &channel, slot) == Change::Edge;
                     let first = first.then(|| self.context.publisher.hash(app, channel.as_str()));
-                    if let Some(hash) = first {
-                        self.interest.add(hash);
-                    }
+                    first.inspect(|hash| self.interest.add(*hash));
                     self.measure.subscribed(app, &channel, first);
                     self.occupancy.count(app, &channel, 1);
                     self.tell_of_subscription(app, socket_id, &channel);
@@ -479,9 +477,7 @@ impl Shard {
                 Action::Unsubscribe(channel) => {
                     let last = self.channels.unsubscribe(app, &channel, slot) == Change::Edge;
                     let last = last.then(|| self.context.publisher.hash(app, channel.as_str()));
-                    if let Some(hash) = last {
-                        self.interest.remove(hash);
-                    }
+                    last.inspect(|hash| self.interest.remove(*hash));
                     self.measure.unsubscribed(app, &channel, last);
                     self.occupancy.count(app, &channel, -1);
                     self.tell_of_unsubscription(app, socket_id, &channel);
