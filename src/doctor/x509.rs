@@ -48,7 +48,8 @@ impl Certificate {
             fields.next()?;
         }
         // The algorithm and the issuer.
-        (fields.content(SEQUENCE)?, fields.content(SEQUENCE)?);
+        fields.content(SEQUENCE)?;
+        fields.content(SEQUENCE)?;
         let mut validity = Values(fields.content(SEQUENCE)?);
         let (not_before, not_after) = (Moment::parse(validity.next()?)?, Moment::parse(validity.next()?)?);
         let extensions =
