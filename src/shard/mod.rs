@@ -38,6 +38,7 @@ use outbox::Outbox;
 use stop::Stopping;
 
 pub use stop::ANSWER_WAIT;
+use stop::EndsTheProcess;
 use users::Users;
 
 pub mod channels;
@@ -137,20 +138,6 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
         }
         // Connections' tasks have their turn before the next batch.
         tokio::task::yield_now().await;
-    }
-}
-
-/// A shard that has panicked would be silent: its connections open and deaf, its inbox full, and
-/// the sources waiting for it. A supervisor starts a process that has ended; clients come back.
-struct EndsTheProcess(usize);
-
-impl Drop for EndsTheProcess {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            tracing::error!("shard {} has panicked (see above), so the server ends; please report this", self.0);
-            crate::log::flush();
-            std::process::exit(1);
-        }
     }
 }
 
