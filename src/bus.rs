@@ -122,7 +122,7 @@ impl Bus {
         match Waiting::new(&self.shared, delivery.frame.len()) {
             // The other forms each node makes for those who need them.
             Some(waiting) => {
-                let delivery = Delivery { socketio: None, deflated: None, ..delivery.clone() };
+                let delivery = Delivery { socketio: None, deflated: None, trace: None, ..delivery.clone() };
                 self.say(Said::Event(delivery, waiting));
             }
             None => {
@@ -252,6 +252,7 @@ mod tests {
             socketio: None,
             deflated: None,
             except: None,
+            trace: None,
             taken_at: None,
         }
     }

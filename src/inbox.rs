@@ -23,6 +23,7 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::engineio::Sid;
 use crate::protocol::presence::Member;
 use crate::protocol::session::{Answer, Refusal, Ticket};
+use crate::tap::Traced;
 
 mod presence_lists;
 mod settings;
@@ -60,6 +61,8 @@ pub struct Delivery {
     pub deflated: Option<Bytes>,
     /// The connection that shall not get it (`toOthers`, the sender of a client event).
     pub except: Option<SocketId>,
+    /// Somebody looks at what becomes of it.
+    pub trace: Option<Traced>,
     /// When it arrived here, of an event of Laravel's or of a backend's. Those that came in one piece have the same.
     pub taken_at: Option<Instant>,
 }

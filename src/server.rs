@@ -14,6 +14,7 @@ use crate::auth::callback::Laravel;
 use crate::bus::{self, Bus};
 use crate::cluster;
 use crate::config::Config;
+use crate::http::admin::Admin;
 use crate::http::operations::Operations;
 use crate::http::{self, Front, Fronts};
 use crate::inbox::{self, AppIndex, Control, Inbox, Query, Settings};
@@ -25,6 +26,7 @@ use crate::publish::Publisher;
 use crate::query::Everybody;
 use crate::redis::Status;
 use crate::shard;
+use crate::tap::Tap;
 use crate::webhook::{self, Webhooks};
 use reload::Parts;
 use signals::Signals;
@@ -83,7 +85,10 @@ pub fn run(
         None => (Bus::none(), bus::bus().1),
     };
     let metrics = Metrics::new(config.shards, reload::app_names(&config));
-    let publisher = Publisher::new(handles).with_bus(bus).with_metrics(metrics.clone());
+    let publisher = Publisher::new(handles)
+        .with_bus(bus)
+        .with_tap(Tap::new(reload::tagged_apps(&config)))
+        .with_metrics(metrics.clone());
     // With one shard, front and shard share one thread: on one core a second one would only
     // make the kernel switch between them, for each event that comes alone twice.
     let mut front = match config.shards {
@@ -112,6 +117,7 @@ pub fn run(
             settings: Settings::of(&config),
             presence_changes: store.as_ref().map(PresenceStore::changes),
             webhooks: webhooks.clone(),
+            explains: config.dev_mode,
         };
         let shards = start_shards(inboxes, &context).context("the threads could not be started")?;
         drop(context);
@@ -121,6 +127,7 @@ pub fn run(
         let (ingress_changes, changes) = mpsc::unbounded_channel();
         let ingress = Ingress::new(audiences, publisher.clone(), config.limits.outbound_bytes).with_changes(changes);
         let laravel = Laravel::new(&config.auth, known_prefixes.clone(), metrics.clone())?;
+        let laravel = laravel.with_tap(publisher.tap().clone());
         let redis = match source {
             Source::Redis if !config.subscribers.redis => {
                 tracing::info!("Redis is not listened to");
@@ -142,6 +149,7 @@ pub fn run(
         let new_apps = cluster::start(&config, &publisher, bus_end, app_connections.clone()).await;
         let (stop, stopped) = watch::channel(false);
         let front = Front::new(config.clone(), publisher.clone(), laravel, operations.clone(), app_connections)?;
+        let front = front.with_admin(Admin::new(places.clone(), stopped.clone()));
         let fronts: Fronts = Arc::new(ArcSwap::from_pointee(front));
         let (askers, current) = (publisher.clone(), fronts.clone());
         let current = move || current.load().laravel().clone();
@@ -156,6 +164,8 @@ pub fn run(
             tracing::info!("Metrics are at http://{}/metrics", listener.local_addr().unwrap_or(address));
             tokio::spawn(http::operations::serve(listener, fronts.clone()));
         }
+        reload::tell_expiry(&fronts.load(), true);
+        tokio::spawn(reload::watch_expiry(fronts.clone()));
         let (stop_store, store_stopped) = watch::channel(false);
         let store = store.map(|store| tokio::spawn(store.run(store_stopped)));
         let serving: Vec<_> = listeners
@@ -187,7 +197,6 @@ pub fn run(
         operations.drain();
         let connections = publisher.shards().iter().map(|shard| shard.connections().load(Ordering::Relaxed)).sum();
         let within = closed_within(fronts.load().config(), connections);
-        tracing::info!("{signal}: closing {connections} connections within {within:?}; clients will reconnect");
         tokio::spawn(async move {
             let again = signals.next().await;
             tracing::warn!("{again} again: ending at once");
@@ -199,6 +208,7 @@ pub fn run(
         for serving in serving {
             let _ = serving.await;
         }
+        tracing::info!("{signal}: closing {connections} connections within {within:?}; clients will reconnect");
         // A handshake that has begun leads to a shard that is there yet.
         let _ = tokio::time::timeout(HANDSHAKES_WAIT, fronts.load().is_empty()).await;
         // Before any of them is closed: the others shall not take that for leaving.

@@ -22,6 +22,7 @@ use crate::config::Auth;
 use crate::metrics::{Answered, Metrics, Way};
 use crate::protocol::SocketId;
 use crate::protocol::channel::{self, ChannelName};
+use crate::tap::Tap;
 
 /// The longest answer that is read, in bytes. A yes has some hundred; Laravel's error pages
 /// with stack traces may be longer and need not be read to the end.
@@ -57,6 +58,7 @@ pub struct Laravel {
     inner: Arc<Inner>,
     /// What is asked there.
     urls: Arc<Urls>,
+    tap: Tap,
 }
 
 struct Urls {
@@ -150,7 +152,17 @@ impl Laravel {
             metrics,
         };
         let inner = Arc::new(inner);
-        Ok(Self { inner, urls })
+        Ok(Self { inner, urls, tap: Tap::default() })
+    }
+
+    /// The same, whose refusals are seen through this tap.
+    pub fn with_tap(self, tap: Tap) -> Self {
+        Self { tap, ..self }
+    }
+
+    /// Where refusals are told.
+    pub(super) fn tap(&self) -> &Tap {
+        &self.tap
     }
 
     /// The same, to ask the one of several hosts whose page it is.
@@ -158,7 +170,7 @@ impl Laravel {
         let host = page.and_then(|page| hosts::choose(&self.inner.auth, page));
         // A host that makes no URL was none of the configuration's.
         let urls = host.and_then(|host| urls(&host, &self.inner.auth).ok());
-        Self { inner: self.inner.clone(), urls: urls.map_or_else(|| self.urls.clone(), Arc::new) }
+        Self { urls: urls.map_or_else(|| self.urls.clone(), Arc::new), ..self.clone() }
     }
 
     /// The same, but what may pass is not waited for.

@@ -16,6 +16,7 @@ pub mod signature;
 pub mod socketio;
 pub mod user;
 pub mod webhook;
+pub mod why;
 
 /// A connection's id, `digits.digits` on the wire (protocol section 1, handshake).
 ///
@@ -45,6 +46,12 @@ impl SocketId {
 impl fmt::Display for SocketId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.0 >> 32, self.0 & 0xffff_ffff)
+    }
+}
+
+impl serde::Serialize for SocketId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -24,6 +24,7 @@ use crate::log;
 use crate::presence_store::{self, Prefixes};
 use crate::protocol::app_tag;
 use crate::publish::Publisher;
+use crate::tls::Expiry;
 use crate::webhook;
 
 /// How often the files are looked at.
@@ -147,12 +148,14 @@ impl Parts {
         let known_prefixes = audiences.as_ref().map_or(&self.known_prefixes, |(_, known_prefixes)| known_prefixes);
         let before = self.fronts.load_full();
         let laravel = Laravel::new(&config.auth, known_prefixes.clone(), self.publisher.metrics().clone())?;
+        let laravel = laravel.with_tap(self.publisher.tap().clone());
         let connections: Vec<_> = before.app_connections().to_vec();
         let more = std::iter::repeat_with(Arc::default).take(config.apps.len() - connections.len());
         let connections: cluster::Connections = connections.into_iter().chain(more).collect();
         let (publisher, operations) = (self.publisher.clone(), self.operations.clone());
         let front = Front::new(config.clone(), publisher, laravel, operations, connections.clone())?.follow(&before);
         if front.certificate() != before.certificate() {
+            tell_expiry(&front, true);
             changed.push("the certificate".to_owned());
         }
         self.webhooks.change(&config.apps).context("the HTTP client for webhooks could not be made")?;
@@ -169,6 +172,7 @@ impl Parts {
             let _ = taken.await;
         }
         self.publisher.metrics().set_apps(app_names(&config));
+        self.publisher.tap().set_apps(tagged_apps(&config));
         if config.apps.len() > known {
             self.new_apps.add(&config.apps[known..], &config.redis, connections);
         }
@@ -189,6 +193,29 @@ impl Parts {
     }
 }
 
+/// Says until when the certificate is good; if not `always`, only when that is soon.
+pub fn tell_expiry(front: &Front, always: bool) {
+    let certificate = front.certificate().first();
+    let Some(expiry) = certificate.and_then(|certificate| Expiry::of(certificate, SystemTime::now())) else { return };
+    let Expiry { at, days_left } = &expiry;
+    match expiry.is_soon() {
+        true if *days_left < 0 => {
+            tracing::error!("The certificate (sslCertPath) has expired: {at}. Browsers refuse it.")
+        }
+        true => tracing::warn!("The certificate (sslCertPath) expires in {days_left} days: {at}"),
+        false if always => tracing::info!("The certificate (sslCertPath) is good for {days_left} days, until {at}"),
+        false => {}
+    }
+}
+
+/// Says so each day that it is soon.
+pub async fn watch_expiry(fronts: Fronts) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(24 * 60 * 60)).await;
+        tell_expiry(&fronts.load(), false);
+    }
+}
+
 /// What the apps are called in metrics, each otherwise.
 pub fn app_names(config: &Config) -> Vec<String> {
     let name = |(index, app): (usize, &config::App)| match app.is_removed {
@@ -196,6 +223,12 @@ pub fn app_names(config: &Config) -> Vec<String> {
         false => app.id.clone(),
     };
     config.apps.iter().enumerate().map(name).collect()
+}
+
+/// The apps as those who look know them: the tag of an app's socket ids, and its id.
+pub fn tagged_apps(config: &Config) -> Vec<(u16, String)> {
+    let tags = config.apps.iter().map(|app| app_tag(&app.key));
+    tags.zip(config.apps.iter().map(|app| app.id.clone())).collect()
 }
 
 /// Which apps hear what of Redis, and where the prefixes will be known.

@@ -22,10 +22,9 @@ use crate::auth::Asked;
 use crate::inbox::{
     ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient, PresenceChanges, Settings,
 };
-use crate::metrics::Source;
 use crate::protocol::session::{Action, Input, Millis, Session};
 use crate::protocol::webhook::Event;
-use crate::protocol::{SocketId, pusher, socketio};
+use crate::protocol::{SocketId, pusher};
 use crate::publish::Publisher;
 use crate::webhook::Webhooks;
 use crate::ws::frame::{self, Message};
@@ -39,6 +38,7 @@ use outbox::Outbox;
 use stop::Stopping;
 
 pub use stop::ANSWER_WAIT;
+use stop::EndsTheProcess;
 use users::Users;
 
 pub mod channels;
@@ -57,6 +57,7 @@ mod stop;
 #[cfg(test)]
 pub(crate) mod test;
 mod users;
+mod watching;
 
 /// Inbox messages that are handled before the outboxes are written.
 const BATCH: usize = 256;
@@ -87,6 +88,8 @@ pub struct Context {
     pub presence_changes: Option<PresenceChanges>,
     /// Who is told of what happens on channels.
     pub webhooks: Webhooks,
+    /// See `devMode`: browsers are told cause and cure of a refusal.
+    pub explains: bool,
 }
 
 /// Starts the thread of the shard with this index. It ends after [`Control::Stop`].
@@ -135,20 +138,6 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
         }
         // Connections' tasks have their turn before the next batch.
         tokio::task::yield_now().await;
-    }
-}
-
-/// A shard that has panicked would be silent: its connections open and deaf, its inbox full, and
-/// the sources waiting for it. A supervisor starts a process that has ended; clients come back.
-struct EndsTheProcess(usize);
-
-impl Drop for EndsTheProcess {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            tracing::error!("shard {} has panicked (see above), so the server ends; please report this", self.0);
-            crate::log::flush();
-            std::process::exit(1);
-        }
     }
 }
 
@@ -350,6 +339,7 @@ impl Shard {
         }) as Slot;
         self.measure.opened(&self.conns[slot as usize]);
         tracing::debug!("{socket_id} connected");
+        self.tell_of_connection(app, socket_id, form);
         self.act(slot, actions);
         if self.context.settings.removed[usize::from(app.0)] {
             // It was let in just before its app was taken out of the configuration.
@@ -465,21 +455,19 @@ impl Shard {
                 Action::Subscribe(channel) => {
                     let first = self.channels.subscribe(app, &channel, slot) == Change::Edge;
                     let first = first.then(|| self.context.publisher.hash(app, channel.as_str()));
-                    if let Some(hash) = first {
-                        self.interest.add(hash);
-                    }
+                    first.inspect(|hash| self.interest.add(*hash));
                     self.measure.subscribed(app, &channel, first);
                     self.occupancy.count(app, &channel, 1);
+                    self.tell_of_subscription(app, socket_id, &channel);
                     tracing::debug!("{socket_id} joined channel: {channel}");
                 }
                 Action::Unsubscribe(channel) => {
                     let last = self.channels.unsubscribe(app, &channel, slot) == Change::Edge;
                     let last = last.then(|| self.context.publisher.hash(app, channel.as_str()));
-                    if let Some(hash) = last {
-                        self.interest.remove(hash);
-                    }
+                    last.inspect(|hash| self.interest.remove(*hash));
                     self.measure.unsubscribed(app, &channel, last);
                     self.occupancy.count(app, &channel, -1);
+                    self.tell_of_unsubscription(app, socket_id, &channel);
                     tracing::debug!("{socket_id} left channel: {channel}");
                 }
                 Action::Ask { ticket, channel, headers } => {
@@ -514,22 +502,15 @@ impl Shard {
                 }
                 Action::SignOut { user_id } => self.sign_out(app, &user_id, key),
                 Action::Whisper { channel, event, data, user_id } => {
-                    let (name, data, user_id) = (channel.as_str(), data.as_deref(), user_id.as_deref());
-                    self.tell_backend(app, &channel, Event::ClientEvent { event: &event, data, socket_id, user_id });
-                    let text = pusher::client_event(name, &event, data, user_id);
-                    let socketio = || socketio::channel_event(name, &event, data.unwrap_or("null"));
-                    let event = self.delivery(app, &channel, &text, socketio, Some(socket_id));
-                    self.measure.events_received.add(Source::Client);
-                    self.context.publisher.relay_everywhere(&event);
+                    let (data, user_id) = (data.as_deref(), user_id.as_deref());
+                    self.whisper(app, &channel, Event::ClientEvent { event: &event, data, socket_id, user_id });
                 }
                 Action::SubscriptionError { channel, kind, refusal } => {
-                    self.measure.subscriptions_refused.add(app.into());
-                    let text = pusher::subscription_error(&channel, kind, &refusal.error, refusal.status);
-                    self.send(slot, frame::encode_text(&text));
+                    self.refuse_subscription(slot, app, &channel, kind, &refusal);
                 }
                 Action::Limited(limit) => self.limited(socket_id, limit),
-                Action::Refused { channel, error } => tracing::warn!("{socket_id} may not join {channel:?}: {error}"),
-                Action::SigninRefused { error } => tracing::warn!("{socket_id} may not sign in: {error}"),
+                Action::Refused { channel, error } => self.tell_of_refusal(app, socket_id, Some(channel), &error),
+                Action::SigninRefused { error } => self.tell_of_refusal(app, socket_id, None, &error),
                 Action::Close { code, reason } => self.close(slot, code, reason),
             }
         }
@@ -551,6 +532,7 @@ impl Shard {
         conn.outbox.push(frame::encode_close(code, reason));
         tracing::debug!("{} is closed with {code} {reason}", conn.socket_id);
         self.touch(slot);
+        self.tell_of_close(slot, code, reason);
         self.end_session(slot);
     }
 
@@ -568,6 +550,7 @@ impl Shard {
         let Some(conn) = self.conns.try_remove(slot as usize) else { return };
         self.measure.ended(&conn);
         tracing::debug!("{} disconnected ({reason})", conn.socket_id);
+        self.tell_of_end(&conn, reason);
         if let Some(stream) = &conn.stream {
             let _ = socket2::SockRef::from(&**stream).shutdown(std::net::Shutdown::Both);
         }

@@ -189,7 +189,16 @@ impl Shard {
             let (frame, publisher) = (frame::encode_text(&text), &self.context.publisher);
             let deflated = publisher.deflated(&frame);
             let channel = channel.clone();
-            publisher.relay(&Delivery { app, channel, frame, socketio: None, deflated, except: None, taken_at: None });
+            publisher.relay(&Delivery {
+                app,
+                channel,
+                frame,
+                socketio: None,
+                deflated,
+                except: None,
+                taken_at: None,
+                trace: None,
+            });
         }
         self.occupancy.late.remove(&key);
         self.tell_backend_for_all(app, channel, Event::SubscriptionCount(subscribers));

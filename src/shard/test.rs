@@ -61,6 +61,7 @@ pub fn context(publisher: &Publisher) -> Context {
         },
         presence_changes: None,
         webhooks: Webhooks::default(),
+        explains: true,
     }
 }
 

@@ -89,7 +89,7 @@ pub(super) async fn respond(
         Ok(text) => (StatusCode::OK, text),
         Err(denied) => {
             let sentence = denied.message.clone().unwrap_or_else(|| denied.error.clone());
-            log(&Refusal { status: denied.status, error: sentence });
+            log(front, &Refusal { status: denied.status, error: sentence });
             (denied.status, refusal_text(&denied))
         }
     };
