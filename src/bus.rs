@@ -252,6 +252,7 @@ mod tests {
             socketio: None,
             deflated: None,
             except: None,
+            is_kept: true,
         }
     }
 

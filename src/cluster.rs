@@ -19,7 +19,7 @@ use crate::config::{self, Config};
 use crate::inbox::{AppIndex, Control, Counts, Delivery, Found, Query, UserChange};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::session::Millis;
-use crate::protocol::socketio;
+use crate::protocol::{resume, socketio};
 use crate::publish::{Backlog, Publisher};
 use crate::query::Everybody;
 use crate::redis::{Backoff, Failure, Link, Subscription, Timing};
@@ -365,7 +365,8 @@ impl Task {
                         let publisher = &self.publisher;
                         let for_socketio = || frame::encode_text(&socketio::from_pusher(&text).unwrap_or_default());
                         let (socketio, deflated) = (publisher.for_socketio(for_socketio), publisher.deflated(&frame));
-                        let delivery = Delivery { app, channel, frame, socketio, deflated, except };
+                        let is_kept = !resume::is_client_event(&text);
+                        let delivery = Delivery { app, channel, frame, socketio, deflated, except, is_kept };
                         self.backlog.publish(delivery, &self.publisher);
                     }
                 }

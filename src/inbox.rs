@@ -20,6 +20,7 @@ use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::engineio::Sid;
 use crate::protocol::presence::Member;
+use crate::protocol::resume::BrowserId;
 use crate::protocol::session::{Answer, Refusal, Ticket};
 
 mod presence_lists;
@@ -50,6 +51,8 @@ pub struct Delivery {
     pub deflated: Option<Bytes>,
     /// The connection that shall not get it (`toOthers`, the sender of a client event).
     pub except: Option<SocketId>,
+    /// It is kept for those who are away: an event of the application, and none of clients or of members.
+    pub is_kept: bool,
 }
 
 /// In which form a connection is sent events.
@@ -114,6 +117,8 @@ pub enum Control {
     /// To a home shard: tell the lists of presence channels that have changed since the last time, or
     /// of all; some of them, none when there are no more.
     PresenceLists { all: bool, answer: oneshot::Sender<Vec<PresenceList>> },
+    /// Redis was away, and what it sent between these Unix times, in milliseconds, is not known here.
+    Missed { since: u64, until: u64 },
     /// Close every connection, then end.
     Stop,
 }
@@ -277,6 +282,26 @@ pub struct NewClient {
     pub form: Form,
     /// It speaks Socket.IO and not the Pusher protocol.
     pub socketio: Option<SocketIo>,
+    /// The browser, if it is to get what it misses.
+    pub browser: Option<Returning>,
+}
+
+/// A browser that is known by its cookie.
+#[derive(Clone, Copy, Debug)]
+pub struct Returning {
+    /// It.
+    pub browser: BrowserId,
+    /// Where it has been before.
+    pub origin: Origin,
+}
+
+/// Where a browser's cookie is from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Origin {
+    /// From this process, now or before.
+    Here,
+    /// From another process, of which nothing is known.
+    Elsewhere,
 }
 
 /// One more of something, for as long as this lives.

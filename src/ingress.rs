@@ -110,6 +110,7 @@ impl Ingress {
                     socketio: socketio.clone(),
                     deflated: deflated.clone(),
                     except: broadcast.except,
+                    is_kept: true,
                 };
                 self.backlog.publish(delivery, &self.publisher);
             }

@@ -297,6 +297,7 @@ mod tests {
             socketio: None,
             deflated: None,
             except: None,
+            is_kept: true,
         };
         publisher.publish(delivery.clone()).await;
         (0..EVENTS_MAX).for_each(|_| publisher.relay_published(&delivery));

@@ -93,6 +93,7 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -
             cache_bytes_max: config.limits.cache_bytes / config.shards,
             subscription_counts: config.apps.iter().map(|app| app.subscription_count).collect(),
             webhooks,
+            resume: resume(&config),
         };
         let shards = start_shards(inboxes, &context).context("the threads could not be started")?;
         drop(context);
@@ -256,6 +257,26 @@ fn rules(config: &Config) -> Arc<[Rules]> {
         reauthorize_after: config.auth.reauthorize_after.map(|after| after.as_millis() as u64),
     };
     config.apps.iter().map(rules).collect()
+}
+
+/// Subscriptions of those who are away, over all shards.
+const AWAY_MAX: usize = 1024 * 1024;
+
+/// A lost connection may be noticed this much later than it was lost, and what it missed is kept as long.
+const LOSS_NOTICED: Duration = Duration::from_secs(15);
+
+fn resume(config: &Config) -> Option<shard::resume::Settings> {
+    let resume = config.resume.as_ref()?;
+    Some(shard::resume::Settings {
+        bounds: shard::resume::Bounds {
+            bytes: resume.bytes / config.shards,
+            events_per_channel: resume.events_per_channel,
+            time: (resume.time + LOSS_NOTICED).as_millis() as u64,
+        },
+        modes: resume.modes.clone(),
+        time: resume.time.as_millis() as u64,
+        seats_max: AWAY_MAX / config.shards,
+    })
 }
 
 /// Takes the shards' questions to Laravel and the answers back. The number under way is bounded

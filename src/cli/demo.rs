@@ -124,6 +124,7 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         dev_mode: false,
         per_message_deflate: false,
         socketio: SocketIo::default(),
+        resume: None,
         limits: Limits::default(),
         shards: std::thread::available_parallelism().map_or(1, usize::from),
         taken: Vec::new(),

@@ -17,7 +17,7 @@ use super::environment::Environment;
 use super::error::ConfigError;
 use super::json::{Document, Setting};
 use super::known::{warn_of_placeholders, warn_of_unknown};
-use super::{App, Auth, Cluster, Config, KeyAuth, Limits, Redis, Secret, SocketIo, old, redis, socketio, webhook};
+use super::{App, Auth, Cluster, Config, KeyAuth, Limits, Redis, Secret, SocketIo, old, redis, resume, socketio, webhook};
 use crate::protocol::app_tag;
 use crate::protocol::channel::NAME_BYTES_MAX;
 
@@ -192,6 +192,10 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         dev_mode: dev_mode.map_or_else(|| environment.dev_mode(), |flag| flag.flag(&mut warnings)),
         per_message_deflate: file("perMessageDeflate").is_some_and(|flag| flag.flag(&mut warnings)),
         socketio: file("socketio").map_or_else(|| Ok(SocketIo::default()), |it| socketio::read(&it, &mut warnings))?,
+        resume: match file("resume") {
+            Some(setting) => resume::read(&setting, &mut warnings)?,
+            None => None,
+        },
         limits,
         shards: number(&file("shards"), cores as u64, 1..=1024, "of threads")? as usize,
         taken: Vec::new(),
@@ -491,7 +495,7 @@ fn read_limits(setting: &Setting<'_>, default: &Limits, warnings: &mut Vec<Strin
 }
 
 /// A whole number within bounds; `unit` as "of bytes", or empty.
-fn number(
+pub(super) fn number(
     setting: &Option<Setting<'_>>,
     default: u64,
     range: RangeInclusive<u64>,

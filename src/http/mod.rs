@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -36,6 +37,7 @@ use pace::Pace;
 use proxy::Proxy;
 
 mod api;
+mod browser;
 mod client_script;
 mod pace;
 pub mod proxy;
@@ -73,6 +75,8 @@ pub struct Front {
     long_bodies: Semaphore,
     /// When the server started.
     since: Instant,
+    /// Tells this process from those before it and beside it.
+    process: u64,
 }
 
 impl Front {
@@ -106,6 +110,7 @@ impl Front {
             polls,
             long_bodies: Semaphore::new(socketio::LONG_BODIES_MAX),
             since: Instant::now(),
+            process: getrandom::u64().context("the system gives no random numbers")?,
         })
     }
 
@@ -287,16 +292,26 @@ fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str) ->
     let credentials = Arc::new(credentials(request.headers()));
     let deflates = open.front.config.per_message_deflate && deflate::is_offered(request.headers());
     let form = if deflates { Form::Deflated } else { Form::Plain };
+    let mut known = admission.is_ok().then(|| browser::known(&open.front, request.headers())).flatten();
+    let set_cookie = known.as_mut().and_then(|known| known.set_cookie.take());
     let mut response = switch(request, &accept, async move |stream: S, leftover| match admission {
         Ok((app, socket_id)) => {
-            let shard = open.front.idle_shard().0;
-            let counted = open.front.count(app, form);
-            let client = NewClient { app, socket_id, credentials, counted, form, socketio: None };
+            let front = &open.front;
+            let shard = match &known {
+                Some(known) => &front.publisher.shards()[known.shard],
+                None => front.idle_shard().0,
+            };
+            let counted = front.count(app, form);
+            let browser = known.map(|known| known.returning);
+            let client = NewClient { app, socket_id, credentials, counted, form, socketio: None, browser };
             hand_over(shard, stream, leftover, client);
         }
         // It is counted until it is gone.
         Err(refusal) => refuse(stream, refusal).await,
     });
+    if let Some(cookie) = set_cookie {
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
     if deflates {
         let agreed = HeaderValue::from_static(deflate::AGREED);
         response.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, agreed);

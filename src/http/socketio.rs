@@ -208,6 +208,7 @@ async fn polling(
                 counted: front.count(app, Form::SocketIo),
                 form: Form::SocketIo,
                 socketio: Some(SocketIo::Polling { sid, version, may_upgrade }),
+                browser: None,
             };
             shard.connections().fetch_add(1, Ordering::Relaxed);
             wait(shard, sid, 0, Poll::Open(client)).await
@@ -315,6 +316,7 @@ fn websocket<S: Stream>(
             counted,
             form: Form::SocketIo,
             socketio: Some(what),
+            browser: None,
         };
         hand_over(shard, stream, leftover, client);
     }))

@@ -56,7 +56,7 @@ impl Shard {
         let socketio = publisher.for_socketio(|| frame::encode_text(&socketio()));
         let frame = frame::encode_text(text);
         let deflated = publisher.deflated(&frame);
-        Delivery { app, channel: channel.clone(), frame, socketio, deflated, except }
+        Delivery { app, channel: channel.clone(), frame, socketio, deflated, except, is_kept: false }
     }
 
     pub(super) fn deliver_relayed(&mut self) {
@@ -69,6 +69,7 @@ impl Shard {
     /// once for all subscribers.
     pub(super) fn deliver(&mut self, batch: &mut Vec<Delivery>) {
         let mut rest = batch.as_slice();
+        let now = if self.resume.is_some() { self.now() } else { 0 };
         while let Some(first) = rest.first() {
             let same = |other: &&Delivery| {
                 other.app == first.app && other.except == first.except && other.channel == first.channel
@@ -79,6 +80,11 @@ impl Shard {
                 bytes <= PIECE_BYTES_MAX
             };
             let run = rest.iter().take_while(same).take_while(fits).count().max(1);
+            let Some(channel) = self.channels.id(first.app, &first.channel) else {
+                rest = &rest[run..];
+                continue;
+            };
+            let is_kept = self.channels.keep(channel, &rest[..run], now);
             let piece = joined(rest[..run].iter().map(|delivery| &delivery.frame));
             let socketio = joined(rest[..run].iter().filter_map(|delivery| delivery.socketio.as_ref()));
             let deflated = rest[..run].iter().any(|delivery| delivery.deflated.is_some()).then(|| {
@@ -87,7 +93,7 @@ impl Shard {
             // All that there is for anybody in this turn is written here and now, while the
             // connection is at hand; else each outbox is written once, at the turn's end.
             let is_all = run == batch.len() && self.dirty.is_empty();
-            for slot in self.channels.subscribers(first.app, &first.channel) {
+            for slot in self.channels.subscribers(channel) {
                 let conn = &mut self.conns[slot as usize];
                 if first.except == Some(conn.socket_id) {
                     continue;
@@ -101,6 +107,7 @@ impl Shard {
                     // Taken in before there was any Socket.IO client.
                     continue;
                 }
+                conn.has_news |= is_kept;
                 if is_all
                     && conn.tls.is_none()
                     && !conn.draining

@@ -29,11 +29,12 @@ use crate::protocol::{SocketId, pusher, socketio};
 use crate::publish::Publisher;
 use crate::webhook::Webhooks;
 use crate::ws::frame::{self, Message};
-use channels::{Change, Channels, Slot};
+use channels::{Channels, Slot};
 use conn::{CLOSE_WAIT, Closing, Conn};
 use home::Homes;
 use occupancy::Occupancy;
 use outbox::Outbox;
+use resume::Resume;
 use users::Users;
 
 pub mod channels;
@@ -46,6 +47,7 @@ mod occupancy;
 mod outbox;
 mod polling;
 mod query;
+pub mod resume;
 #[cfg(test)]
 pub(crate) mod test;
 mod users;
@@ -92,6 +94,8 @@ pub struct Context {
     pub subscription_counts: Arc<[bool]>,
     /// Who is told of what happens on channels.
     pub webhooks: Webhooks,
+    /// See `resume`.
+    pub resume: Option<resume::Settings>,
 }
 
 /// Starts the thread of the shard with this index. It ends after [`Control::Stop`].
@@ -180,6 +184,7 @@ pub struct Shard {
     homes: Homes,
     occupancy: Occupancy,
     users: Users,
+    resume: Option<Resume>,
     /// Socket.IO sessions that began with polling.
     polled: HashMap<SocketId, Slot>,
     /// Those with something in their outbox since the last flush.
@@ -199,6 +204,8 @@ impl Shard {
         this: Weak<RefCell<Shard>>,
     ) -> Self {
         let (homes, occupancy) = (Homes::new(&context), Occupancy::new(&context));
+        let resume = context.resume.as_ref().map(Resume::new);
+        let channels = Channels::new(context.resume.as_ref().map(resume::Settings::log));
         Self {
             index,
             context,
@@ -209,10 +216,11 @@ impl Shard {
             started: Instant::now(),
             conns: Slab::new(),
             generation: 0,
-            channels: Channels::default(),
+            channels,
             homes,
             occupancy,
             users: Users::default(),
+            resume,
             polled: HashMap::new(),
             dirty: Vec::new(),
             relayed: Vec::new(),
@@ -260,6 +268,7 @@ impl Shard {
             Control::List { app, channel, joiner } => self.list(app, &channel, joiner),
             Control::Leave { app, channel, user_id, socket_id } => self.leave(app, channel, &user_id, socket_id),
             Control::Elsewhere { app, channel, node, changes } => self.changed_elsewhere(app, channel, node, changes),
+            Control::Missed { since, until } => self.tell_of_gap(since, until),
             Control::PassOn(delivery, _under_way) => self.pass_on(&delivery),
             Control::Occupancy { app, channel, more } => self.occupancy_changed(app, channel, more),
             Control::SubscribersElsewhere { app, channel, node, count } => {
@@ -315,7 +324,7 @@ impl Shard {
         tls: Option<Box<rustls::ServerConnection>>,
         client: NewClient,
     ) -> ConnKey {
-        let NewClient { app, socket_id, credentials, counted, form, socketio } = client;
+        let NewClient { app, socket_id, credentials, counted, form, socketio, browser } = client;
         self.generation = self.generation.wrapping_add(1);
         let mut actions = Vec::new();
         let session = Session::open(socket_id, &self.context.rules[usize::from(app.0)], self.now(), &mut actions);
@@ -331,7 +340,9 @@ impl Shard {
             tls,
             session,
             form,
+            has_news: false,
             socketio,
+            browser: None,
             decoder: frame::Decoder::new(form == Form::Deflated),
             outbox: Outbox::default(),
             credentials,
@@ -345,7 +356,11 @@ impl Shard {
         if self.stopping {
             self.close(slot, 1012, "The server is restarting");
         }
-        ConnKey { slot, generation: self.generation }
+        let key = ConnKey { slot, generation: self.generation };
+        if let Some(browser) = browser {
+            self.arrived(key, &browser);
+        }
+        key
     }
 
     fn conn(&mut self, key: ConnKey) -> Option<&mut Conn> {
@@ -415,13 +430,21 @@ impl Shard {
             }
             _ if conn.closing.is_some() => {}
             Message::Text(text) if conn.is_probe() => self.probe(key, &text),
-            Message::Text(text) => self.input(key, Input::Text(&text)),
+            Message::Text(text) => {
+                if !self.holds_back(key, &text) {
+                    self.input(key, Input::Text(&text));
+                }
+            }
             Message::Ping(payload) => {
                 conn.outbox.push(frame::encode_pong(payload));
                 self.touch(key.slot);
                 self.input(key, Input::SignOfLife);
             }
-            Message::Pong | Message::Binary => self.input(key, Input::SignOfLife),
+            Message::Pong(payload) => {
+                self.answered_ping(key, payload);
+                self.input(key, Input::SignOfLife);
+            }
+            Message::Binary => self.input(key, Input::SignOfLife),
         }
     }
 
@@ -438,22 +461,24 @@ impl Shard {
     }
 
     fn act(&mut self, slot: Slot, actions: Vec<Action>) {
-        for action in actions {
+        let mut actions = actions.into_iter().peekable();
+        let mut welcome = None;
+        while let Some(action) = actions.next() {
             let Some(conn) = self.conns.get_mut(slot as usize) else { return };
             let (app, socket_id, is_socketio) = (conn.app, conn.socket_id, conn.form == Form::SocketIo);
             let key = ConnKey { slot, generation: conn.generation };
             match action {
                 Action::Send(text) => self.send(slot, frame::encode_text(&text)),
-                Action::SendFrame(frame) => self.send(slot, frame),
+                Action::SendFrame(frame) => match actions.peek() {
+                    Some(Action::Subscribe(channel)) if channel.is_cache() => welcome = Some(frame),
+                    _ => self.send(slot, frame),
+                },
                 Action::Subscribe(channel) => {
-                    if self.channels.subscribe(app, &channel, slot) == Change::Edge {
-                        self.interest.add(self.context.publisher.hash(app, channel.as_str()));
-                    }
-                    self.occupancy.count(app, &channel, 1);
+                    self.enter(slot, app, &channel, welcome.take());
                     tracing::debug!("{socket_id} joined channel: {channel}");
                 }
                 Action::Unsubscribe(channel) => {
-                    if self.channels.unsubscribe(app, &channel, slot) == Change::Edge {
+                    if self.channels.unsubscribe(app, &channel, slot) == channels::Change::Edge {
                         self.interest.remove(self.context.publisher.hash(app, channel.as_str()));
                     }
                     self.occupancy.count(app, &channel, -1);
@@ -524,6 +549,7 @@ impl Shard {
         conn.outbox.push(frame::encode_close(code, reason));
         tracing::debug!("{} is closed with {code} {reason}", conn.socket_id);
         self.touch(slot);
+        self.lost(slot, Some(code));
         self.end_session(slot);
     }
 
@@ -537,6 +563,7 @@ impl Shard {
 
     /// Drops a connection. Its reading task sees the socket's end and finds nothing.
     fn remove(&mut self, slot: Slot, reason: &str) {
+        self.lost(slot, None);
         self.end_session(slot);
         let Some(conn) = self.conns.try_remove(slot as usize) else { return };
         tracing::debug!("{} disconnected ({reason})", conn.socket_id);
@@ -566,6 +593,7 @@ impl Shard {
         self.homes.expire(now);
         self.tell_late_counts(now);
         self.tell_watchers_of_changes();
+        self.tick_resume();
         self.flush();
     }
 }

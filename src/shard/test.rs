@@ -53,6 +53,7 @@ pub fn context(publisher: &Publisher) -> Context {
         cache_bytes_max: 100_000,
         subscription_counts: [false].into(),
         webhooks: Webhooks::default(),
+        resume: None,
         socketio: Timing { ping_interval: 25_000, ping_timeout: 20_000 },
     }
 }
@@ -80,6 +81,7 @@ impl Client {
                 counted: [None, None],
                 form: Form::Plain,
                 socketio: None,
+                browser: None,
             },
         };
         publisher.shards()[shard].hand_over(handover);

@@ -56,6 +56,11 @@ pub fn deflated(frame: &[u8]) -> Option<Bytes> {
     deflate(text(frame)?.as_bytes()).map(|payload| encode(TEXT | RSV1, &payload))
 }
 
+/// A ping, which the client's WebSocket answers by itself, with the same payload.
+pub fn encode_ping(payload: &[u8]) -> Bytes {
+    encode(PING, payload)
+}
+
 /// The answer to a ping.
 pub fn encode_pong(payload: &[u8]) -> Bytes {
     encode(PONG, payload)
@@ -103,6 +108,17 @@ fn header_of(opcode: u8, payload_bytes: usize) -> ([u8; 10], usize) {
     }
 }
 
+/// The first frame of a piece that was made here.
+pub fn first(piece: &Bytes) -> Bytes {
+    let header = match piece.get(1) {
+        Some(126) => 4,
+        Some(127) => 10,
+        _ => 2,
+    };
+    let payload = sent(piece).next().map_or(0, |sent| if let Sent::Text(text) = sent { text.len() } else { 0 });
+    piece.slice(..piece.len().min(header + payload))
+}
+
 /// A frame of ours, taken apart again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Sent<'a> {
@@ -142,8 +158,8 @@ pub enum Message<'a> {
     Binary,
     /// A ping, to be answered with the same payload.
     Ping(&'a [u8]),
-    /// A pong: a sign of life.
-    Pong,
+    /// The answer to [`encode_ping`], with its payload, or one that nobody has asked for: a sign of life.
+    Pong(&'a [u8]),
     /// The client closes, with this code if it gave one.
     Close(Option<u16>),
 }
@@ -271,7 +287,7 @@ impl Decoder {
     ) -> Result<Option<Message<'a>>, Violation> {
         match header.opcode {
             PING => Ok(Some(Message::Ping(payload))),
-            PONG => Ok(Some(Message::Pong)),
+            PONG => Ok(Some(Message::Pong(payload))),
             CLOSE => close(payload).map(Some),
             TEXT | BINARY if self.fragments.is_some() => {
                 Err(Violation::Protocol("a new message began before the fragments of the last one ended"))

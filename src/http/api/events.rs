@@ -116,7 +116,7 @@ impl<'a> Event<'a> {
         let socketio = publisher
             .for_socketio(|| socketio_event_frame(channel.as_str(), &self.name, &socketio::data_of_text(&self.data)));
         let deflated = publisher.deflated(&frame);
-        Ok(Delivery { app, channel: channel.clone(), frame, socketio, deflated, except: self.except })
+        Ok(Delivery { app, channel: channel.clone(), frame, socketio, deflated, except: self.except, is_kept: true })
     }
 
     fn deliveries(&self, app: AppIndex, limits: &Limits, publisher: &Publisher) -> Result<Vec<Delivery>, Refusal> {
