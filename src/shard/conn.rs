@@ -49,7 +49,7 @@ pub struct Conn {
     pub draining: bool,
     /// In which form it is sent events.
     pub form: Form,
-    /// It was sent something in this second that is kept for those who are away.
+    /// It was sent something that is kept for those who are away, and has not been asked since whether it has it.
     pub has_news: bool,
     /// Bytes out.
     pub outbox: Outbox,

@@ -107,7 +107,10 @@ impl Shard {
                     // Taken in before there was any Socket.IO client.
                     continue;
                 }
-                conn.has_news |= is_kept;
+                if is_kept && !conn.has_news {
+                    conn.has_news = true;
+                    self.news.push_back(slot);
+                }
                 if is_all
                     && conn.tls.is_none()
                     && !conn.draining

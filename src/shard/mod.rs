@@ -5,7 +5,7 @@
 //! What one shard alone must know of a channel or a user, its *home* knows: `home`, `users`.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -119,6 +119,9 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
     let mut deliveries = Vec::with_capacity(BATCH);
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ask = tokio::time::interval(resume::ASK_EVERY);
+    ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let resumes = shard.borrow().resume.is_some();
     let mut stop_at = None;
     loop {
         tokio::select! {
@@ -126,6 +129,7 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
             () = events.ready() => {}
             _ = arrivals.recv_many(&mut arrived, ARRIVALS) => {}
             _ = tick.tick() => shard.borrow_mut().tick(),
+            _ = ask.tick(), if resumes => shard.borrow_mut().ask_around(),
             () = until(stop_at) => return,
         }
         // What shards say comes before events: a join that others have heard of is done by then.
@@ -189,6 +193,8 @@ pub struct Shard {
     polled: HashMap<SocketId, Slot>,
     /// Those with something in their outbox since the last flush.
     dirty: Vec<Slot>,
+    /// Those that are to be asked how far they have got; see [`Conn::has_news`].
+    news: VecDeque<Slot>,
     relayed: Vec<Delivery>,
     read_buffer: Vec<u8>,
     stopping: bool,
@@ -223,6 +229,7 @@ impl Shard {
             resume,
             polled: HashMap::new(),
             dirty: Vec::new(),
+            news: VecDeque::new(),
             relayed: Vec::new(),
             read_buffer: vec![0; READ_BYTES],
             stopping: false,

@@ -9,6 +9,7 @@
 //! Not here: who may subscribe. Who comes back is authorised as anybody.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -34,14 +35,11 @@ const CLAIM_TIME: Millis = 30_000;
 /// alive answers within a round trip, so nobody waits that long whose other tabs are.
 const PROBE_TIME: Millis = 2_000;
 
-/// While events go on, a connection is asked at most this often how far it has got; else when they have ceased.
-const ASK_EVERY: Millis = 10_000;
+/// How often connections are asked how far they have got: those to which something was sent.
+pub const ASK_EVERY: Duration = Duration::from_millis(200);
 
-/// An answer that takes longer does not come.
-const ANSWER_TIME: Millis = 30_000;
-
-/// Connections that are asked in one second; the others' turn is in the next.
-const ASKED_MAX: usize = 1000;
+/// How many of them each time: so what this costs a shard is bounded, and where there are more, each has its turn later.
+const ASKED_MAX: usize = 200;
 
 /// What a connection may say while it waits for the others' signs of life, in bytes.
 const HELD_BACK_MAX: usize = 64 * 1024;
@@ -80,8 +78,6 @@ pub struct Resume {
     strangers: HashMap<Key, Millis>,
     /// Connections that wait until others of their browser have shown that they live.
     waiting: Vec<ConnKey>,
-    /// Who is asked next.
-    cursor: usize,
     /// The Unix time at which the shard's clock began, in milliseconds.
     epoch: u64,
 }
@@ -98,8 +94,6 @@ pub struct Browser {
     asked: u64,
     asked_at: Millis,
     is_asked: bool,
-    /// Something was sent since then, but not in the last second.
-    is_behind: bool,
     /// It has yet to show that it lives.
     is_probed: bool,
     /// What it has claimed of those that were lost.
@@ -132,7 +126,6 @@ impl Resume {
             browsers: HashMap::new(),
             strangers: HashMap::new(),
             waiting: Vec::new(),
-            cursor: 0,
             epoch: since_epoch.as_millis() as u64,
         }
     }
@@ -160,7 +153,6 @@ impl Shard {
             asked: newest,
             asked_at: now,
             is_asked: false,
-            is_behind: false,
             is_probed: false,
             claims: Claims::default(),
             former_ids: Vec::new(),
@@ -185,7 +177,7 @@ impl Shard {
         let newest = self.newest();
         let Some(conn) = self.conns.get_mut(slot as usize) else { return };
         let Some(browser) = &mut conn.browser else { return };
-        (browser.asked, browser.asked_at, browser.is_asked, browser.is_behind) = (newest, now, true, false);
+        (browser.asked, browser.asked_at, browser.is_asked) = (newest, now, true);
         conn.has_news = false;
         conn.outbox.push(frame::encode_ping(&newest.to_be_bytes()));
         self.touch(slot);
@@ -203,7 +195,11 @@ impl Shard {
         browser.position = browser.position.max(position);
         if position == browser.asked {
             (browser.is_asked, browser.known_at) = (false, browser.asked_at);
+            if conn.has_news {
+                self.news.push_back(at.slot);
+            }
         }
+        let Some(browser) = self.conn(at).and_then(|conn| conn.browser.as_mut()) else { return };
         if std::mem::take(&mut browser.is_probed) {
             let key = (app, browser.id);
             self.listen_again(&key);
@@ -256,7 +252,7 @@ impl Shard {
         let (key, at) = ((conn.app, browser.id), ConnKey { slot, generation: conn.generation });
         let newest = self.newest();
         let conn = &self.conns[slot as usize];
-        if !conn.has_news && !browser.is_behind && !browser.is_asked {
+        if !conn.has_news && !browser.is_asked {
             (browser.position, browser.known_at) = (newest, now);
         }
         let mut socket_ids = vec![conn.socket_id];
@@ -394,7 +390,9 @@ impl Shard {
         let mut piece = BytesMut::with_capacity(events.iter().map(|frame| frame.len()).sum());
         events.iter().rev().for_each(|frame| piece.put_slice(frame));
         if !events.is_empty() {
-            conn.has_news = true;
+            if !std::mem::replace(&mut conn.has_news, true) {
+                self.news.push_back(slot);
+            }
             tracing::debug!("{} is sent {} events that it has missed on {channel}", conn.socket_id, events.len());
         }
         // pusher-js cannot be told on an encrypted channel: whatever comes there it decrypts.
@@ -423,7 +421,7 @@ impl Shard {
         self.deliver(&mut told);
     }
 
-    /// Once a second: asks those who have been sent something, and gives up what is too old.
+    /// Once a second: gives up what is too old.
     pub(super) fn tick_resume(&mut self) {
         let now = self.now();
         let Some(resume) = &mut self.resume else { return };
@@ -438,7 +436,6 @@ impl Shard {
         for at in late {
             self.end_wait(at, now);
         }
-        self.ask_around(now);
     }
 
     /// Whoever has not shown by now that it lives does not: the connection that waits may be the same tab's.
@@ -459,34 +456,21 @@ impl Shard {
         self.let_speak(at);
     }
 
-    fn ask_around(&mut self, now: Millis) {
-        let slots = self.conns.capacity();
-        let Some(resume) = self.resume.as_mut().filter(|_| slots > 0) else { return };
-        let start = resume.cursor % slots;
+    /// Asks those who have been sent something since they were asked last, and have answered that.
+    pub(super) fn ask_around(&mut self) {
+        let now = self.now();
         let mut asked = 0;
-        for slot in (start..slots).chain(0..start) {
-            let Some(conn) = self.conns.get_mut(slot).filter(|conn| conn.closing.is_none()) else { continue };
-            let Some(browser) = &mut conn.browser else { continue };
-            if browser.is_asked && now < browser.asked_at + ANSWER_TIME {
-                continue;
-            }
-            if std::mem::take(&mut conn.has_news) {
-                browser.is_behind = true;
-                if now < browser.asked_at + ASK_EVERY {
-                    continue;
-                }
-            }
-            if browser.is_behind {
-                self.ask(slot as Slot, now);
+        while asked < ASKED_MAX
+            && let Some(slot) = self.news.pop_front()
+        {
+            let conn = self.conns.get(slot as usize).filter(|conn| conn.has_news && conn.closing.is_none());
+            // Who has yet to answer has its turn then.
+            if conn.and_then(|conn| conn.browser.as_ref()).is_some_and(|browser| !browser.is_asked) {
+                self.ask(slot, now);
                 asked += 1;
-                if asked == ASKED_MAX {
-                    if let Some(resume) = &mut self.resume {
-                        resume.cursor = slot + 1;
-                    }
-                    return;
-                }
             }
         }
+        self.flush();
     }
 
     fn newest(&self) -> u64 {
