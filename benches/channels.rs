@@ -31,7 +31,9 @@ fn walk(criterion: &mut Criterion) {
         let each = connections / channels;
         group.throughput(Throughput::Elements(u64::from(each)));
         group.bench_function(format!("{each} of {connections}"), |bencher| {
-            bencher.iter(|| table.id(APP, black_box(&names[0])).map(|id| table.subscribers(id).map(u64::from).sum::<u64>()));
+            bencher.iter(|| {
+                table.id(APP, black_box(&names[0])).map(|id| table.subscribers(id).map(u64::from).sum::<u64>())
+            });
         });
     }
     group.finish();
@@ -47,7 +49,7 @@ fn change(criterion: &mut Criterion) {
             bencher.iter(|| {
                 slot = (slot + 1) % 10_000;
                 let name = &names[slot as usize % names.len()];
-                table.unsubscribe(APP, black_box(name), slot, None, 0);
+                table.unsubscribe(APP, black_box(name), slot);
                 table.subscribe(APP, black_box(name), slot, None, 0)
             });
         });

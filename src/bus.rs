@@ -253,6 +253,7 @@ mod tests {
             deflated: None,
             except: None,
             is_kept: true,
+            taken_at: None,
         }
     }
 

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::bus::{BusEnd, Node, Said, Status};
 use crate::config::{self, Config};
 use crate::inbox::{AppIndex, Control, Counts, Delivery, Found, Query, UserChange};
+use crate::metrics::Source;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::session::Millis;
 use crate::protocol::{resume, socketio};
@@ -359,6 +360,7 @@ impl Task {
                     }
                 }
                 Effect::Event { app, channel, except, text } => {
+                    self.publisher.metrics().events_received.add(Source::Node);
                     if self.publisher.has_subscribers(app, channel.as_str()) {
                         let except = except.and_then(|except| except.parse().ok());
                         let frame = frame::encode_text(&text);
@@ -366,8 +368,11 @@ impl Task {
                         let for_socketio = || frame::encode_text(&socketio::from_pusher(&text).unwrap_or_default());
                         let (socketio, deflated) = (publisher.for_socketio(for_socketio), publisher.deflated(&frame));
                         let is_kept = !resume::is_client_event(&text);
-                        let delivery = Delivery { app, channel, frame, socketio, deflated, except, is_kept };
+                        let delivery =
+                            Delivery { app, channel, frame, socketio, deflated, except, is_kept, taken_at: None };
                         self.backlog.publish(delivery, &self.publisher);
+                    } else {
+                        self.publisher.metrics().events_unheard.add(Source::Node);
                     }
                 }
                 Effect::Changed { node, changes } => self.changed(node, changes),

@@ -10,12 +10,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 use http::HeaderValue;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::metrics;
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::engineio::Sid;
@@ -36,6 +38,12 @@ pub const EVENTS_MAX: usize = 8 * 1024;
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct AppIndex(pub u16);
 
+impl From<AppIndex> for metrics::App {
+    fn from(app: AppIndex) -> Self {
+        Self(app.0)
+    }
+}
+
 /// One ready frame for all subscribers of one channel.
 #[derive(Clone, Debug)]
 pub struct Delivery {
@@ -53,6 +61,8 @@ pub struct Delivery {
     pub except: Option<SocketId>,
     /// It is kept for those who are away: an event of the application, and none of clients or of members.
     pub is_kept: bool,
+    /// When it arrived here, of an event of Laravel's or of a backend's. Those that came in one piece have the same.
+    pub taken_at: Option<Instant>,
 }
 
 /// In which form a connection is sent events.
@@ -277,7 +287,7 @@ pub struct NewClient {
     /// What the handshake said of who it is.
     pub credentials: Arc<Credentials>,
     /// Counts it: among its app's, and among those of its form.
-    pub counted: [Option<OneMore>; 2],
+    pub counted: [Option<OneMore>; 3],
     /// In which form it is sent events.
     pub form: Form,
     /// It speaks Socket.IO and not the Pusher protocol.

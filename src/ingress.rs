@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use crate::bus;
 use crate::config;
 use crate::inbox::Delivery;
+use crate::metrics::{IgnoredBecause, Metrics, Source};
 use crate::protocol::channel::{self, ChannelName};
 use crate::protocol::event::{self, BroadcastError};
 use crate::protocol::prefix::News;
@@ -45,6 +46,8 @@ pub struct Ingress {
     frame_bytes_max: usize,
     ignored: Ignored,
     backlog: Backlog,
+    /// When what is being taken has arrived.
+    now: Instant,
 }
 
 impl Ingress {
@@ -52,7 +55,7 @@ impl Ingress {
     /// frame would close every subscriber that it goes to.
     pub fn new(audiences: Audiences, publisher: Publisher, frame_bytes_max: usize) -> Self {
         let (ignored, backlog) = (Ignored::default(), Backlog::default());
-        Self { audiences, publisher, frame_bytes_max, ignored, backlog }
+        Self { audiences, publisher, frame_bytes_max, ignored, backlog, now: Instant::now() }
     }
 
     /// Delivers one message. What a shard has no room for waits here, and all that comes after it,
@@ -61,22 +64,24 @@ impl Ingress {
     pub fn take(&mut self, message: Published<'_>) {
         let payload = match message.payload {
             Some(payload) if payload.len() <= PAYLOAD_BYTES_MAX => payload,
-            _ => return self.ignored.note(Ignorable::TooLong, message.channel),
+            _ => return self.ignore(Ignorable::TooLong, message.channel),
         };
         if payload.starts_with(bus::MAGIC) {
             return;
         }
         let broadcast = match event::parse(payload) {
             Ok(broadcast) => broadcast,
-            Err(error) => return self.ignored.note(Ignorable::NoEvent(error), message.channel),
+            Err(error) => return self.ignore(Ignorable::NoEvent(error), message.channel),
         };
         let Ok(name) = std::str::from_utf8(message.channel) else {
-            return self.ignored.note(Ignorable::NameNotUtf8, message.channel);
+            return self.ignore(Ignorable::NameNotUtf8, message.channel);
         };
         if name.contains(channel::USER_PREFIX) {
-            return self.ignored.note(Ignorable::UserChannel, message.channel);
+            return self.ignore(Ignorable::UserChannel, message.channel);
         }
-        let Some(audience) = self.audiences.of(name) else { return };
+        let Some(audience) = self.audiences.of(name) else {
+            return self.publisher.metrics().redis_messages_ignored.add(IgnoredBecause::OtherPrefix);
+        };
         let route = audience.prefix.route(name, broadcast.from_laravel);
         if let Some(news) = &route.news {
             tell(news);
@@ -86,6 +91,8 @@ impl Ingress {
             tracing::debug!("Channel: {}", Printable(name.as_bytes()));
             tracing::debug!("Event: {}", Printable(broadcast.event.as_bytes()));
         }
+        let metrics = self.publisher.metrics();
+        metrics.events_received.add(Source::Redis);
         let mut data = None;
         for name in route.names() {
             if !audience.apps.iter().any(|app| self.publisher.has_subscribers(*app, name)) {
@@ -94,7 +101,8 @@ impl Ingress {
             let data = data.get_or_insert_with(|| broadcast.data_for_pusher());
             let frame = event_frame(name, &broadcast.event, data);
             if frame.len() > self.frame_bytes_max {
-                self.ignored.note(Ignorable::OverOutbox(frame.len(), self.frame_bytes_max), name.as_bytes());
+                let over = Ignorable::OverOutbox(frame.len(), self.frame_bytes_max);
+                self.ignored.note(over, name.as_bytes(), self.publisher.metrics());
                 continue;
             }
             let socketio = self
@@ -111,10 +119,23 @@ impl Ingress {
                     deflated: deflated.clone(),
                     except: broadcast.except,
                     is_kept: true,
+                    taken_at: Some(self.now),
                 };
                 self.backlog.publish(delivery, &self.publisher);
             }
         }
+        if data.is_none() {
+            metrics.events_unheard.add(Source::Redis);
+        }
+    }
+
+    /// What is taken from here on has arrived now.
+    fn arrives(&mut self) {
+        self.now = Instant::now();
+    }
+
+    fn ignore(&mut self, reason: Ignorable, channel: &[u8]) {
+        self.ignored.note(reason, channel, self.publisher.metrics());
     }
 
     /// Waits for room and delivers what waits. Dropped before its end, nothing is lost or doubled.
@@ -133,14 +154,23 @@ pub async fn from_link(link: Link, mut ingress: Ingress, status: watch::Sender<S
     let pattern = ingress.audiences.pattern();
     let mut reporter = Reporter::new(&link, status);
     let mut backoff = Backoff::new(link.timing());
+    let mut away_since = Instant::now();
     loop {
-        match link.subscribe(&pattern).await {
-            Err(failure) => reporter.away(&failure),
+        let subscribed = link.subscribe(&pattern).await;
+        ingress.publisher.metrics().redis_gap_seconds.add((), away_since.elapsed());
+        away_since = Instant::now();
+        match subscribed {
+            Err(failure) => {
+                ingress.publisher.metrics().redis_connect_failures.add(());
+                reporter.away(&failure);
+            }
             Ok(mut subscription) => {
                 let since = Instant::now();
                 reporter.connected();
                 let failure = listen(&mut subscription, &mut ingress).await;
                 drop(subscription);
+                away_since = Instant::now();
+                ingress.publisher.metrics().redis_disconnects.add(());
                 reporter.away(&failure);
                 ingress.catch_up().await;
                 backoff.connection_lasted(since.elapsed());
@@ -163,6 +193,7 @@ async fn listen(subscription: &mut Subscription, ingress: &mut Ingress) -> Failu
             },
             () = ingress.catch_up(), if is_behind => {}
         }
+        ingress.arrives();
         if let Err(failure) = subscription.each(|message| ingress.take(message)) {
             return failure;
         }
@@ -182,6 +213,7 @@ async fn listen(subscription: &mut Subscription, ingress: &mut Ingress) -> Failu
 /// Takes messages from a queue until its senders are gone.
 pub async fn from_queue(mut queue: mpsc::Receiver<Message>, mut ingress: Ingress) {
     while let Some(Message { channel, payload }) = queue.recv().await {
+        ingress.arrives();
         ingress.take(Published { channel: &channel, payload: Some(&payload) });
         ingress.catch_up().await;
     }
@@ -230,31 +262,32 @@ enum Ignorable {
 }
 
 impl Ignorable {
-    /// The place among the counts, and whether it looks like an event gone wrong, rather than
+    /// How it is counted, and whether it looks like an event gone wrong, rather than
     /// like other traffic of a shared Redis.
-    fn class(self) -> (usize, bool) {
+    fn class(self) -> (IgnoredBecause, bool) {
         match self {
-            Self::TooLong => (0, true),
-            Self::NameNotUtf8 => (1, false),
-            Self::NoEvent(BroadcastError::NotAnObject) => (2, false),
-            Self::NoEvent(BroadcastError::NotUtf8(_)) => (3, true),
-            Self::NoEvent(BroadcastError::NotJson { .. }) => (4, true),
-            Self::NoEvent(BroadcastError::NoEvent) => (5, false),
-            Self::NoEvent(BroadcastError::EventNotAString) => (6, false),
-            Self::OverOutbox(..) => (7, true),
-            Self::UserChannel => (8, true),
+            Self::TooLong => (IgnoredBecause::TooLong, true),
+            Self::NameNotUtf8 => (IgnoredBecause::ChannelNotUtf8, false),
+            Self::NoEvent(BroadcastError::NotAnObject) => (IgnoredBecause::NotAnObject, false),
+            Self::NoEvent(BroadcastError::NotUtf8(_)) => (IgnoredBecause::PayloadNotUtf8, true),
+            Self::NoEvent(BroadcastError::NotJson { .. }) => (IgnoredBecause::NotJson, true),
+            Self::NoEvent(BroadcastError::NoEvent) => (IgnoredBecause::NoEvent, false),
+            Self::NoEvent(BroadcastError::EventNotAString) => (IgnoredBecause::EventNotAString, false),
+            Self::OverOutbox(..) => (IgnoredBecause::OverOutbox, true),
+            Self::UserChannel => (IgnoredBecause::UserChannel, true),
         }
     }
 }
 
 /// Counts what was ignored, by reason; the 1st, 10th, 100th … of each is logged.
 #[derive(Debug, Default)]
-struct Ignored([u64; 9]);
+struct Ignored([u64; IgnoredBecause::VALUES.len()]);
 
 impl Ignored {
-    fn note(&mut self, reason: Ignorable, channel: &[u8]) {
+    fn note(&mut self, reason: Ignorable, channel: &[u8], metrics: &Metrics) {
         let (class, is_suspicious) = reason.class();
-        let count = &mut self.0[class];
+        metrics.redis_messages_ignored.add(class);
+        let count = &mut self.0[class as usize];
         *count += 1;
         if *count != 10_u64.pow(count.ilog10()) {
             return;
@@ -407,7 +440,7 @@ mod tests {
         fixture.ingress.take(Published { channel: &[0xff], payload: Some(BY_HAND.as_bytes()) });
         fixture.ingress.take(Published { channel: b"x", payload: Some(b"{\xff}") });
         fixture.ingress.take(Published { channel: b"x", payload: None });
-        assert_eq!(fixture.ingress.ignored.0, [2, 1, 2, 1, 1, 1, 1, 0, 0]);
+        assert_eq!(fixture.ingress.ignored.0, [2, 1, 2, 1, 1, 1, 1, 0, 0, 0]);
         assert_eq!(fixture.take("x", BY_HAND).await.len(), 1);
     }
 

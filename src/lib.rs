@@ -4,8 +4,12 @@
 //! those above it in this list, never those below.
 //!
 //! - [`protocol`] and [`ws`]: values in, values out. No socket, no task, no clock.
+//! - [`process`]: what the kernel says of this process.
+//! - [`address`]: where a request comes from, behind proxies too.
+//! - [`metrics`]: what is counted, for operators.
 //! - [`config`]: the application's `laravel-echo-server.json`, typed.
 //! - [`tls`]: the certificate that the port serves.
+//! - [`listen`]: the port and the unix socket that connections come from.
 //! - [`inbox`]: everything that can reach a shard.
 //! - [`bus`]: what this node tells the others.
 //! - [`publish`]: one event, encoded once, into the inbox of each shard that has subscribers.
@@ -20,6 +24,7 @@
 //! - [`server`]: the only file that knows everybody.
 //! - [`cli`]: the commands.
 
+pub mod address;
 pub mod auth;
 pub mod bus;
 pub mod cli;
@@ -28,7 +33,10 @@ pub mod config;
 pub mod http;
 pub mod inbox;
 pub mod ingress;
+pub mod listen;
+pub mod metrics;
 pub mod presence_store;
+pub mod process;
 pub mod protocol;
 pub mod publish;
 pub mod query;

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use crate::bus::Bus;
 use crate::inbox::{AppIndex, Control, Delivery, Form, OneMore, Relays, ShardHandle};
+use crate::metrics::Metrics;
 use crate::protocol::channel::{self, Access};
 use crate::protocol::{pusher, socketio};
 use crate::ws::frame;
@@ -51,12 +52,14 @@ pub struct Publisher {
     deflating: Arc<AtomicUsize>,
     relays: Arc<Relays>,
     bus: Bus,
+    metrics: Metrics,
 }
 
 impl Publisher {
     /// A publisher to these shards.
     pub fn new(shards: Vec<ShardHandle>) -> Self {
         Self {
+            metrics: Metrics::new(shards.len(), Vec::new()),
             shards: shards.into(),
             hasher: RandomState::new(),
             published: Arc::default(),
@@ -70,6 +73,16 @@ impl Publisher {
     /// The same, with other nodes.
     pub fn with_bus(self, bus: Bus) -> Self {
         Self { bus, ..self }
+    }
+
+    /// The same, counting in these.
+    pub fn with_metrics(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The way to the other nodes.
@@ -298,6 +311,7 @@ mod tests {
             deflated: None,
             except: None,
             is_kept: true,
+            taken_at: None,
         };
         publisher.publish(delivery.clone()).await;
         (0..EVENTS_MAX).for_each(|_| publisher.relay_published(&delivery));

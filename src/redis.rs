@@ -122,6 +122,16 @@ impl Link {
         Ok(Commands::new(connection, self))
     }
 
+    /// Connects and logs in for commands on one key: in a Redis Cluster at the node that has it.
+    pub async fn commands_for(&self, key: &str) -> Result<Commands, Failure> {
+        let mut commands = self.commands().await?;
+        if self.config.cluster.is_empty() {
+            return Ok(commands);
+        }
+        let Some(node) = commands.moved(key).await else { return Ok(commands) };
+        Ok(Commands::new(self.make(&self.server(Place::Tcp(node)), &["PING"]).await?, self))
+    }
+
     /// Connects and logs in to publish. No database is selected: pub/sub does not know databases.
     pub async fn publishing(&self) -> Result<Publishing, Failure> {
         // Whoever may not publish finds out at the first message.

@@ -1,13 +1,10 @@
 //! The only file that knows everybody: builds, wires, starts and stops in order.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -16,9 +13,12 @@ use crate::auth::callback::Laravel;
 use crate::bus::{self, Bus};
 use crate::cluster;
 use crate::config::Config;
+use crate::http::operations::Operations;
 use crate::http::{self, Front};
 use crate::inbox::{self, Control, Inbox};
 use crate::ingress::{self, Audiences, Ingress};
+use crate::listen::{self, Place};
+use crate::metrics::Metrics;
 use crate::presence_store::PresenceStore;
 use crate::protocol::app_tag;
 use crate::protocol::engineio::Timing;
@@ -27,9 +27,6 @@ use crate::publish::Publisher;
 use crate::redis::Status;
 use crate::shard;
 use crate::webhook::Webhooks;
-
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 4096;
 
 /// How long the copies of presence lists may take to be deleted at the end.
 const STORE_WAIT: Duration = Duration::from_secs(2);
@@ -45,17 +42,21 @@ pub enum Source {
     Queue(mpsc::Receiver<ingress::Message>),
 }
 
-/// Runs the server until SIGINT or SIGTERM. `ready` is called once the port is open.
-pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -> anyhow::Result<()> {
+/// Runs the server until SIGINT or SIGTERM. `ready` is called once it listens, with the places.
+pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> anyhow::Result<()> {
     // Fails only if there is one already, which is as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    raise_file_limit();
+    match listen::files::report(listen::files::raise(), &config) {
+        Ok(enough) => tracing::info!("{enough}"),
+        Err(sentence) => tracing::warn!("{sentence}"),
+    }
     let (handles, inboxes): (Vec<_>, Vec<_>) = (0..config.shards).map(|_| inbox::inbox()).unzip();
     let (bus, bus_end) = match config.cluster {
         Some(_) => bus::bus(),
         None => (Bus::none(), bus::bus().1),
     };
-    let publisher = Publisher::new(handles).with_bus(bus);
+    let metrics = Metrics::new(config.shards, config.apps.iter().map(|app| app.id.clone()).collect());
+    let publisher = Publisher::new(handles).with_bus(bus).with_metrics(metrics.clone());
     // With one shard, front and shard share one thread: on one core a second one would only
     // make the kernel switch between them, for each event that comes alone twice.
     let mut front = match config.shards {
@@ -71,8 +72,8 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -
     let config = Arc::new(config);
     let local = tokio::task::LocalSet::new();
     let (shards, webhooks) = local.block_on(&front, async {
-        let listener = listen(&config)?;
-        let address = listener.local_addr().context("the port that is open has no address")?;
+        let listeners = listen::open(&config)?;
+        let places: Vec<Place> = listeners.iter().map(|listener| listener.place().clone()).collect();
         let (asker, asked) = mpsc::unbounded_channel();
         let (webhooks, webhooks_running) =
             Webhooks::start(&config.apps).context("the HTTP client for webhooks could not be made")?;
@@ -92,7 +93,7 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -
             cache_time: config.limits.cache_time,
             cache_bytes_max: config.limits.cache_bytes / config.shards,
             subscription_counts: config.apps.iter().map(|app| app.subscription_count).collect(),
-            webhooks,
+            webhooks: webhooks.clone(),
             resume: resume(&config),
         };
         let shards = start_shards(inboxes, &context).context("the threads could not be started")?;
@@ -103,29 +104,44 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -
         let (audiences, known_prefixes) = Audiences::new(&own_prefixes, config.redis.key_prefix.as_deref());
         let ingress = Ingress::new(audiences, publisher.clone(), config.limits.outbound_bytes);
         let tags = config.apps.iter().map(|app| app_tag(&app.key));
-        let laravel = Laravel::new(&config.auth, tags.zip(known_prefixes).collect())?;
+        let laravel = Laravel::new(&config.auth, tags.zip(known_prefixes).collect(), metrics.clone())?;
         tokio::spawn(answer(asked, laravel.clone(), publisher.clone()));
-        match source {
+        let redis = match source {
             Source::Redis if !config.subscribers.redis => {
                 tracing::info!("Redis is not listened to");
+                None
             }
             Source::Redis => {
-                let (status, _) = watch::channel(Status::starting());
+                let (status, known) = watch::channel(Status::starting());
                 tokio::spawn(ingress::from_redis(config.redis.clone(), ingress, status));
+                Some(known)
             }
             Source::Queue(queue) => {
                 tokio::spawn(ingress::from_queue(queue, ingress));
+                None
             }
-        }
+        };
+        let operations = Arc::new(Operations::new(redis, webhooks));
         let app_connections: Arc<[Arc<AtomicUsize>]> = config.apps.iter().map(|_| Arc::default()).collect();
         // Before anybody is let in: a member list shall hold those of the other nodes.
         cluster::start(&config, &publisher, bus_end, app_connections.clone()).await;
         let (stop, stopped) = watch::channel(false);
-        let front = Arc::new(Front::new(config.clone(), publisher.clone(), laravel, app_connections)?);
+        let front =
+            Arc::new(Front::new(config.clone(), publisher.clone(), laravel, operations.clone(), app_connections)?);
+        if let Some(address) = config.metrics.as_ref().and_then(|access| access.listen) {
+            let listener = tokio::net::TcpListener::bind(address).await.with_context(|| {
+                format!("cannot listen on {address} for metrics; see \"metrics\" in {}", config.path.display())
+            })?;
+            tracing::info!("Metrics are at http://{}/metrics", listener.local_addr().unwrap_or(address));
+            tokio::spawn(http::operations::serve(listener, front.clone()));
+        }
         let store = store.map(|store| tokio::spawn(store.run(stopped.clone())));
-        let serving = tokio::spawn(http::serve(listener, front, stopped));
+        let serving: Vec<_> = listeners
+            .into_iter()
+            .map(|listener| tokio::spawn(http::serve(listener, front.clone(), stopped.clone())))
+            .collect();
         let mut signals = Signals::listen().context("signals cannot be listened to")?;
-        ready(address);
+        ready(&places);
 
         let signal = signals.next().await;
         tracing::info!("{signal}: closing all connections; clients will reconnect");
@@ -134,10 +150,13 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(SocketAddr)) -
             tracing::warn!("{again} again: ending at once");
             std::process::exit(1);
         });
+        operations.drain();
         // Before any of them is closed: the others shall not take that for leaving.
         let _ = tokio::time::timeout(LEAVE_WAIT, publisher.bus().leave()).await;
         let _ = stop.send(true);
-        let _ = serving.await;
+        for serving in serving {
+            let _ = serving.await;
+        }
         for shard in publisher.shards() {
             shard.tell(Control::Stop);
         }
@@ -185,69 +204,17 @@ fn a_shard_panicked() -> anyhow::Error {
     anyhow::anyhow!("a shard has ended in a panic; please report this with the log")
 }
 
-fn listen(config: &Config) -> anyhow::Result<TcpListener> {
-    let wanted = config.host.as_deref().unwrap_or("*");
-    let why = |error: std::io::Error| {
-        let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                "another program, perhaps another laravel-echo-server, has this port open; stop it or choose another \"port\""
-            }
-            std::io::ErrorKind::PermissionDenied => {
-                "ports below 1024 need root or CAP_NET_BIND_SERVICE; choose another \"port\""
-            }
-            std::io::ErrorKind::AddrNotAvailable => "this machine has no such address; see \"host\"",
-            _ => "see \"host\" and \"port\"",
-        };
-        let error = error.to_string();
-        // Rust adds the number of the error, which says nothing more.
-        let error = error.split(" (os error").next().unwrap_or_default();
-        anyhow::anyhow!("cannot listen on {wanted} port {}: {error}; {hint} in {}", config.port, config.path.display())
-    };
-    let addresses: Vec<SocketAddr> = match &config.host {
-        None => vec![([0u16; 8], config.port).into(), ([0u8; 4], config.port).into()],
-        Some(host) => {
-            use std::net::ToSocketAddrs;
-            let mut addresses: Vec<_> = (host.as_str(), config.port).to_socket_addrs().map_err(why)?.collect();
-            // Of a name's addresses, as those of localhost, one is taken: that which everybody can reach.
-            addresses.sort_by_key(|address| address.is_ipv6());
-            addresses
-        }
-    };
-    let mut last = None;
-    for address in addresses {
-        match bind(address) {
-            Ok(listener) => return Ok(listener),
-            // Machines without IPv6, or without this one of a name's addresses: try the next.
-            Err(error)
-                if error.kind() == std::io::ErrorKind::AddrNotAvailable
-                    || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) =>
-            {
-                last = Some(error);
-            }
-            Err(error) => return Err(why(error)),
-        }
-    }
-    Err(why(last.unwrap_or_else(|| std::io::Error::other("the name has no address"))))
-}
-
-fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(!address.ip().is_unspecified())?;
-    }
-    // A restart need not wait for the old connections' TIME_WAIT.
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
-}
-
 fn rules(config: &Config) -> Arc<[Rules]> {
     let rules = |app: &crate::config::App| Rules {
         app_key: app.key.clone(),
         secret: app.secret.expose().to_owned(),
         subscriptions_max: app.limits.subscriptions_per_connection,
+        subscribes_per_second: app
+            .limits
+            .subscribes_per_second
+            .unwrap_or(u32::try_from(app.limits.subscriptions_per_connection).unwrap_or(u32::MAX)),
+        presence_joins_per_minute: app.limits.presence_joins_per_minute,
+        channel_name_bytes_max: app.limits.channel_name_bytes,
         client_events_per_second: app.limits.client_events_per_second,
         client_event_bytes_max: app.limits.client_event_bytes,
         presence_member_bytes_max: app.limits.presence_member_bytes,
@@ -288,18 +255,6 @@ async fn answer(mut asked: mpsc::UnboundedReceiver<Asked>, laravel: Laravel, pub
             let answer = laravel.ask(&question).await;
             publisher.shards()[shard].tell(Control::Answered { conn, ticket, answer });
         });
-    }
-}
-
-/// Every connection is a file; the usual soft limit of 1,024 is a surprise at the 1,025th.
-pub(crate) fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current == limit.maximum {
-        return;
-    }
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
-        tracing::warn!("the limit of open files stays at {:?}: {error}", limit.current);
     }
 }
 

@@ -28,6 +28,9 @@ use tokio_tungstenite::tungstenite::Message;
 
 const CHANNEL: &str = "presence-walk";
 
+/// Where speakers count.
+const COUNTED: &str = "private-counted";
+
 /// How long it may take until everybody knows the truth again: a silent node is taken for gone after six
 /// seconds, and one that has been cut off has to connect again.
 const HEALED_AFTER: Duration = Duration::from_secs(12);
@@ -106,6 +109,11 @@ struct Belief {
     members: BTreeSet<String>,
     /// What it was told, for the message of a failure.
     told: Vec<String>,
+    /// The last number of each speaker.
+    counted: BTreeMap<String, u64>,
+    /// How many numbers it has heard, and how many are missing between them.
+    heard: u64,
+    missing: u64,
     wrong: Option<String>,
 }
 
@@ -120,7 +128,7 @@ impl Belief {
         let message: Value = serde_json::from_str(text).unwrap();
         let data = || -> Value { serde_json::from_str(message["data"].as_str().unwrap()).unwrap() };
         match message["event"].as_str().unwrap() {
-            "pusher_internal:subscription_succeeded" => self.members = ids(&message),
+            "pusher_internal:subscription_succeeded" if message["channel"] == CHANNEL => self.members = ids(&message),
             event @ ("pusher_internal:member_added" | "pusher_internal:member_removed") => {
                 let id = data()["user_id"].as_str().unwrap().to_owned();
                 let is_added = event.ends_with("added");
@@ -130,9 +138,48 @@ impl Belief {
                     self.wrong = Some(format!("is told {event} {id} for nothing, after {:?}", self.told));
                 }
             }
+            "client-number" => {
+                let speaker = message["data"]["speaker"].as_str().unwrap().to_owned();
+                let number = message["data"]["number"].as_u64().unwrap();
+                self.heard += 1;
+                match self.counted.insert(speaker.clone(), number) {
+                    Some(last) if number <= last => {
+                        self.wrong = Some(format!("hears {number} of {speaker} after {last}"));
+                    }
+                    Some(last) => self.missing += number - last - 1,
+                    None => {}
+                }
+            }
             _ => {}
         }
     }
+}
+
+/// Counts on one node, for all who listen on any.
+async fn speaker(server: &Server, name: String) -> JoinHandle<()> {
+    let mut client = server.connect().await;
+    client.subscribe_signed(COUNTED, None).await;
+    tokio::spawn(async move {
+        let mut every = tokio::time::interval(Duration::from_millis(20));
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut number = 0_u64;
+        loop {
+            tokio::select! {
+                _ = every.tick() => {}
+                heard = client.socket.next() => match heard {
+                    // What others count is of no use here; the server's pings are answered by what is sent.
+                    Some(Ok(_)) => continue,
+                    _ => return,
+                },
+            }
+            number += 1;
+            let event =
+                json!({"event": "client-number", "channel": COUNTED, "data": {"speaker": name, "number": number}});
+            if client.socket.send(Message::text(event.to_string())).await.is_err() {
+                return;
+            }
+        }
+    })
 }
 
 fn ids(reply: &Value) -> BTreeSet<String> {
@@ -146,6 +193,7 @@ async fn tab(server: &Server, node: usize, user: &str) -> Tab {
     let reply = client.subscribe_signed(CHANNEL, Some(&data)).await;
     let belief = Arc::new(Mutex::new(Belief::default()));
     belief.lock().unwrap().hear(&reply.to_string());
+    client.asks_for(COUNTED).await;
     let task = tokio::spawn(listen(client, belief.clone()));
     Tab { user: user.to_owned(), node, belief, task }
 }
@@ -169,12 +217,20 @@ struct World {
     tabs: Vec<Tab>,
     /// Nodes that are not in a state to serve anybody.
     faulty: BTreeSet<usize>,
+    speakers: Vec<JoinHandle<()>>,
 }
 
 impl World {
     async fn start(count: usize) -> Self {
         let redis = Redis::start(&[]);
-        let mut world = Self { redis, links: Vec::new(), nodes: Vec::new(), tabs: Vec::new(), faulty: BTreeSet::new() };
+        let mut world = Self {
+            redis,
+            links: Vec::new(),
+            nodes: Vec::new(),
+            tabs: Vec::new(),
+            faulty: BTreeSet::new(),
+            speakers: Vec::new(),
+        };
         for node in 0..count {
             world.links.push(Link::start(world.redis.socket()).await);
             world.nodes.push(world.server(node));
@@ -186,12 +242,27 @@ impl World {
         Server::start(json!({
             "databaseConfig": {"redis": {"host": "127.0.0.1", "port": self.links[node].port}},
             "cluster": {"presenceGraceSeconds": GRACE},
+            // Speakers are quick.
+            "limits": {"clientEventsPerSecond": 100},
         }))
     }
 
     async fn open(&mut self, node: usize, user: &str) {
         let tab = tab(&self.nodes[node], node, user).await;
         self.tabs.push(tab);
+    }
+
+    /// Somebody counts on this node from now on.
+    async fn speak(&mut self, node: usize) {
+        let name = format!("speaker {} on node {node}", self.speakers.len());
+        let speaker = speaker(&self.nodes[node], name).await;
+        self.speakers.push(speaker);
+    }
+
+    /// How many numbers all have heard, and how many are missing between them.
+    fn heard_and_missing(&self) -> (u64, u64) {
+        let beliefs = self.tabs.iter().map(|tab| tab.belief.lock().unwrap());
+        beliefs.fold((0, 0), |(heard, missing), belief| (heard + belief.heard, missing + belief.missing))
     }
 
     fn signal(&self, node: usize, name: &str) {
@@ -325,8 +396,15 @@ async fn after_any_fault_everybody_knows_the_truth() {
     let users = if rounds > 6 { 300 } else { 40 };
     let mut random = Random(seed);
     let mut world = World::start(3).await;
+    for node in 0..3 {
+        world.speak(node).await;
+    }
     for round in 0..rounds {
         walk(&mut world, &mut random, users).await;
+        if round == 0 {
+            let (heard, missing) = world.heard_and_missing();
+            assert!(heard > 0 && missing == 0, "before any fault {missing} numbers are missing, {heard} were heard");
+        }
         let node = random.below(3);
         // Every kind once in the short form.
         let kind = (round + seed as usize) % 6;
@@ -356,7 +434,10 @@ async fn after_any_fault_everybody_knows_the_truth() {
         tokio::time::sleep(Duration::from_millis(random.below(9000) as u64)).await;
         walk(&mut world, &mut random, users).await;
         match kind {
-            0 | 4 => world.replace(node),
+            0 | 4 => {
+                world.replace(node);
+                world.speak(node).await;
+            }
             1 => world.signal(node, "CONT"),
             2 | 3 => world.links[node].set(State::Open),
             _ => world.redis.restart(),
@@ -366,7 +447,11 @@ async fn after_any_fault_everybody_knows_the_truth() {
         world.heals(&what).await;
     }
     let told = world.tabs.iter().map(|tab| tab.belief.lock().unwrap().told.len()).sum::<usize>();
-    println!("{} tabs were told {told} times", world.tabs.len());
+    let (heard, missing) = world.heard_and_missing();
+    println!(
+        "{} tabs were told of members {told} times, heard {heard} numbers in order, and missed {missing} during faults",
+        world.tabs.len()
+    );
 }
 
 /// Some come, some go, on nodes that serve.

@@ -9,7 +9,7 @@ mod redis_process;
 
 use std::time::{Duration, Instant};
 
-use common::{Client, Server};
+use common::{Client, KEY, SECRET, Server};
 use redis_process::{PATIENCE, Redis, free_port};
 use serde_json::{Value, json};
 
@@ -52,7 +52,7 @@ async fn nodes_at_any_master_of_a_redis_cluster_are_one() {
         let bus = free_port().to_string();
         Redis::start(&["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no", "--cluster-port", &bus])
     };
-    let masters = [master(), master(), master()];
+    let mut masters = [master(), master(), master()];
     let bus = masters[0].cli(&["CONFIG", "GET", "cluster-port"]);
     let bus = bus.lines().last().unwrap();
     for (other, (from, to)) in masters.iter().zip([("0", "5460"), ("5461", "10922"), ("10923", "16383")]) {
@@ -69,9 +69,15 @@ async fn nodes_at_any_master_of_a_redis_cluster_are_one() {
     // Each knows another master first.
     let at = |index: usize| {
         let known = |index: usize| json!({"host": "127.0.0.1", "port": masters[index % 3].port});
-        node(json!({"cluster": [known(index), known(index + 1)]}))
+        Server::start(json!({
+            "databaseConfig": {"redis": {"cluster": [known(index), known(index + 1)]}},
+            "clients": [{"appId": "app-id", "key": KEY, "secret": SECRET}, {"appId": "other", "key": "other-key"}],
+        }))
     };
     let nodes = [at(0), at(1), at(2)];
+    // The app without a secret has one for all nodes, at the master whose key it is.
+    let secrets = masters.each_ref().map(|master| master.cli(&["KEYS", "laravel-echo-server:secret:*"]));
+    assert_eq!(secrets.iter().filter(|keys| !keys.is_empty()).count(), 1, "{secrets:?}");
     let mut ann = member(&nodes[0], "ann").await;
     // Or he would hear her come.
     nodes[1].knows_members("presence-a", &["ann"]).await;
@@ -80,6 +86,12 @@ async fn nodes_at_any_master_of_a_redis_cluster_are_one() {
     whispers(&mut bob, &mut ann).await;
     let mut cay = member(&nodes[2], "cay").await;
     hears_of(&mut ann, "cay").await;
+    whispers(&mut cay, &mut ann).await;
+    hears_of(&mut bob, "cay").await;
+    // The node that was connected to this master goes on at the next one; nobody comes or goes for it.
+    masters[0].kill();
+    whispers(&mut bob, &mut ann).await;
+    whispers(&mut ann, &mut bob).await;
     whispers(&mut cay, &mut ann).await;
 }
 

@@ -40,24 +40,6 @@ async fn new_browser(server: &Server) -> (Client, String) {
     (client, set.unwrap().split(';').next().unwrap().to_owned())
 }
 
-trait Alive {
-    /// As [`Client::hears_nothing_else`], and answers pings that come before.
-    async fn hears_nothing_else_but_pings(&mut self);
-}
-
-impl Alive for Client {
-    async fn hears_nothing_else_but_pings(&mut self) {
-        self.send(json!({"event": "pusher:ping", "data": {}})).await;
-        loop {
-            match self.message().await {
-                Message::Ping(_) => self.socket.flush().await.unwrap(),
-                Message::Text(text) => return assert_eq!(text.as_str(), r#"{"event":"pusher:pong","data":"{}"}"#),
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-}
-
 async fn back(server: &Server, cookie: &str) -> Client {
     let (client, set) = open(server, Some(cookie), None).await;
     assert_eq!(set, None, "the cookie stays");
@@ -68,8 +50,8 @@ async fn back(server: &Server, cookie: &str) -> Client {
 async fn joined_by(server: &Server, cookie: &str, others: &mut [&mut Client]) -> Client {
     let client = back(server, cookie).await;
     for other in others {
-        other.hears_nothing_else_but_pings().await;
-        other.hears_nothing_else_but_pings().await;
+        other.hears_nothing_else().await;
+        other.hears_nothing_else().await;
     }
     client
 }
@@ -291,7 +273,7 @@ async fn its_own_event_does_not_come_back_to_its_sender() {
     let mut client = back(&server, &cookie).await;
     client.subscribe("a").await;
     assert_eq!(number(&mut client).await, 2);
-    client.hears_nothing_else_but_pings().await;
+    client.hears_nothing_else().await;
 }
 
 #[tokio::test]

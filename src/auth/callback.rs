@@ -11,6 +11,7 @@ pub use super::laravel::{CannotAsk, KnownPrefixes, Laravel};
 use super::origin::{self, OriginVerdict};
 use super::reply::{self, No};
 use super::{Answer, Credentials, Question, Refusal, headers};
+use crate::metrics::Way;
 use crate::protocol::channel::Access;
 
 impl Laravel {
@@ -33,6 +34,7 @@ impl Laravel {
         let (headers, left_out) = self.credentials(&question.credentials, &question.headers)?;
         let outcome = self
             .exchange(Inquiry {
+                way: Way::Callback,
                 about: About::Channel(&question.channel),
                 socket_id: question.socket_id,
                 fields: &[],
@@ -40,7 +42,9 @@ impl Laravel {
                 headers,
             })
             .await;
-        match reply::judge(self, &question.channel, &outcome) {
+        let judged = reply::judge(self, &question.channel, &outcome);
+        self.count(Way::Callback, &outcome, judged.is_ok());
+        match judged {
             Ok(yes) => Ok(yes.member.map_or(Answer::Yes, Answer::Member)),
             Err(mut no) => {
                 if let (Some(left_out), 401 | 403 | 419) = (left_out, no.refusal.status) {

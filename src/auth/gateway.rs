@@ -19,6 +19,7 @@ use super::laravel::{About, Body, Failure, Inquiry, Reply};
 use super::origin::{OriginVerdict, allowed};
 use super::reply::{self, No, Yes};
 use crate::config::{App, Auth};
+use crate::metrics::Way;
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::{SocketId, app_tag, signature};
 
@@ -43,6 +44,19 @@ pub async fn gateway(laravel: &Laravel, apps: &[App], parts: &Parts, body: Bytes
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     page.put_cors(headers);
+    response
+}
+
+/// The answer to a request of an address that asks more often than it may.
+pub fn too_many(auth: &Auth, parts: &Parts, per_second: u32) -> Response<Bytes> {
+    let sentence = format!(
+        "Your address asks for leave more than {per_second} times in a second; wait a moment (limits.authRequestsPerSecond)."
+    );
+    let mut response = message(StatusCode::TOO_MANY_REQUESTS, &sentence);
+    let headers = response.headers_mut();
+    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Page::of(parts, auth).put_cors(headers);
     response
 }
 
@@ -92,6 +106,7 @@ async fn answer(
     };
     let outcome = laravel
         .exchange(Inquiry {
+            way: Way::Gateway,
             about,
             socket_id,
             fields: &fields.others,
@@ -103,6 +118,7 @@ async fn answer(
         About::Channel(channel) => signed_channel(laravel, app, socket_id, channel, &outcome),
         About::User => reply::judge_user(laravel, &outcome).map(|user_data| signed_user(app, socket_id, &user_data)),
     };
+    laravel.count(Way::Gateway, &outcome, signed.is_ok());
     let mut response = signed.unwrap_or_else(|no| {
         log_refusal(laravel, about, socket_id, &no);
         match &outcome {

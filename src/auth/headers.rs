@@ -7,6 +7,8 @@
 use http::HeaderMap;
 use http::header::{CONNECTION, HeaderName, HeaderValue};
 
+use crate::address::claims_a_source;
+
 /// The headers of a subscribe message (`auth.headers`) that go on to Laravel. What is no
 /// header (line breaks, control characters) is left out; of two
 /// with one name the last counts, so that Laravel sees one.
@@ -89,22 +91,6 @@ fn is_hop_by_hop(name: &str) -> bool {
         || matches!(
             name,
             "connection" | "content-length" | "keep-alive" | "te" | "trailer" | "transfer-encoding" | "upgrade"
-        )
-}
-
-fn claims_a_source(name: &str) -> bool {
-    name.starts_with("x-forwarded")
-        || matches!(
-            name,
-            "forwarded"
-                | "via"
-                | "x-real-ip"
-                | "client-ip"
-                | "x-client-ip"
-                | "x-cluster-client-ip"
-                | "true-client-ip"
-                | "cf-connecting-ip"
-                | "fastly-client-ip"
         )
 }
 

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
@@ -17,6 +17,7 @@ use url::Url;
 
 use super::hosts;
 use crate::config::Auth;
+use crate::metrics::{Answered, Metrics, Way};
 use crate::protocol::SocketId;
 use crate::protocol::channel::{self, ChannelName};
 
@@ -54,6 +55,7 @@ struct Inner {
     auth: Auth,
     turns: Semaphore,
     known_prefixes: KnownPrefixes,
+    metrics: Metrics,
 }
 
 /// The Redis key prefix of each app that is known at the moment (configured, or the only one recognised),
@@ -99,7 +101,7 @@ fn urls(host: &Url, auth: &Auth) -> Result<Urls, CannotAsk> {
 
 impl Laravel {
     /// Laravel at authHost.
-    pub fn new(auth: &Auth, known_prefixes: KnownPrefixes) -> Result<Self, CannotAsk> {
+    pub fn new(auth: &Auth, known_prefixes: KnownPrefixes, metrics: Metrics) -> Result<Self, CannotAsk> {
         // The HTTP client would panic.
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             return Err(CannotAsk::NoCryptography);
@@ -111,11 +113,12 @@ impl Laravel {
             // Laravel is ours; credentials must not pass through somebody's HTTP_PROXY.
             .no_proxy()
             .referer(false)
-            .pool_idle_timeout(IDLE)
-            .build()
-            .map_err(CannotAsk::Client)?;
+            .pool_idle_timeout(IDLE);
+        // The machine's certificates cannot be read where there are none, as in an empty container.
+        let client = if auth.is_by_tls() { client } else { client.tls_certs_only([]) };
+        let client = client.build().map_err(CannotAsk::Client)?;
         let turns = Semaphore::new(auth.concurrency.clamp(1, Semaphore::MAX_PERMITS));
-        let inner = Arc::new(Inner { client, auth: auth.clone(), turns, known_prefixes });
+        let inner = Arc::new(Inner { client, auth: auth.clone(), turns, known_prefixes, metrics });
         Ok(Self { inner, urls })
     }
 
@@ -142,6 +145,41 @@ impl Laravel {
 
     /// Asks, within all bounds.
     pub(super) async fn exchange(&self, inquiry: Inquiry<'_>) -> Result<Reply, Failure> {
+        let way = inquiry.way;
+        let since = Instant::now();
+        let outcome = self.exchange_in_time(inquiry).await;
+        self.inner.metrics.auth_request_seconds.observe(way, since.elapsed());
+        outcome
+    }
+
+    /// How many questions are under way.
+    pub fn asking(&self) -> usize {
+        self.inner.auth.concurrency.saturating_sub(self.inner.turns.available_permits())
+    }
+
+    /// Counts what a question has come to.
+    pub(super) fn count(&self, way: Way, outcome: &Result<Reply, Failure>, is_yes: bool) {
+        let answered = match outcome {
+            _ if is_yes => Answered::Yes,
+            Err(Failure::Busy(_)) => Answered::Busy,
+            Err(Failure::Timeout(_)) => Answered::Timeout,
+            Err(Failure::Unreachable(_) | Failure::Broken(_)) => Answered::Unreachable,
+            Ok(Reply { status, .. }) => match status.as_u16() {
+                200 => Answered::NotAYes,
+                300..=399 => Answered::Redirected,
+                401 => Answered::Unauthenticated,
+                403 => Answered::Forbidden,
+                404 => Answered::NotFound,
+                419 => Answered::PageExpired,
+                429 => Answered::TooManyRequests,
+                500..=599 => Answered::ServerError,
+                _ => Answered::OtherStatus,
+            },
+        };
+        self.inner.metrics.auth_requests.add((way, answered));
+    }
+
+    async fn exchange_in_time(&self, inquiry: Inquiry<'_>) -> Result<Reply, Failure> {
         let time = self.inner.auth.timeout;
         let Ok(Ok(_turn)) = timeout(time.saturating_mul(PATIENCE), self.inner.turns.acquire()).await else {
             return Err(Failure::Busy(self.inner.auth.concurrency));
@@ -209,6 +247,8 @@ pub(super) enum About<'a> {
 
 /// What one request to Laravel says.
 pub(super) struct Inquiry<'a> {
+    /// Who asks.
+    pub way: Way,
     pub about: About<'a>,
     pub socket_id: SocketId,
     /// Further fields of the body (`auth.params`).

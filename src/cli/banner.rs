@@ -4,29 +4,34 @@
 //! old server wrote them. Under them stands, a line each, what this run uses and where it came from.
 
 use std::fmt::{self, Write};
-use std::net::SocketAddr;
 
 use crate::config::{App, Config, Redis};
+use crate::listen::Place;
 
 /// More apps than these are counted, not named.
 const APPS_MAX: usize = 10;
 
-/// The text, with a newline at its end. `address` is the one that the port was opened on. No
+/// The text, with a newline at its end. `places` are where the server listens. No
 /// password and no secret is in it.
-pub fn banner(config: &Config, address: SocketAddr) -> String {
+pub fn banner(config: &Config, places: &[Place]) -> String {
     let mut text = String::new();
     // A String takes everything.
-    let _ = write_banner(&mut text, config, address);
+    let _ = write_banner(&mut text, config, places);
     text
 }
 
-fn write_banner(text: &mut String, config: &Config, address: SocketAddr) -> fmt::Result {
+fn write_banner(text: &mut String, config: &Config, places: &[Place]) -> fmt::Result {
     let host = config.host.as_deref().unwrap_or("localhost");
     let starting = if config.dev_mode { "⚠ Starting server in DEV mode..." } else { "Starting server..." };
     writeln!(text, "\nL A R A V E L  E C H O  S E R V E R\n")?;
     writeln!(text, "version {}\n", env!("CARGO_PKG_VERSION"))?;
     writeln!(text, "{starting}\n")?;
-    writeln!(text, "✔  Running at {host} on port {}", address.port())?;
+    for place in places {
+        match place {
+            Place::Port(address) => writeln!(text, "✔  Running at {host} on port {}", address.port())?,
+            Place::Path(path) => writeln!(text, "✔  Running at the unix socket {}", path.display())?,
+        }
+    }
     let taken: String = config.taken.iter().map(|taken| format!("; {taken}")).collect();
     writeln!(text, "   Settings  {}{taken}", config.path.display())?;
     for app in config.apps.iter().take(APPS_MAX) {
@@ -56,13 +61,14 @@ fn write_banner(text: &mut String, config: &Config, address: SocketAddr) -> fmt:
         )?;
     }
     writeln!(text, "   Laravel   {}", config.auth.url())?;
-    if config.proxy {
+    let port = places.iter().find_map(Place::address).map(|address| address.port());
+    if let (true, Some(port)) = (config.proxy, port) {
         // A URL needs brackets around an IPv6 address.
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         let scheme = if config.tls.is_some() { "https" } else { "http" };
-        writeln!(text, "   Proxy     on: open the application at {scheme}://{host}:{}/", address.port())?;
+        writeln!(text, "   Proxy     on: open the application at {scheme}://{host}:{port}/")?;
     } else {
-        writeln!(text, "   Proxy     off")?;
+        writeln!(text, "   Proxy     {}", if config.proxy { "on" } else { "off" })?;
     }
     writeln!(text, "\nServer ready!\n")
 }
@@ -126,7 +132,11 @@ Server ready!
 ",
             env!("CARGO_PKG_VERSION")
         );
-        assert_eq!(banner(&config, "0.0.0.0:6001".parse().unwrap()), expected);
+        let port = Place::Port("0.0.0.0:6001".parse().unwrap());
+        assert_eq!(banner(&config, std::slice::from_ref(&port)), expected);
+        let path = Place::Path("/run/echo.sock".into());
+        let both = expected.replace("on port 6001\n", "on port 6001\n✔  Running at the unix socket /run/echo.sock\n");
+        assert_eq!(banner(&config, &[port, path]), both);
     }
 
     #[test]
@@ -136,7 +146,7 @@ Server ready!
                  "clients": [ { "appId": "a", "key": "k", "secret": "hush2" }, { "appId": "b", "key": "l", "secret": "hush2", "keyPrefix": "b_" } ],
                  "databaseConfig": { "redis": "rediss://u:hush3@r.test/2" } }"#,
         );
-        let text = banner(&config, "[::1]:7000".parse().unwrap());
+        let text = banner(&config, &[Place::Port("[::1]:7000".parse().unwrap())]);
         assert!(!text.contains("hush"), "{text}");
         for line in [
             "Starting server...\n",

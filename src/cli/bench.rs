@@ -34,7 +34,7 @@ pub use options::Options;
 pub fn run(options: Options) -> anyhow::Result<()> {
     let plan = Plan::new(options)?;
     let options = &plan.options;
-    crate::server::raise_file_limit();
+    crate::listen::files::raise();
     let local = plan.address.ip().is_loopback();
     let server =
         options.pid.map(Process).or_else(|| local.then(|| Process::listening_on(plan.address.port())).flatten());

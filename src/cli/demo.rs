@@ -16,7 +16,11 @@ use anyhow::{Context, bail};
 
 use self::standin::{Libraries, Site};
 use super::start::set_up_log;
-use crate::config::{App, Auth, Config, KeyAuth, Limits, Redis, Secret, SocketIo, Subscribers};
+use crate::address::TrustedProxies;
+use crate::config::{
+    App, Auth, Config, KeyAuth, Limits, LogFormat, MetricsAccess, Redis, Secret, SocketIo, Subscribers,
+};
+use crate::listen::Place;
 use crate::server::{self, Source};
 
 mod application;
@@ -48,7 +52,8 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let (events_in, events) = tokio::sync::mpsc::channel(EVENTS_MAX);
     set_up_log(false);
     let application = standin::start(Site { app_key: APP_KEY, libraries }, events_in)?;
-    server::run(config(port, application)?, Source::Queue(events), move |address| {
+    server::run(config(port, application)?, Source::Queue(events), move |places| {
+        let Some(address) = places.iter().find_map(Place::address) else { return };
         // A closed standard output is no reason to end a server that works.
         let _ = print_welcome(&mut io::stdout().lock(), address, remark.as_deref(), &with);
     })
@@ -93,6 +98,9 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         path: PathBuf::from("(demo)"),
         host: Some(Ipv4Addr::LOCALHOST.to_string()),
         port,
+        socket: None,
+        trusted_proxies: TrustedProxies::default(),
+        proxy_protocol: false,
         apps: vec![App {
             id: APP_ID.to_owned(),
             key: APP_KEY.to_owned(),
@@ -122,6 +130,8 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         cluster: None,
         redis: Redis::default(),
         dev_mode: false,
+        log_format: LogFormat::Auto,
+        metrics: Some(MetricsAccess::default()),
         per_message_deflate: false,
         socketio: SocketIo::default(),
         resume: None,

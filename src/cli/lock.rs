@@ -26,14 +26,19 @@ const END_MAX: Duration = Duration::from_secs(15);
 /// Between two looks whether it has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// The lock file of this configuration file: `.json` becomes `.lock`, anything else gets it appended.
+/// The lock file of this configuration file: `.json` becomes `.lock`, anything else gets it appended. It is beside
+/// it; of one in `/etc/NAME`, where no server may write, in `/run/NAME`, if that is there.
 pub fn path_for(config: &Path) -> PathBuf {
     let mut name = config.file_name().unwrap_or_default().to_os_string();
     if let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".json")) {
         name = stem.into();
     }
     name.push(".lock");
-    config.with_file_name(name)
+    let folder = config.parent().and_then(|folder| folder.strip_prefix("/etc").ok());
+    match folder.map(|folder| Path::new("/run").join(folder)) {
+        Some(run) if run != Path::new("/run") && run.is_dir() => run.join(name),
+        _ => config.with_file_name(name),
+    }
 }
 
 /// What a lock file says.

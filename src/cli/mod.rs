@@ -20,6 +20,7 @@ pub mod demo;
 mod files;
 mod init;
 mod lock;
+mod manual;
 pub mod start;
 mod stop;
 
@@ -65,6 +66,17 @@ enum Command {
     Demo(DemoOptions),
     /// Measures a server of yours: connects, subscribes, publishes, and counts what arrives.
     Bench(Box<bench::Options>),
+    /// Prints what a shell needs to complete these commands.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Writes the manual pages, for packages.
+    #[command(hide = true)]
+    Man {
+        /// The directory to write to.
+        directory: PathBuf,
+    },
 }
 
 /// Which config file is meant.
@@ -137,6 +149,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::ClientRemove { id, file } => done(clients::remove(id.as_deref(), &file)),
         Command::Demo(DemoOptions { assets, port }) => done(demo::run(demo::Options { assets, port: Some(port) })),
         Command::Bench(options) => done(bench::run(*options)),
+        Command::Completions { shell } => done(manual::completions(shell, CommandLine::command())),
+        Command::Man { directory } => done(manual::pages(&directory, CommandLine::command())),
     };
     match result {
         Ok(code) => code,

@@ -29,10 +29,10 @@ pub fn run(options: &StartOptions) -> anyhow::Result<()> {
     }
     let _lock = take_lock(lock::path_for(&path), options.force)?;
     let for_banner = config.clone();
-    server::run(config, server::Source::Redis, move |address| {
+    server::run(config, server::Source::Redis, move |places| {
         // `print` panics when nobody listens any more; the server has no need of a listener.
         let mut stdout = io::stdout().lock();
-        let _ = stdout.write_all(banner(&for_banner, address).as_bytes()).and_then(|()| stdout.flush());
+        let _ = stdout.write_all(banner(&for_banner, places).as_bytes()).and_then(|()| stdout.flush());
     })
 }
 

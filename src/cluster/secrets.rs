@@ -20,9 +20,9 @@ pub async fn share_secrets(config: &mut Config) {
     let link = Link::new(config.redis.clone(), super::MESSAGE_BYTES_MAX).with_timing(timing);
     let redis = config.redis.clone();
     let share = async {
-        let mut commands = link.commands().await?;
         for app in config.apps.iter_mut().filter(|app| app.secret_is_random) {
             let key = key(&cluster.name, Tag::of(app, &redis));
+            let mut commands = link.commands_for(&key).await?;
             app.secret = share_one(&mut commands, &key, &app.secret).await?;
         }
         Ok::<(), Failure>(())

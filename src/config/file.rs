@@ -17,9 +17,11 @@ use super::environment::Environment;
 use super::error::ConfigError;
 use super::json::{Document, Setting};
 use super::known::{warn_of_placeholders, warn_of_unknown};
-use super::{App, Auth, Cluster, Config, KeyAuth, Limits, Redis, Secret, SocketIo, old, redis, resume, socketio, webhook};
+use super::{
+    App, Auth, Cluster, Config, KeyAuth, Limits, LogFormat, Redis, Secret, SocketIo, limits, listen, old, operations,
+    redis, resume, socketio, webhook,
+};
 use crate::protocol::app_tag;
-use crate::protocol::channel::NAME_BYTES_MAX;
 
 /// The file's name where `--config` gives none.
 pub const FILE_NAME: &str = "laravel-echo-server.json";
@@ -106,6 +108,8 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
     let host = variable("LARAVEL_ECHO_SERVER_HOST", "host").or(file("host")).or_else(|| environment.host());
     let port = variable("LARAVEL_ECHO_SERVER_PORT", "port").or(file("port")).or_else(|| environment.port());
     let dev_mode = variable("LARAVEL_ECHO_SERVER_DEBUG", "devMode").or(file("devMode"));
+    let log_format = variable("LARAVEL_ECHO_SERVER_LOG_FORMAT", "logFormat").or(file("logFormat"));
+    let metrics_token = variable("LARAVEL_ECHO_SERVER_METRICS_TOKEN", "metrics.token");
     let tls = old::TlsKeys {
         protocol: variable("LARAVEL_ECHO_SERVER_PROTO", "protocol").or(file("protocol")),
         certificate: variable("LARAVEL_ECHO_SERVER_SSL_CERT", "sslCertPath").or(file("sslCertPath")),
@@ -134,8 +138,10 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         redis.key_prefix = Some(prefix.text()?);
     }
 
-    let limits = Limits::default();
-    let limits = file("limits").map_or_else(|| Ok(limits.clone()), |own| read_limits(&own, &limits, &mut warnings))?;
+    let limits = match file("limits") {
+        Some(own) => limits::read(&own, &Limits::default(), &mut warnings)?,
+        None => Limits::default(),
+    };
     let clients = file("clients").filter(|clients| !clients.is_list() || clients.has_members());
     let apps = match if clients.is_none() { environment.app(&limits, &mut warnings)? } else { None } {
         Some(app) => vec![app],
@@ -162,10 +168,17 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
     let subscribers = old::read_subscribers(file("subscribers"), &mut warnings)?;
     let cluster = read_cluster(file("cluster"), &redis, subscribers.redis, &mut warnings)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let socket = listen::socket(file("socket"), file("socketMode"), port.is_none())?;
     let mut config = Config {
         path: path.to_owned(),
         host: host.map(|host| listen_host(&host)).transpose()?.flatten(),
         port: port.map_or(Ok(default_port), |port| listen_port(&port))?,
+        socket,
+        trusted_proxies: file("trustedProxies")
+            .map(|list| listen::trusted_proxies(&list))
+            .transpose()?
+            .unwrap_or_default(),
+        proxy_protocol: file("proxyProtocol").is_some_and(|flag| flag.flag(&mut warnings)),
         tls,
         apps,
         auth: Auth {
@@ -190,6 +203,8 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         presence_store,
         cluster,
         dev_mode: dev_mode.map_or_else(|| environment.dev_mode(), |flag| flag.flag(&mut warnings)),
+        log_format: log_format.map_or(Ok(LogFormat::Auto), |format| operations::read_log_format(&format))?,
+        metrics: operations::read_metrics(file("metrics"), metrics_token, &mut warnings)?,
         per_message_deflate: file("perMessageDeflate").is_some_and(|flag| flag.flag(&mut warnings)),
         socketio: file("socketio").map_or_else(|| Ok(SocketIo::default()), |it| socketio::read(&it, &mut warnings))?,
         resume: match file("resume") {
@@ -328,7 +343,7 @@ fn read_apps(
             Secret::new(secret)
         };
         let limits = match member(&members, "limits") {
-            Some(own) => read_app_limits(&own, limits, warnings)?,
+            Some(own) => limits::read_of_app(&own, limits, warnings)?,
             None => limits.clone(),
         };
         let key_prefix = member(&members, "keyPrefix").map(|prefix| prefix.text()).transpose()?;
@@ -429,69 +444,6 @@ fn read_origins(setting: &Setting<'_>) -> Result<Vec<String>, ConfigError> {
         if is_origin && parses { Ok(origin) } else { Err(wrong()) }
     };
     if setting.is_list() { setting.list()?.iter().map(one).collect() } else { Ok(vec![one(setting)?]) }
-}
-
-/// `clients[].limits`, on top of those of the whole server.
-fn read_app_limits(setting: &Setting<'_>, default: &Limits, warnings: &mut Vec<String>) -> Result<Limits, ConfigError> {
-    // These bound a socket before its app is known, or buffers that know no apps.
-    const WHOLE_SERVER: [&str; 5] = ["messageBytes", "outboundBytes", "handshakeTimeout", "cacheSeconds", "cacheBytes"];
-    if let Some((name, limit)) = setting.object()?.iter().find(|(name, _)| WHOLE_SERVER.contains(&name.as_str())) {
-        return Err(
-            limit.error(format_args!("cannot differ from app to app; set it as \"{name}\" in the top \"limits\""))
-        );
-    }
-    read_limits(setting, default, warnings)
-}
-
-/// Limits of which those that are absent are as in `default`.
-fn read_limits(setting: &Setting<'_>, default: &Limits, warnings: &mut Vec<String>) -> Result<Limits, ConfigError> {
-    const BYTES: RangeInclusive<u64> = 1..=1024 * 1024 * 1024;
-    const SECONDS: RangeInclusive<u64> = 1..=86_400;
-    let members = setting.object()?;
-    warn_of_unknown(&members, warnings);
-    let bytes = |name, default: usize| {
-        number(&member(&members, name), default as u64, BYTES, "of bytes").map(|bytes| bytes as usize)
-    };
-    let count = |name, default: usize| {
-        number(&member(&members, name), default as u64, 1..=100_000_000, "").map(|count| count as usize)
-    };
-    let seconds = |name, default: Duration| {
-        number(&member(&members, name), default.as_secs(), SECONDS, "of seconds").map(Duration::from_secs)
-    };
-    let per_second = member(&members, "clientEventsPerSecond");
-    let per_second = number(&per_second, default.client_events_per_second.into(), 0..=1_000_000, "of client events")?;
-    let timeout = member(&members, "userAuthenticationTimeout");
-    let default_timeout = default.user_authentication_timeout.map_or(0, |timeout| timeout.as_secs());
-    let user_authentication_timeout = number(&timeout, default_timeout, 0..=86_400, "of seconds")?;
-    Ok(Limits {
-        message_bytes: bytes("messageBytes", default.message_bytes)?,
-        outbound_bytes: bytes("outboundBytes", default.outbound_bytes)?,
-        subscriptions_per_connection: count("subscriptionsPerConnection", default.subscriptions_per_connection)?,
-        connections: count("connections", default.connections)?,
-        client_events_per_second: per_second as u32,
-        client_event_bytes: bytes("clientEventBytes", default.client_event_bytes)?,
-        event_bytes: bytes("eventBytes", default.event_bytes)?,
-        event_name_bytes: bytes("eventNameBytes", default.event_name_bytes)?,
-        channel_name_bytes: number(
-            &member(&members, "channelNameBytes"),
-            default.channel_name_bytes as u64,
-            1..=NAME_BYTES_MAX as u64,
-            "of bytes",
-        )? as usize,
-        channels_per_event: count("channelsPerEvent", default.channels_per_event)?,
-        events_per_batch: count("eventsPerBatch", default.events_per_batch)?,
-        timestamp_window: seconds("timestampWindow", default.timestamp_window)?,
-        presence_member_bytes: bytes("presenceMemberBytes", default.presence_member_bytes)?,
-        presence_members: count("presenceMembers", default.presence_members)?,
-        cache_time: seconds("cacheSeconds", default.cache_time)?,
-        cache_bytes: bytes("cacheBytes", default.cache_bytes)?,
-        user_authentication_timeout: Some(user_authentication_timeout)
-            .filter(|seconds| *seconds > 0)
-            .map(Duration::from_secs),
-        activity_timeout: seconds("activityTimeout", default.activity_timeout)?,
-        pong_timeout: seconds("pongTimeout", default.pong_timeout)?,
-        handshake_timeout: seconds("handshakeTimeout", default.handshake_timeout)?,
-    })
 }
 
 /// A whole number within bounds; `unit` as "of bytes", or empty.

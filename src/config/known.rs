@@ -65,6 +65,7 @@ const USED: &[&str] = &[
     "httpApiKeyAuth",
     "limits",
     "limits.activityTimeout",
+    "limits.authRequestsPerSecond",
     "limits.cacheBytes",
     "limits.cacheSeconds",
     "limits.channelNameBytes",
@@ -72,22 +73,32 @@ const USED: &[&str] = &[
     "limits.clientEventBytes",
     "limits.clientEventsPerSecond",
     "limits.connections",
+    "limits.connectionsPerAddress",
     "limits.eventBytes",
     "limits.eventNameBytes",
     "limits.eventsPerBatch",
     "limits.handshakeTimeout",
+    "limits.headBytes",
     "limits.messageBytes",
     "limits.outboundBytes",
     "limits.pongTimeout",
+    "limits.presenceJoinsPerMinute",
     "limits.presenceMemberBytes",
     "limits.presenceMembers",
+    "limits.subscribesPerSecond",
     "limits.subscriptionsPerConnection",
     "limits.timestampWindow",
     "limits.userAuthenticationTimeout",
+    "logFormat",
+    "metrics",
+    "metrics.host",
+    "metrics.port",
+    "metrics.token",
     "perMessageDeflate",
     "port",
     "protocol",
     "proxy",
+    "proxyProtocol",
     "reauthorizeMinutes",
     "resume",
     "resume.bytes",
@@ -96,6 +107,8 @@ const USED: &[&str] = &[
     "resume.sameSite",
     "resume.seconds",
     "shards",
+    "socket",
+    "socketMode",
     "socketio",
     "socketio.allowUpgrades",
     "socketio.clientScript",
@@ -111,6 +124,7 @@ const USED: &[&str] = &[
     "subscribers",
     "subscribers.http",
     "subscribers.redis",
+    "trustedProxies",
 ];
 
 /// Keys of the old server, of its earlier versions and of ioredis: accepted without a word here.
@@ -203,8 +217,11 @@ fn nearest(path: &str) -> Option<&'static str> {
         .min_by_key(|(distance, _)| *distance);
     // What is meant for Redis is what most often stands at the wrong place.
     let same = USED.iter().filter(|known| plain(split(known).1) == name);
-    let elsewhere = || same.min_by_key(|known| !known.starts_with("databaseConfig.")).copied();
-    similar.map(|(_, known)| known).or_else(elsewhere)
+    let elsewhere = same.min_by_key(|known| !known.starts_with("databaseConfig.")).copied();
+    match (similar, elsewhere) {
+        (Some((distance, known)), elsewhere) if distance < 2 || elsewhere.is_none() => Some(known),
+        (_, elsewhere) => elsewhere,
+    }
 }
 
 /// `clients[3].key` → `clients[].key`; an app's own limits have the names of all apps' limits. Keys that are

@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::protocol::channel::NAME_BYTES_MAX;
+use crate::address::TrustedProxies;
 use crate::protocol::resume::{Modes, SameSite};
 use crate::protocol::signature;
 
@@ -19,7 +19,10 @@ mod error;
 mod file;
 mod json;
 mod known;
+mod limits;
+mod listen;
 mod old;
+mod operations;
 mod redis;
 mod resume;
 mod socketio;
@@ -30,6 +33,7 @@ mod webhook;
 pub use dotenv::DotEnv;
 pub use error::ConfigError;
 pub use file::{FILE_NAME, Variables};
+pub use limits::Limits;
 pub use webhook::Webhook;
 
 /// Everything that `start` needs to know.
@@ -41,6 +45,12 @@ pub struct Config {
     pub host: Option<String>,
     /// TCP port; 0: any free one.
     pub port: u16,
+    /// `socket`: a unix socket to listen on.
+    pub socket: Option<UnixSocket>,
+    /// `trustedProxies`: whose word counts about where a request comes from.
+    pub trusted_proxies: TrustedProxies,
+    /// `proxyProtocol`: trusted proxies say with a PROXY protocol header who connects.
+    pub proxy_protocol: bool,
     /// `protocol` is `https`: serve TLS with this certificate.
     pub tls: Option<Tls>,
     /// The apps of `clients`, never empty.
@@ -63,6 +73,10 @@ pub struct Config {
     pub cluster: Option<Cluster>,
     /// Say more in the log.
     pub dev_mode: bool,
+    /// `logFormat`: how lines of the log look.
+    pub log_format: LogFormat,
+    /// `metrics`: who may read them; `None`: nobody.
+    pub metrics: Option<MetricsAccess>,
     /// `perMessageDeflate`: compress for Pusher clients that offer it.
     pub per_message_deflate: bool,
     /// How Socket.IO clients are served.
@@ -77,6 +91,52 @@ pub struct Config {
     pub taken: Vec<String>,
     /// What was odd in the file but no error: unknown keys and the like. Sentences.
     pub warnings: Vec<String>,
+}
+
+/// `logFormat`: how lines of the log look.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum LogFormat {
+    /// As text on a terminal or in dev mode, as JSON otherwise.
+    #[default]
+    Auto,
+    /// For people.
+    Text,
+    /// An object in each line, for programs.
+    Json,
+}
+
+impl std::str::FromStr for LogFormat {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(()),
+        }
+    }
+}
+
+/// `metrics`: who may read them. Without a token and a port of their own: programs on this machine that have not
+/// come through a proxy.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct MetricsAccess {
+    /// `metrics.token`: whoever sends it (`Authorization: Bearer`), from anywhere.
+    pub token: Option<Secret>,
+    /// `metrics.host` and `metrics.port`: they are read there, and not on the port of clients.
+    pub listen: Option<std::net::SocketAddr>,
+}
+
+/// `socket` and `socketMode`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UnixSocket {
+    /// `socket`: absolute, so that it is the same wherever the server is started.
+    pub path: PathBuf,
+    /// `socketMode`: the file's permissions.
+    pub mode: u32,
+    /// No port was named: nothing else is listened on.
+    pub is_alone: bool,
 }
 
 /// `subscribers`: what may bring events.
@@ -240,6 +300,15 @@ impl AuthHost {
 }
 
 impl Auth {
+    /// Whether one of the hosts may be asked by TLS.
+    pub fn is_by_tls(&self) -> bool {
+        let is_https = |host: &AuthHost| match host {
+            AuthHost::Url(url) => url.scheme() == "https",
+            AuthHost::SubDomains { scheme, .. } => scheme.as_deref() != Some("http"),
+        };
+        self.host.scheme() == "https" || self.hosts.iter().any(is_https)
+    }
+
     /// The path at which users sign in: beside `authEndpoint`, as Laravel's own
     /// `/broadcasting/user-auth` is beside `/broadcasting/auth`.
     pub fn user_endpoint(&self) -> String {
@@ -405,79 +474,4 @@ pub struct Cluster {
     /// `cluster.presenceGraceSeconds`: how long the members of a node that stops are kept, since they
     /// come back elsewhere.
     pub presence_grace: Duration,
-}
-
-/// Bounds on what clients may do; all from `limits` in the file.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Limits {
-    /// `messageBytes`: the longest message a client may send.
-    pub message_bytes: usize,
-    /// `outboundBytes`: what may wait for a slow reader before it is closed. Events wait by reference, so readers
-    /// of one channel that are slow at once share them.
-    pub outbound_bytes: usize,
-    /// `subscriptionsPerConnection`.
-    pub subscriptions_per_connection: usize,
-    /// `connections`: in all; an app's own, of that app.
-    pub connections: usize,
-    /// `clientEventsPerSecond`: per connection.
-    pub client_events_per_second: u32,
-    /// `clientEventBytes`: the longest `data` of a client event.
-    pub client_event_bytes: usize,
-    /// `eventBytes`: the longest `data` of an event of the HTTP API.
-    pub event_bytes: usize,
-    /// `eventNameBytes`: the longest name of an event of the HTTP API.
-    pub event_name_bytes: usize,
-    /// `channelNameBytes`: the longest name of a channel that the HTTP API takes.
-    pub channel_name_bytes: usize,
-    /// `channelsPerEvent`: how many channels one event of the HTTP API may name.
-    pub channels_per_event: usize,
-    /// `eventsPerBatch`: how many events one batch of the HTTP API may hold.
-    pub events_per_batch: usize,
-    /// `timestampWindow`: how far the time of an HTTP API request may be from this server's clock.
-    pub timestamp_window: Duration,
-    /// `presenceMemberBytes`: the longest `channel_data` of a presence member.
-    pub presence_member_bytes: usize,
-    /// `presenceMembers`: users of one presence channel.
-    pub presence_members: usize,
-    /// `cacheSeconds`: how long the last event of a cache channel is kept.
-    pub cache_time: Duration,
-    /// `cacheBytes`: what all of these events may take.
-    pub cache_bytes: usize,
-    /// `userAuthenticationTimeout`: how long a connection may be without saying who it is, by a
-    /// signin or a private or presence channel; `None`: for ever.
-    pub user_authentication_timeout: Option<Duration>,
-    /// `activityTimeout`: seconds of silence after which a client is told to ping; after half as many
-    /// again it is pinged.
-    pub activity_timeout: Duration,
-    /// `pongTimeout`: how long a pinged client may take to answer.
-    pub pong_timeout: Duration,
-    /// `handshakeTimeout`: how long a request's head may take to arrive.
-    pub handshake_timeout: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            message_bytes: 64 * 1024,
-            outbound_bytes: 4 * 1024 * 1024,
-            subscriptions_per_connection: 200,
-            connections: 100_000,
-            client_events_per_second: 10,
-            client_event_bytes: 10 * 1024,
-            event_bytes: 10 * 1024,
-            event_name_bytes: NAME_BYTES_MAX,
-            channel_name_bytes: NAME_BYTES_MAX,
-            channels_per_event: 100,
-            events_per_batch: 10,
-            timestamp_window: Duration::from_secs(600),
-            presence_member_bytes: 2 * 1024,
-            presence_members: 10_000,
-            cache_time: Duration::from_secs(30 * 60),
-            cache_bytes: 64 * 1024 * 1024,
-            user_authentication_timeout: None,
-            activity_timeout: Duration::from_secs(30),
-            pong_timeout: Duration::from_secs(30),
-            handshake_timeout: Duration::from_secs(10),
-        }
-    }
 }

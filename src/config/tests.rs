@@ -624,7 +624,9 @@ const EVERY_LIMIT: &str = r#"{ "messageBytes": 1, "outboundBytes": 2,
     "subscriptionsPerConnection": 3, "connections": 4, "clientEventsPerSecond": 0, "clientEventBytes": 6,
     "eventBytes": 7, "eventNameBytes": 12, "channelNameBytes": 13, "channelsPerEvent": 14, "eventsPerBatch": 15,
     "timestampWindow": 16, "presenceMemberBytes": 8, "activityTimeout": 9, "pongTimeout": 10, "handshakeTimeout": "11",
-    "presenceMembers": 17, "cacheSeconds": 18, "cacheBytes": 19, "userAuthenticationTimeout": 20 }"#;
+    "presenceMembers": 17, "cacheSeconds": 18, "cacheBytes": 19, "userAuthenticationTimeout": 20,
+    "connectionsPerAddress": 21, "headBytes": 8192, "authRequestsPerSecond": 23, "subscribesPerSecond": 24,
+    "presenceJoinsPerMinute": 25 }"#;
 
 #[test]
 fn socketio_as_the_old_server_took_it() {
@@ -666,6 +668,11 @@ fn new_numbers() {
         outbound_bytes: 2,
         subscriptions_per_connection: 3,
         connections: 4,
+        connections_per_address: Some(21),
+        head_bytes: 8192,
+        auth_requests_per_second: Some(23),
+        subscribes_per_second: Some(24),
+        presence_joins_per_minute: 25,
         client_events_per_second: 0,
         client_event_bytes: 6,
         event_bytes: 7,
@@ -970,4 +977,39 @@ fn an_app_may_have_limits_and_a_prefix_of_its_own() {
         let expected = format!("\"clients[1].limits.{name}\" cannot differ from app to app");
         assert!(error.contains(&expected), "{error}");
     }
+}
+
+#[test]
+fn places_to_listen_and_trusted_proxies() {
+    let config = quiet(r#""socket": "/run/echo.sock", "proxyProtocol": "true""#);
+    let socket = |mode, is_alone| Some(UnixSocket { path: "/run/echo.sock".into(), mode, is_alone });
+    assert_eq!((config.socket, config.proxy_protocol), (socket(0o660, true), true));
+    let config = quiet(r#""socket": "/run/echo.sock", "socketMode": "0600", "port": 6001"#);
+    assert_eq!((config.socket, config.port), (socket(0o600, false), 6001));
+    let trusts = |members: &str, peer: &str| quiet(members).trusted_proxies.trusts(Some(peer.parse().unwrap()));
+    for (members, peer, expected) in [
+        (r#""shards": 2"#, "127.0.0.1", true),
+        (r#""shards": 2"#, "::1", true),
+        (r#""shards": 2"#, "10.0.0.1", false),
+        (r#""trustedProxies": []"#, "127.0.0.1", false),
+        (r#""trustedProxies": "10.0.0.0/8""#, "10.0.0.1", true),
+        (r#""trustedProxies": ["::1", "10.0.0.1"]"#, "10.0.0.1", true),
+        (r#""trustedProxies": ["::1", "10.0.0.1"]"#, "127.0.0.1", false),
+    ] {
+        assert_eq!(trusts(members, peer), expected, "{members} {peer}");
+    }
+    for (members, expected) in [
+        (r#""trustedProxies": ["nginx"]"#, "trustedProxies[0]\" is \"nginx\"; it must be an address or a network"),
+        (r#""socket": "echo.sock""#, "it must be an absolute path"),
+        (r#""socketMode": "0660""#, "is for \"socket\", which is not set"),
+        (r#""socket": "/a", "socketMode": "rw-rw----""#, "it must be permissions as a text of octal digits"),
+        (r#""socket": "/a", "socketMode": "7777""#, "it must be permissions"),
+        (r#""limits": { "headBytes": 100 }"#, "from 8192 to 1048576"),
+    ] {
+        assert!(error(members).contains(expected), "{members}: {}", error(members));
+    }
+    assert_eq!(
+        quiet(r#""limits": { "connectionsPerAddress": 0, "authRequestsPerSecond": 0 }"#).limits.connections_per_address,
+        None
+    );
 }

@@ -4,10 +4,8 @@
 //! This is the front: beside several shards it runs on threads of its own, so that a storm of
 //! handshakes does not delay deliveries.
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -16,37 +14,42 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
+use crate::address::Source;
 use crate::auth::callback::Laravel;
 use crate::auth::gateway;
 use crate::config::Config;
 use crate::inbox::{AppIndex, Credentials, Form, Handover, NewClient, OneMore, ShardHandle};
+use crate::listen::files;
+use crate::metrics::{Limit, Refused, Route};
 use crate::protocol::{SocketId, app_tag, pusher};
 use crate::publish::Publisher;
 use crate::query::Everybody;
 use crate::tls;
 use crate::ws::{self, deflate, frame};
-use pace::Pace;
+use accept::{Open, Stream};
+use addresses::Addresses;
+use operations::Operations;
 use proxy::Proxy;
 
+mod accept;
+mod addresses;
 mod api;
 mod browser;
 mod client_script;
+pub mod operations;
 mod pace;
+mod patience;
 pub mod proxy;
+mod proxy_protocol;
 mod socketio;
 
+pub use accept::serve;
 pub use proxy::Body;
-
-/// The longest request head, in bytes: a Laravel page's cookies have room.
-const HEAD_BYTES_MAX: usize = 32 * 1024;
 
 /// How long a client that is refused may take to answer the close frame.
 const REFUSED_WAIT: Duration = Duration::from_secs(5);
@@ -62,13 +65,18 @@ pub struct Front {
     /// How many connections each app has.
     app_connections: Arc<[Arc<AtomicUsize>]>,
     laravel: Laravel,
+    operations: Arc<Operations>,
     user_endpoint: String,
     proxy: Option<Proxy>,
     tls: Option<TlsAcceptor>,
     /// What pages get as `socket.io.js`.
     client_script: Option<Bytes>,
     /// Sockets that are open here, before a handshake or without one.
-    open: AtomicUsize,
+    open: Arc<AtomicUsize>,
+    /// How many connections have room under the limit of open files.
+    files_room: usize,
+    /// What each client's address has.
+    addresses: Addresses,
     /// Polls of Socket.IO clients so far.
     polls: AtomicU64,
     /// Turns of long POSTs of Socket.IO clients.
@@ -85,28 +93,30 @@ impl Front {
         config: Arc<Config>,
         publisher: Publisher,
         laravel: Laravel,
+        operations: Arc<Operations>,
         app_connections: Arc<[Arc<AtomicUsize>]>,
     ) -> anyhow::Result<Self> {
-        let proxy = config
-            .proxy
-            .then(|| Proxy::new(&config.auth, if config.tls.is_some() { "https" } else { "http" }))
-            .transpose()?;
+        let proxy = config.proxy.then(|| Proxy::new(&config.auth)).transpose()?;
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
         let user_endpoint = config.auth.user_endpoint();
         let everybody = Everybody::new(publisher.shards()).with_bus(publisher.bus().clone());
         let client_script = client_script::load(&config)?;
-        let (open, polls) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let (open, polls) = (Arc::default(), AtomicU64::new(0));
+        let files_room = files::connections(files::max(), &config);
         Ok(Self {
             config,
             publisher,
             everybody,
             app_connections,
             laravel,
+            operations,
             user_endpoint,
             proxy,
             tls,
             client_script,
             open,
+            files_room,
+            addresses: Addresses::default(),
             polls,
             long_bodies: Semaphore::new(socketio::LONG_BODIES_MAX),
             since: Instant::now(),
@@ -118,9 +128,23 @@ impl Front {
         self.publisher.shards().iter().map(|shard| shard.connections().load(Ordering::Relaxed)).sum()
     }
 
+    /// How many connections there may be: as many as are allowed, and as files may be open.
+    fn room(&self) -> usize {
+        self.config.limits.connections.min(self.files_room)
+    }
+
+    /// Counts a connection that is not let in, and the limit that it has met.
+    fn refused(&self, why: Refused, limit: Option<Limit>) {
+        let metrics = self.publisher.metrics();
+        metrics.connections_refused.add(why);
+        if let Some(limit) = limit {
+            metrics.limit_reached.add(limit);
+        }
+    }
+
     /// Counts a connection among its app's and those of its form, until the answer is dropped.
-    fn count(&self, app: AppIndex, form: Form) -> [Option<OneMore>; 2] {
-        [Some(OneMore::of(&self.app_connections[usize::from(app.0)])), self.publisher.count(form)]
+    fn count(&self, app: AppIndex, form: Form, by_address: Option<OneMore>) -> [Option<OneMore>; 3] {
+        [Some(OneMore::of(&self.app_connections[usize::from(app.0)])), self.publisher.count(form), by_address]
     }
 
     /// The shard with the fewest connections, and its index.
@@ -132,176 +156,114 @@ impl Front {
     }
 }
 
-/// Accepts connections until told to stop.
-pub async fn serve(listener: TcpListener, front: Arc<Front>, mut stop: watch::Receiver<bool>) {
-    let pace = Arc::new(Pace::default());
-    tokio::spawn(pace.clone().run());
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => return,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let open = Open::one_more(&front);
-                if front.open.load(Ordering::Relaxed) > front.config.limits.connections {
-                    // Not even a refusal: whoever opens so many sockets without a handshake gets none.
-                    tracing::debug!("dropped a connection from {peer}: too many wait for a handshake");
-                    continue;
-                }
-                let known = open.clone();
-                let is_exempt = move || known.is_backend.load(Ordering::Relaxed);
-                tokio::spawn(pace.paced(connection(open, stream, peer), is_exempt));
-            }
-            Err(error) => {
-                // Out of file descriptors, most likely: waiting lets some be closed.
-                tracing::error!("no connection could be accepted: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
+/// Answers, and counts what was asked for.
+async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>) -> Response<Body> {
+    let front = open.front.clone();
+    // A proxy's connection carries requests of many: each is somebody else's.
+    let source = Source::of(open.connection, request.headers(), &front.config.trusted_proxies);
+    open.is_backend.store(false, Ordering::Relaxed);
+    let (route, response) = answer::<S>(open, request, &source).await;
+    if let Some(route) = route {
+        front.publisher.metrics().http_requests.add((route, response.status().as_u16().into()));
     }
+    response
 }
 
-/// A socket that the front has, counted as long as this lives.
-struct Open {
-    front: Arc<Front>,
-    /// A backend that has signed a request: its events do not wait for strangers' handshakes.
-    is_backend: AtomicBool,
-}
-
-impl Open {
-    fn one_more(front: &Arc<Front>) -> Arc<Self> {
-        front.open.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self { front: front.clone(), is_backend: AtomicBool::new(false) })
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.front.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-async fn connection(open: Arc<Open>, stream: TcpStream, peer: SocketAddr) {
-    let _ = stream.set_nodelay(true);
-    let front = &open.front;
-    match &front.tls {
-        None => http(&open, stream, peer).await,
-        Some(tls) => match tokio::time::timeout(front.config.limits.handshake_timeout, tls.accept(stream)).await {
-            Ok(Ok(stream)) => http(&open, stream, peer).await,
-            Ok(Err(error)) => tracing::debug!("no TLS with {peer}: {error}"),
-            Err(_) => tracing::debug!("no TLS with {peer}: it did not come in time"),
-        },
-    }
-}
-
-async fn http<S: Stream>(open: &Arc<Open>, stream: S, peer: SocketAddr) {
-    let service = service_fn(|request| {
-        let open = open.clone();
-        async move { Ok::<_, Infallible>(respond::<S>(open, request, peer).await) }
-    });
-    let served = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(open.front.config.limits.handshake_timeout)
-        .max_buf_size(HEAD_BYTES_MAX)
-        // Answers to requests that came together go out together.
-        .pipeline_flush(true)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
-    if let Err(error) = served {
-        tracing::debug!("a connection from {peer} ended: {error}");
-    }
-}
-
-/// What a connection runs over: plain TCP, or TLS on it.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
-    /// The socket, and what goes on with it in a shard.
-    fn into_parts(self) -> (TcpStream, Option<Box<rustls::ServerConnection>>);
-}
-
-impl Stream for TcpStream {
-    fn into_parts(self) -> (TcpStream, Option<Box<rustls::ServerConnection>>) {
-        (self, None)
-    }
-}
-
-impl Stream for TlsStream<TcpStream> {
-    fn into_parts(self) -> (TcpStream, Option<Box<rustls::ServerConnection>>) {
-        let (stream, tls) = self.into_inner();
-        (stream, Some(Box::new(tls)))
-    }
-}
-
-async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+/// The answer and what the request was for; `None`: a WebSocket.
+async fn answer<S: Stream>(
+    open: Arc<Open>,
+    request: Request<Incoming>,
+    source: &Source,
+) -> (Option<Route>, Response<Body>) {
     let front = open.front.clone();
     let path = request.uri().path();
     let method = request.method();
     if let Some(key) = path.strip_prefix("/app/") {
         let key = key.trim_end_matches('/').to_owned();
-        return upgrade::<S>(open, request, &key);
+        return (None, upgrade::<S>(open, request, &key, source));
     }
     if let Some(rest) = path.strip_prefix(front.config.socketio.path.as_str())
         && (rest.is_empty() || rest.starts_with('/'))
     {
-        return socketio::respond::<S>(open, request).await;
+        let response = socketio::respond::<S>(open, request, source).await;
+        let is_websocket = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        return ((!is_websocket).then_some(Route::Polling), response);
     }
     if let Some(route) = api::route(path, request.uri().query()) {
         // Anybody may ask what a browser asks before a request.
         let is_preflight = method == Method::OPTIONS;
-        let response = api::respond(front, request, route, peer.ip()).await;
+        let response = api::respond(front, request, route, &source).await;
         if response.status().is_success() && !is_preflight {
             open.is_backend.store(true, Ordering::Relaxed);
         }
-        return response;
+        return (Some(Route::Api), response);
     }
     if path == front.config.auth.endpoint || path == front.user_endpoint {
         match *method {
-            Method::POST => return authorise(front, request).await,
+            Method::POST => return (Some(Route::Gateway), authorise(front, request, source).await),
             Method::OPTIONS => {
                 let parts = request.into_parts().0;
-                return gateway::preflight(&front.config.auth, &parts).map(full);
+                return (Some(Route::Gateway), gateway::preflight(&front.config.auth, &parts).map(full));
             }
             _ if front.proxy.is_none() => {
-                return error(StatusCode::METHOD_NOT_ALLOWED, "authorisation is asked for with POST");
+                let response = error(StatusCode::METHOD_NOT_ALLOWED, "authorisation is asked for with POST");
+                return (Some(Route::Gateway), response);
             }
             _ => {}
         }
     }
+    if matches!(path, "/health" | "/ready" | "/metrics") {
+        let (parts, body) = request.into_parts();
+        if let Some(response) = operations::respond(&front, &parts, source).await {
+            return (Some(Route::Operations), response);
+        }
+        return pass_on(&front, Request::from_parts(parts, body), source).await;
+    }
+    pass_on(&front, request, source).await
+}
+
+/// What is nothing of the server's own.
+async fn pass_on(front: &Front, request: Request<Incoming>, source: &Source) -> (Option<Route>, Response<Body>) {
     match &front.proxy {
-        Some(proxy) => proxy.forward(request, peer.ip()).await,
+        Some(proxy) => (Some(Route::Proxy), proxy.forward(request, source).await),
         None => {
-            let mut response = match path {
-                "/" => api::health(method),
-                _ => error(StatusCode::NOT_FOUND, "nothing is here; WebSockets connect to /app/{key}"),
+            let (route, mut response) = match request.uri().path() {
+                "/" => (Route::Operations, api::health(request.method())),
+                _ => {
+                    let nothing = "nothing is here; WebSockets connect to /app/{key}";
+                    (Route::NotFound, error(StatusCode::NOT_FOUND, nothing))
+                }
             };
             api::allow_pages(&front.config, &mut response);
-            response
+            (Some(route), response)
         }
     }
 }
 
 // --- WebSocket -----------------------------------------------------------------------------
 
-fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str) -> Response<Body> {
+fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str, source: &Source) -> Response<Body> {
     let accept = match ws::accept_key(request.method(), request.headers()) {
         Ok(accept) => accept,
-        Err(why) => return no_websocket(why),
+        Err(why) => {
+            open.front.refused(Refused::NoWebSocket, None);
+            return no_websocket(why);
+        }
     };
-    let admission = admit(&open.front, key, request.uri().query());
+    let admission = admit(&open, key, request.uri().query(), source);
     let credentials = Arc::new(credentials(request.headers()));
     let deflates = open.front.config.per_message_deflate && deflate::is_offered(request.headers());
     let form = if deflates { Form::Deflated } else { Form::Plain };
     let mut known = admission.is_ok().then(|| browser::known(&open.front, request.headers())).flatten();
     let set_cookie = known.as_mut().and_then(|known| known.set_cookie.take());
     let mut response = switch(request, &accept, async move |stream: S, leftover| match admission {
-        Ok((app, socket_id)) => {
+        Ok((app, socket_id, by_address)) => {
             let front = &open.front;
             let shard = match &known {
                 Some(known) => &front.publisher.shards()[known.shard],
                 None => front.idle_shard().0,
             };
-            let counted = front.count(app, form);
+            let counted = front.count(app, form, by_address);
             let browser = known.map(|known| known.returning);
             let client = NewClient { app, socket_id, credentials, counted, form, socketio: None, browser };
             hand_over(shard, stream, leftover, client);
@@ -357,10 +319,17 @@ struct Refusal {
     message: String,
 }
 
-fn admit(front: &Front, key: &str, query: Option<&str>) -> Result<(AppIndex, SocketId), Refusal> {
+fn admit(
+    open: &Open,
+    key: &str,
+    query: Option<&str>,
+    source: &Source,
+) -> Result<(AppIndex, SocketId, Option<OneMore>), Refusal> {
+    let front = &open.front;
     let Some(index) = front.config.apps.iter().position(|app| app.key == key) else {
+        front.refused(Refused::UnknownKey, None);
         tracing::warn!(
-            "a client was refused: no app has the key {key:.64?} (clients[].key in {})",
+            "a client was refused: no app has the key {key:.64?} (clients[].key in {}); it came from {source}",
             front.config.path.display()
         );
         return Err(Refusal { code: 4001, message: "Application does not exist".into() });
@@ -369,34 +338,40 @@ fn admit(front: &Front, key: &str, query: Option<&str>) -> Result<(AppIndex, Soc
     if let Some((_, version)) = version
         && !matches!(version.parse::<u32>(), Ok(4..=7))
     {
+        front.refused(Refused::ProtocolVersion, None);
         return Err(Refusal { code: 4007, message: "Unsupported protocol version: 4 to 7 are spoken here".into() });
     }
-    match new_socket_id(front, index) {
-        Some(socket_id) => Ok((AppIndex(index as u16), socket_id)),
-        None => Err(Refusal { code: 4100, message: "Over capacity".into() }),
-    }
+    let full = |message: &str| Refusal { code: 4100, message: message.into() };
+    let socket_id = new_socket_id(front, index, source).ok_or_else(|| full("Over capacity"))?;
+    let by_address = open.count_client(source).ok_or_else(|| full("Too many connections from this address"))?;
+    Ok((AppIndex(index as u16), socket_id, by_address))
 }
 
 /// Whether there are as many connections as there may be; the log says so.
-fn has_no_room(front: &Front) -> bool {
-    let limit = front.config.limits.connections;
+fn has_no_room(front: &Front, source: &Source) -> bool {
+    let limit = front.room();
     let is_full = front.connections() >= limit;
     if is_full {
-        tracing::warn!("a client was refused: there are {limit} connections already (limits.connections)");
+        front.refused(Refused::OverCapacity, Some(Limit::Connections));
+        tracing::warn!(
+            "a client was refused: there are {limit} connections already (limits.connections); it came from {source}"
+        );
     }
     is_full
 }
 
 /// The id of one more connection of this app; `None`: there are too many, and the log says so.
-fn new_socket_id(front: &Front, index: usize) -> Option<SocketId> {
-    if has_no_room(front) {
+fn new_socket_id(front: &Front, index: usize, source: &Source) -> Option<SocketId> {
+    if has_no_room(front, source) {
         return None;
     }
     let app = &front.config.apps[index];
     if front.app_connections[index].load(Ordering::Relaxed) >= app.limits.connections {
         let (id, limit) = (&app.id, app.limits.connections);
+        front.refused(Refused::AppOverCapacity, Some(Limit::AppConnections));
         tracing::warn!(
-            "a client was refused: the app {id} has {limit} connections already (clients[].limits.connections)"
+            "a client was refused: the app {id} has {limit} connections already (clients[].limits.connections); it came \
+             from {source}"
         );
         return None;
     }
@@ -456,9 +431,18 @@ async fn refuse(mut stream: impl Stream, refusal: Refusal) {
 
 // --- HTTP ----------------------------------------------------------------------------------
 
-async fn authorise(front: Arc<Front>, request: Request<Incoming>) -> Response<Body> {
+async fn authorise(front: Arc<Front>, request: Request<Incoming>, source: &Source) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    match collect(body, gateway::BODY_BYTES_MAX).await {
+    if let (Some(limit), Some(address)) = (front.config.limits.auth_requests_per_second, source.counted_as())
+        && !front.addresses.may_ask(address, limit, Instant::now())
+    {
+        front.publisher.metrics().limit_reached.add(Limit::AuthRequestsPerSecond);
+        tracing::warn!(
+            "an auth request was refused: {address} asks more than {limit} times in a second (limits.authRequestsPerSecond)"
+        );
+        return gateway::too_many(&front.config.auth, &parts, limit).map(full);
+    }
+    match collect(&front, body, gateway::BODY_BYTES_MAX).await {
         Ok(body) => gateway::gateway(&front.laravel, &front.config.apps, &parts, body).await.map(full),
         Err((status, sentence)) => error(status, &sentence),
     }
@@ -471,16 +455,22 @@ async fn discard(body: &mut Incoming) {
 }
 
 /// The whole body, or the status and the sentence for its refusal.
-async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes, (StatusCode, String)> {
+async fn collect(front: &Front, mut body: Incoming, limit: usize) -> Result<Bytes, (StatusCode, String)> {
+    let limit_reached = &front.publisher.metrics().limit_reached;
     // A body must come as quickly as a head: nothing here waits for a client without end.
-    match tokio::time::timeout(Duration::from_secs(30), Limited::new(&mut body, limit).collect()).await {
+    let patience = front.config.limits.handshake_timeout * 3;
+    match tokio::time::timeout(patience, Limited::new(&mut body, limit).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(why)) if why.is::<LengthLimitError>() => {
+            limit_reached.add(Limit::BodyBytes);
             discard(&mut body).await;
             Err((StatusCode::PAYLOAD_TOO_LARGE, format!("the body is over the limit of {limit} bytes")))
         }
         Ok(Err(_)) => Err((StatusCode::BAD_REQUEST, "the body broke off".to_owned())),
-        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned())),
+        Err(_) => {
+            limit_reached.add(Limit::HandshakeTimeout);
+            Err((StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned()))
+        }
     }
 }
 

@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use url::{Host, Position, Url};
 
+use crate::address::Source;
 use crate::auth::headers::{remove_forwarding, remove_hop_by_hop};
 use crate::auth::origin::{same_or_both_loopback, url_host};
 use crate::config::Auth;
@@ -49,8 +50,6 @@ struct Inner {
     authority: HeaderValue,
     /// Whether Laravel shall see the browser's own `Host`.
     keeps_host: bool,
-    /// How browsers reach this server: `http` or `https`.
-    scheme: &'static str,
     tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
@@ -67,7 +66,7 @@ pub enum CannotProxy {
 
 impl Proxy {
     /// The way to `auth.host`.
-    pub fn new(auth: &Auth, scheme: &'static str) -> Result<Self, CannotProxy> {
+    pub fn new(auth: &Auth) -> Result<Self, CannotProxy> {
         let mut host = auth.host.clone();
         let _ = host.set_username("");
         let _ = host.set_password(None);
@@ -101,17 +100,17 @@ impl Proxy {
         } else {
             None
         };
-        Ok(Self(Arc::new(Inner { host, authority, keeps_host, scheme, tls })))
+        Ok(Self(Arc::new(Inner { host, authority, keeps_host, tls })))
     }
 
-    /// Passes a request of `peer` on and the answer back, both streaming. Never fails: what
+    /// Passes a request on and the answer back, both streaming. Never fails: what
     /// goes wrong is an answer, too.
-    pub async fn forward<B>(&self, request: Request<B>, peer: IpAddr) -> Response<Body>
+    pub async fn forward<B>(&self, request: Request<B>, source: &Source) -> Response<Body>
     where
         B: hyper::body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let Some(request) = self.outgoing(request, peer) else {
+        let Some(request) = self.outgoing(request, source) else {
             return sentence(StatusCode::METHOD_NOT_ALLOWED, "This server passes no such request on.");
         };
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
@@ -125,7 +124,7 @@ impl Proxy {
     }
 
     /// The request as Laravel shall see it; `None`: it is none to pass on.
-    fn outgoing<B>(&self, request: Request<B>, peer: IpAddr) -> Option<Request<Body>>
+    fn outgoing<B>(&self, request: Request<B>, source: &Source) -> Option<Request<Body>>
     where
         B: hyper::body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -143,8 +142,9 @@ impl Proxy {
         remove_hop_by_hop(headers);
         remove_forwarding(headers);
         headers.remove(header::EXPECT);
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(self.0.scheme));
-        if let Ok(address) = HeaderValue::try_from(peer.to_canonical().to_string()) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if source.is_https { "https" } else { "http" }));
+        let address = source.client.or(source.peer).map(|address| HeaderValue::try_from(address.to_string()));
+        if let Some(Ok(address)) = address {
             headers.insert(X_FORWARDED_FOR, address);
         }
         if let Some(host) = &browser_host {

@@ -15,7 +15,8 @@ use tokio::sync::oneshot;
 use super::{
     Body, Front, Open, Stream, collect, credentials, error, full, hand_over, has_no_room, json, new_socket_id, switch,
 };
-use crate::inbox::{AppIndex, Control, Form, NewClient, Poll, PollAnswer, PollRequest, ShardHandle, SocketIo};
+use crate::address::Source;
+use crate::inbox::{AppIndex, Control, Form, NewClient, OneMore, Poll, PollAnswer, PollRequest, ShardHandle, SocketIo};
 use crate::protocol::engineio::{BODY_BYTES_MAX, Sid, Version};
 use crate::protocol::pusher;
 use crate::ws;
@@ -88,8 +89,11 @@ impl Query {
     }
 }
 
+/// What a request says of its session.
+type Asked<'a> = (&'a Query, Version, Option<(Sid, &'a ShardHandle)>);
+
 /// Answers a request for `socketio.path`.
-pub(super) async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>, source: &Source) -> Response<Body> {
     let front = open.front.clone();
     let path = request.uri().path().strip_prefix(front.config.socketio.path.as_str()).unwrap_or_default();
     if path.len() > 1 {
@@ -98,7 +102,7 @@ pub(super) async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incomin
     let origin = request.headers().get(header::ORIGIN).cloned();
     let is_upgrade = request.headers().contains_key(header::UPGRADE);
     let requested = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
-    let mut response = match answer::<S>(open, request).await {
+    let mut response = match answer::<S>(open, request, source).await {
         Ok(response) => response,
         Err(Refusal(status, _, message)) if is_upgrade => {
             let mut response = Response::new(full(Bytes::from(message.into_owned())));
@@ -154,7 +158,11 @@ fn put_cors(headers: &mut HeaderMap, origin: Option<HeaderValue>, requested: Opt
     }
 }
 
-async fn answer<S: Stream>(open: Arc<Open>, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+async fn answer<S: Stream>(
+    open: Arc<Open>,
+    request: Request<Incoming>,
+    source: &Source,
+) -> Result<Response<Body>, Refusal> {
     let front = open.front.clone();
     let settings = &front.config.socketio;
     let query = Query::read(request.uri().query().unwrap_or_default());
@@ -180,8 +188,8 @@ async fn answer<S: Stream>(open: Arc<Open>, request: Request<Incoming>) -> Resul
         }
     };
     match query.transport.as_str() {
-        "polling" if settings.polling => polling(&front, request, &query, version, sid).await,
-        "websocket" if settings.websocket => websocket::<S>(open, request, &query, version, sid),
+        "polling" if settings.polling => polling(&open, request, (&query, version, sid), source).await,
+        "websocket" if settings.websocket => websocket::<S>(open, request, (&query, version, sid), source),
         _ => Err(TRANSPORT_UNKNOWN),
     }
 }
@@ -189,23 +197,23 @@ async fn answer<S: Stream>(open: Arc<Open>, request: Request<Incoming>) -> Resul
 // --- polling -------------------------------------------------------------------------------
 
 async fn polling(
-    front: &Front,
+    open: &Open,
     request: Request<Incoming>,
-    query: &Query,
-    version: Version,
-    sid: Option<(Sid, &ShardHandle)>,
+    (query, version, sid): Asked<'_>,
+    source: &Source,
 ) -> Result<Response<Body>, Refusal> {
+    let front = &*open.front;
     let method = request.method().clone();
     match (sid, method) {
         (None, Method::GET) => {
-            let (app, sid, shard) = admit(front, query)?;
+            let (app, sid, shard, by_address) = admit(open, query, source)?;
             let settings = &front.config.socketio;
             let may_upgrade = settings.websocket && settings.allow_upgrades;
             let client = NewClient {
                 app,
                 socket_id: sid.socket_id,
                 credentials: Arc::new(credentials(request.headers())),
-                counted: front.count(app, Form::SocketIo),
+                counted: front.count(app, Form::SocketIo, by_address),
                 form: Form::SocketIo,
                 socketio: Some(SocketIo::Polling { sid, version, may_upgrade }),
                 browser: None,
@@ -231,7 +239,7 @@ async fn post(front: &Front, body: Incoming, sid: Sid, shard: &ShardHandle) -> R
         let turn = tokio::time::timeout(TURN_WAIT, front.long_bodies.acquire());
         _turn = Some(turn.await.map_err(|_| TOO_BUSY)?);
     }
-    match collect(body, BODY_BYTES_MAX).await {
+    match collect(front, body, BODY_BYTES_MAX).await {
         Ok(body) => ask(shard, sid, Poll::Post(body)).await,
         Err((status, sentence)) => Err(Refusal(status, 3, sentence.into())),
     }
@@ -285,20 +293,21 @@ async fn ask(shard: &ShardHandle, sid: Sid, what: Poll) -> Result<Response<Body>
 fn websocket<S: Stream>(
     open: Arc<Open>,
     request: Request<Incoming>,
-    query: &Query,
-    version: Version,
-    sid: Option<(Sid, &ShardHandle)>,
+    (query, version, sid): Asked<'_>,
+    source: &Source,
 ) -> Result<Response<Body>, Refusal> {
     let front = open.front.clone();
     let accept = ws::accept_key(request.method(), request.headers())
         .map_err(|why| bad_request(format!("Bad request: {why}")))?;
+    let mut by_address = None;
     let (app, sid, what) = match sid {
         // Beside its session it is a connection of its own, until it takes over; refused, the client polls on.
-        Some(_) if has_no_room(&front) => return Err(over_capacity()),
+        Some(_) if has_no_room(&front, source) => return Err(over_capacity()),
         Some((sid, _)) if front.config.socketio.allow_upgrades => (AppIndex(0), sid, SocketIo::Upgrade(sid)),
         Some(_) => return Err(bad_request("Bad request: upgrades are switched off (socketio.allowUpgrades)")),
         None => {
-            let (app, sid, _) = admit(&front, query)?;
+            let (app, sid, _, counted) = admit(&open, query, source)?;
+            by_address = counted;
             (app, sid, SocketIo::WebSocket(sid, version))
         }
     };
@@ -306,8 +315,8 @@ fn websocket<S: Stream>(
     Ok(switch(request, &accept, async move |stream: S, leftover| {
         let shard = &open.front.publisher.shards()[usize::from(sid.shard)];
         let counted = match what {
-            SocketIo::Upgrade(_) => [None, None],
-            _ => open.front.count(app, Form::SocketIo),
+            SocketIo::Upgrade(_) => [None, None, None],
+            _ => open.front.count(app, Form::SocketIo, by_address),
         };
         let client = NewClient {
             app,
@@ -324,7 +333,12 @@ fn websocket<S: Stream>(
 
 /// A new session's app, sid and shard. Clients of the old server name no app; they get the first one,
 /// unless `key` in the query names another.
-fn admit<'a>(front: &'a Front, query: &Query) -> Result<(AppIndex, Sid, &'a ShardHandle), Refusal> {
+fn admit<'a>(
+    open: &'a Open,
+    query: &Query,
+    source: &Source,
+) -> Result<(AppIndex, Sid, &'a ShardHandle, Option<OneMore>), Refusal> {
+    let front = &*open.front;
     let apps = &front.config.apps;
     let index = match &query.key {
         None => 0,
@@ -333,7 +347,8 @@ fn admit<'a>(front: &'a Front, query: &Query) -> Result<(AppIndex, Sid, &'a Shar
             .position(|app| app.key == *key)
             .ok_or_else(|| bad_request("no app has this key (clients[].key)"))?,
     };
-    let socket_id = new_socket_id(front, index).ok_or_else(over_capacity)?;
+    let socket_id = new_socket_id(front, index, source).ok_or_else(over_capacity)?;
+    let by_address = open.count_client(source).ok_or_else(over_capacity)?;
     let mut secret = [0; 16];
     getrandom::fill(&mut secret).map_err(|error| {
         tracing::error!("no random number for a session id: {error}");
@@ -341,7 +356,7 @@ fn admit<'a>(front: &'a Front, query: &Query) -> Result<(AppIndex, Sid, &'a Shar
     })?;
     let (shard, shard_index) = front.idle_shard();
     let sid = Sid::new(socket_id, shard_index as u16, u128::from_ne_bytes(secret));
-    Ok((AppIndex(index as u16), sid, shard))
+    Ok((AppIndex(index as u16), sid, shard, by_address))
 }
 
 /// An entry of `socketio.origins`, in the forms of Socket.IO 2: `*:*`, `host:port` where each may be

@@ -20,9 +20,9 @@ pub enum NameError {
     /// Nothing at all.
     #[error("a channel name must not be empty")]
     Empty,
-    /// More than [`NAME_BYTES_MAX`] bytes.
-    #[error("the channel name has {0} bytes; {NAME_BYTES_MAX} are allowed")]
-    TooLong(usize),
+    /// Of so many bytes, and fewer may be: [`NAME_BYTES_MAX`], or what an app's limits say.
+    #[error("the channel name has {0} bytes; {1} are allowed")]
+    TooLong(usize, usize),
     /// A byte that Laravel would trim, or that no channel of Laravel's has.
     #[error(
         "the channel name contains {0:?}; letters, digits and punctuation without spaces, quotes and backslashes are allowed"
@@ -59,7 +59,7 @@ impl ChannelName {
             return Err(NameError::Empty);
         }
         if text.len() > NAME_BYTES_MAX {
-            return Err(NameError::TooLong(text.len()));
+            return Err(NameError::TooLong(text.len(), NAME_BYTES_MAX));
         }
         if let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic() || matches!(c, '"' | '\\')) {
             return Err(NameError::Character(bad));
@@ -161,7 +161,7 @@ mod tests {
             assert_eq!(ChannelName::parse(good).map(|n| n.to_string()), Ok(good.to_owned()));
         }
         assert_eq!(ChannelName::parse(""), Err(NameError::Empty));
-        assert_eq!(ChannelName::parse(&"x".repeat(201)), Err(NameError::TooLong(201)));
+        assert_eq!(ChannelName::parse(&"x".repeat(201)), Err(NameError::TooLong(201, NAME_BYTES_MAX)));
         assert!(ChannelName::parse(&"x".repeat(200)).is_ok());
         for reserved in
             ["#x", "#", "#server-to-user-", "a_database_#server-to-user-7", "#server-to-user-#server-to-user-7"]

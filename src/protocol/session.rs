@@ -42,6 +42,12 @@ pub struct Rules {
     pub secret: String,
     /// See `limits.subscriptionsPerConnection`.
     pub subscriptions_max: usize,
+    /// See `limits.subscribesPerSecond`.
+    pub subscribes_per_second: u32,
+    /// See `limits.presenceJoinsPerMinute`.
+    pub presence_joins_per_minute: u32,
+    /// See `limits.channelNameBytes`.
+    pub channel_name_bytes_max: usize,
     /// See `limits.clientEventsPerSecond`.
     pub client_events_per_second: u32,
     /// See `limits.clientEventBytes`.
@@ -194,6 +200,8 @@ pub enum Action {
         /// What the client was told.
         error: String,
     },
+    /// A limit was reached, and the client is told: to be counted.
+    Limited(Limit),
     /// A signin was refused: for the log.
     SigninRefused {
         /// What the client was told.
@@ -206,6 +214,29 @@ pub enum Action {
         /// For people.
         reason: &'static str,
     },
+}
+
+/// The limits that a session holds a client to; see `limits` in the configuration.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Limit {
+    /// `subscriptionsPerConnection`.
+    Subscriptions,
+    /// `subscribesPerSecond`.
+    Subscribes,
+    /// `presenceJoinsPerMinute`.
+    PresenceJoins,
+    /// `channelNameBytes`.
+    ChannelName,
+    /// `presenceMemberBytes`.
+    PresenceMember,
+    /// `presenceMembers`.
+    PresenceMembers,
+    /// `clientEventsPerSecond`.
+    ClientEvents,
+    /// `clientEventBytes`.
+    ClientEvent,
+    /// `userAuthenticationTimeout`.
+    UserAuthentication,
 }
 
 /// One connection's state.
@@ -225,8 +256,10 @@ pub struct Session {
     /// Whom the connection is signed in as; most never are.
     user: Option<Box<User>>,
     client_events: Allowance,
-    /// Of subscribes: as many in a second as a connection may have in all.
+    /// Of subscribes and signins in a second.
     subscribes: Allowance,
+    /// Of joins of presence channels in a minute.
+    presence_joins: Allowance,
     bad_messages: u8,
 }
 
@@ -279,6 +312,7 @@ impl Session {
             user: None,
             client_events: Allowance::default(),
             subscribes: Allowance::default(),
+            presence_joins: Allowance::default(),
             bad_messages: 0,
         }
     }
@@ -339,17 +373,15 @@ impl Session {
             ClientMessage::Ping => actions.push(Action::Send(pusher::PONG.into())),
             ClientMessage::Pong | ClientMessage::Unknown => {}
             ClientMessage::Subscribe(subscribe) => {
-                let limit = rules.subscriptions_max as u32;
-                if self.subscribes.take(limit, now) {
+                let limit = rules.subscribes_per_second;
+                if self.subscribes.take(limit, SECOND, now) {
                     return self.subscribe(subscribe, rules, now, actions);
                 }
                 let error =
                     format!("This connection has subscribed {limit} times within a second; no more are allowed");
-                actions.push(subscribe::subscription_error(
-                    &subscribe.channel,
-                    "LimitReached",
-                    Refusal::new(4009, error),
-                ));
+                let refusal = Refusal::new(4009, error);
+                actions.push(Action::Limited(Limit::Subscribes));
+                actions.push(subscribe::subscription_error(&subscribe.channel, "LimitReached", refusal));
             }
             ClientMessage::Unsubscribe(channel) => self.unsubscribe(&channel, rules, now, actions),
             ClientMessage::Signin(signin) => self.signin(&signin, rules, now, actions),
@@ -382,6 +414,7 @@ impl Session {
             self.reauthorize(after, now, actions);
         }
         if self.unauthorised_until.is_some_and(|at| now >= at) {
+            actions.push(Action::Limited(Limit::UserAuthentication));
             return close(4009, "Connection not authorized within timeout", actions);
         }
         if !self.is_silent(rules, now) {
@@ -420,20 +453,23 @@ fn close(code: u16, reason: &'static str, actions: &mut Vec<Action>) {
     actions.push(Action::Close { code, reason });
 }
 
-/// So many in each second.
+/// So many in each second or minute.
 #[derive(Debug, Default)]
 struct Allowance {
     used: u32,
-    second: u32,
+    period: u32,
 }
 
+const SECOND: Millis = 1000;
+const MINUTE: Millis = 60 * SECOND;
+
 impl Allowance {
-    fn take(&mut self, per_second: u32, now: Millis) -> bool {
-        let second = (now / 1000) as u32;
-        if self.second != second {
-            *self = Self { used: 0, second };
+    fn take(&mut self, most: u32, length: Millis, now: Millis) -> bool {
+        let period = (now / length) as u32;
+        if self.period != period {
+            *self = Self { used: 0, period };
         }
-        let allowed = self.used < per_second;
+        let allowed = self.used < most;
         self.used = self.used.saturating_add(1);
         allowed
     }

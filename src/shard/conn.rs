@@ -68,7 +68,7 @@ pub struct Conn {
     /// For asking Laravel.
     pub credentials: Arc<Credentials>,
     /// See [`NewClient::counted`](crate::inbox::NewClient).
-    pub _counted: [Option<OneMore>; 2],
+    pub _counted: [Option<OneMore>; 3],
 }
 
 impl Conn {
@@ -122,6 +122,8 @@ impl Conn {
 pub struct Closing {
     /// When the socket is dropped at the latest.
     pub until: Millis,
+    /// Of the first close frame.
+    pub code: u16,
     /// The client's close frame has arrived: drop the socket as soon as ours is out.
     pub heard: bool,
     /// What the client sends makes no sense; only its end is waited for.

@@ -7,6 +7,7 @@ use tokio::task::spawn_local;
 use super::channels::Slot;
 use super::{Shard, conn};
 use crate::inbox::{AppIndex, ConnKey, Delivery, Form};
+use crate::metrics;
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
 use crate::ws::frame;
@@ -56,7 +57,7 @@ impl Shard {
         let socketio = publisher.for_socketio(|| frame::encode_text(&socketio()));
         let frame = frame::encode_text(text);
         let deflated = publisher.deflated(&frame);
-        Delivery { app, channel: channel.clone(), frame, socketio, deflated, except, is_kept: false }
+        Delivery { app, channel: channel.clone(), frame, socketio, deflated, except, is_kept: false, taken_at: None }
     }
 
     pub(super) fn deliver_relayed(&mut self) {
@@ -93,6 +94,7 @@ impl Shard {
             // All that there is for anybody in this turn is written here and now, while the
             // connection is at hand; else each outbox is written once, at the turn's end.
             let is_all = run == batch.len() && self.dirty.is_empty();
+            let (mut connections, mut bytes) = (0, 0);
             for slot in self.channels.subscribers(channel) {
                 let conn = &mut self.conns[slot as usize];
                 if first.except == Some(conn.socket_id) {
@@ -107,6 +109,8 @@ impl Shard {
                     // Taken in before there was any Socket.IO client.
                     continue;
                 }
+                connections += 1;
+                bytes += piece.len() as u64;
                 if is_kept && !conn.has_news {
                     conn.has_news = true;
                     self.news.push_back(slot);
@@ -127,6 +131,7 @@ impl Shard {
                     self.dirty.push(slot);
                 }
             }
+            self.measure.delivered(&rest[..run], connections, bytes);
             rest = &rest[run..];
         }
         batch.clear();
@@ -181,6 +186,8 @@ impl Shard {
                 self.context.outbound_bytes_max,
             );
             conn.outbox.give_up();
+            self.context.publisher.metrics().limit_reached.add(metrics::Limit::OutboundBytes);
+            self.measure.slow_consumers_closed.add(conn.app.into());
             self.close(slot, 4100, "Too slow: events were waiting to be read");
         }
     }

@@ -144,6 +144,7 @@ impl Shard {
     }
 
     fn tell_of_added(&self, app: AppIndex, channel: &ChannelName, member: &Member, except: Option<SocketId>) {
+        self.measure.presence_members.more(app.into());
         self.tell_backend_for_all(app, channel, Event::MemberAdded(&member.user_id));
         let text = pusher::member_added(channel.as_str(), member);
         let socketio = || socketio::presence_joining(channel.as_str(), member);
@@ -151,6 +152,7 @@ impl Shard {
     }
 
     fn tell_of_removed(&self, app: AppIndex, channel: &ChannelName, member: &Member) {
+        self.measure.presence_members.fewer(app.into());
         self.tell_backend_for_all(app, channel, Event::MemberRemoved(&member.user_id));
         let text = pusher::member_removed(channel.as_str(), &member.user_id);
         let socketio = || socketio::presence_leaving(channel.as_str(), member);

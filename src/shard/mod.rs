@@ -22,6 +22,7 @@ use crate::auth::{Asked, Question};
 use crate::inbox::{
     ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient, PresenceChanges,
 };
+use crate::metrics::{self, Source};
 use crate::protocol::engineio::Timing;
 use crate::protocol::session::{Action, Input, Millis, Rules, Session};
 use crate::protocol::webhook::Event;
@@ -30,8 +31,10 @@ use crate::publish::Publisher;
 use crate::webhook::Webhooks;
 use crate::ws::frame::{self, Message};
 use channels::{Channels, Slot};
-use conn::{CLOSE_WAIT, Closing, Conn};
+use conn::Conn;
 use home::Homes;
+use limits::Reached;
+use measure::Measure;
 use occupancy::Occupancy;
 use outbox::Outbox;
 use resume::Resume;
@@ -40,8 +43,11 @@ use users::Users;
 pub mod channels;
 mod conn;
 mod delivery;
+mod ending;
 mod home;
 mod last_events;
+mod limits;
+mod measure;
 mod misses;
 mod occupancy;
 mod outbox;
@@ -63,6 +69,9 @@ const READ_BYTES: usize = 16 * 1024;
 
 /// Reads of one socket before the others' turn.
 const READS_MAX: usize = 4;
+
+/// WebSocket's code for a message that is too long.
+const TOO_LONG: u16 = 1009;
 
 /// How long the clients get to answer the close frames when the server stops.
 const STOP_WAIT: Duration = Duration::from_secs(3);
@@ -196,7 +205,9 @@ pub struct Shard {
     /// Those that are to be asked how far they have got; see [`Conn::has_news`].
     news: VecDeque<Slot>,
     relayed: Vec<Delivery>,
+    measure: Measure,
     read_buffer: Vec<u8>,
+    reached: Reached,
     stopping: bool,
 }
 
@@ -212,6 +223,7 @@ impl Shard {
         let (homes, occupancy) = (Homes::new(&context), Occupancy::new(&context));
         let resume = context.resume.as_ref().map(Resume::new);
         let channels = Channels::new(context.resume.as_ref().map(resume::Settings::log));
+        let measure = Measure::new(context.publisher.metrics(), index);
         Self {
             index,
             context,
@@ -231,7 +243,9 @@ impl Shard {
             dirty: Vec::new(),
             news: VecDeque::new(),
             relayed: Vec::new(),
+            measure,
             read_buffer: vec![0; READ_BYTES],
+            reached: Reached::default(),
             stopping: false,
         }
     }
@@ -260,6 +274,7 @@ impl Shard {
         self.deliver(deliveries);
         arrived.drain(..).for_each(|handover| self.accept(handover));
         self.flush();
+        self.measure.written();
         self.tell_homes_of_changes();
         self.conns.is_empty()
     }
@@ -358,6 +373,7 @@ impl Shard {
             closing: None,
             _counted: counted,
         }) as Slot;
+        self.measure.opened(&self.conns[slot as usize]);
         tracing::debug!("{socket_id} connected");
         self.act(slot, actions);
         if self.stopping {
@@ -416,6 +432,9 @@ impl Shard {
         }
         if let Err(violation) = result {
             tracing::debug!("a client broke the WebSocket protocol: {violation}");
+            if violation.code() == TOO_LONG {
+                self.reached(metrics::Limit::MessageBytes, || format!("a client is closed with {TOO_LONG}"));
+            }
             self.close(key.slot, violation.code(), &violation.to_string());
             if let Some(closing) = self.conn(key).and_then(|conn| conn.closing.as_mut()) {
                 closing.deaf = true;
@@ -438,6 +457,8 @@ impl Shard {
             _ if conn.closing.is_some() => {}
             Message::Text(text) if conn.is_probe() => self.probe(key, &text),
             Message::Text(text) => {
+                let app = conn.app.into();
+                self.measure.messages_received.add(app);
                 if !self.holds_back(key, &text) {
                     self.input(key, Input::Text(&text));
                 }
@@ -485,9 +506,12 @@ impl Shard {
                     tracing::debug!("{socket_id} joined channel: {channel}");
                 }
                 Action::Unsubscribe(channel) => {
-                    if self.channels.unsubscribe(app, &channel, slot) == channels::Change::Edge {
-                        self.interest.remove(self.context.publisher.hash(app, channel.as_str()));
+                    let last = self.channels.unsubscribe(app, &channel, slot) == channels::Change::Edge;
+                    let last = last.then(|| self.context.publisher.hash(app, channel.as_str()));
+                    if let Some(hash) = last {
+                        self.interest.remove(hash);
                     }
+                    self.measure.unsubscribed(app, &channel, last);
                     self.occupancy.count(app, &channel, -1);
                     tracing::debug!("{socket_id} left channel: {channel}");
                 }
@@ -527,12 +551,15 @@ impl Shard {
                     let text = pusher::client_event(name, &event, data, user_id);
                     let socketio = || socketio::channel_event(name, &event, data.unwrap_or("null"));
                     let event = self.delivery(app, &channel, &text, socketio, Some(socket_id));
+                    self.measure.events_received.add(Source::Client);
                     self.context.publisher.relay_everywhere(&event);
                 }
                 Action::SubscriptionError { channel, kind, refusal } => {
+                    self.measure.subscriptions_refused.add(app.into());
                     let text = pusher::subscription_error(&channel, kind, &refusal.error, refusal.status);
                     self.send(slot, frame::encode_text(&text));
                 }
+                Action::Limited(limit) => self.limited(socket_id, limit),
                 Action::Refused { channel, error } => tracing::warn!("{socket_id} may not join {channel:?}: {error}"),
                 Action::SigninRefused { error } => tracing::warn!("{socket_id} may not sign in: {error}"),
                 Action::Close { code, reason } => self.close(slot, code, reason),
@@ -544,42 +571,6 @@ impl Shard {
         if let Some(conn) = self.conns.get_mut(slot as usize) {
             conn.outbox.push(frame);
             self.touch(slot);
-        }
-    }
-
-    /// Sends a close frame and nothing after it. The connection's subscriptions end now, the
-    /// connection itself when the client has answered, or after [`CLOSE_WAIT`].
-    fn close(&mut self, slot: Slot, code: u16, reason: &str) {
-        let until = self.now() + CLOSE_WAIT;
-        let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| conn.closing.is_none()) else { return };
-        conn.closing = Some(Closing { until, heard: false, deaf: false });
-        conn.outbox.push(frame::encode_close(code, reason));
-        tracing::debug!("{} is closed with {code} {reason}", conn.socket_id);
-        self.touch(slot);
-        self.lost(slot, Some(code));
-        self.end_session(slot);
-    }
-
-    fn end_session(&mut self, slot: Slot) {
-        let now = self.now();
-        let Some(conn) = self.conns.get_mut(slot as usize) else { return };
-        let mut actions = Vec::new();
-        conn.session.input(Input::Ended, &self.context.rules[usize::from(conn.app.0)], now, &mut actions);
-        self.act(slot, actions);
-    }
-
-    /// Drops a connection. Its reading task sees the socket's end and finds nothing.
-    fn remove(&mut self, slot: Slot, reason: &str) {
-        self.lost(slot, None);
-        self.end_session(slot);
-        let Some(conn) = self.conns.try_remove(slot as usize) else { return };
-        tracing::debug!("{} disconnected ({reason})", conn.socket_id);
-        if let Some(stream) = &conn.stream {
-            let _ = socket2::SockRef::from(&**stream).shutdown(std::net::Shutdown::Both);
-        }
-        self.connections.fetch_sub(1, Ordering::Relaxed);
-        if let Some(socketio) = conn.socketio {
-            self.removed(&socketio);
         }
     }
 
@@ -597,6 +588,7 @@ impl Shard {
                 None => {}
             }
         }
+        self.measure_each_second();
         self.homes.expire(now);
         self.tell_late_counts(now);
         self.tell_watchers_of_changes();

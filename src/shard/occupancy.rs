@@ -169,7 +169,8 @@ impl Shard {
             let (frame, publisher) = (frame::encode_text(&text), &self.context.publisher);
             let deflated = publisher.deflated(&frame);
             let channel = channel.clone();
-            publisher.relay(&Delivery { app, channel, frame, socketio: None, deflated, except: None, is_kept: false });
+            let (socketio, except, taken_at) = (None, None, None);
+            publisher.relay(&Delivery { app, channel, frame, socketio, deflated, except, is_kept: false, taken_at });
         }
         self.occupancy.late.remove(&key);
         self.tell_backend_for_all(app, channel, Event::SubscriptionCount(subscribers));

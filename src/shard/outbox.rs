@@ -65,6 +65,11 @@ impl Outbox {
         }
     }
 
+    /// What is left of all frames, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Writes until all is gone (`Ok(true)`) or the kernel takes no more (`Ok(false)`). With TLS
     /// the frames are encrypted a record at a time, and only when the one before is gone: what
     /// waits, waits here, where it is shared and counted.

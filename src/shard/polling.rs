@@ -193,6 +193,7 @@ impl Shard {
         let Some(engine) = conn.engine() else { return PollAnswer::Bad("the session has ended") };
         engine.expected = None;
         let version = engine.link.version();
+        let app = conn.app;
         let packets = match engineio::payload(version, body) {
             Ok(packets) => packets,
             Err(bad) => {
@@ -205,6 +206,7 @@ impl Shard {
                 self.close(key.slot, 1009, "The message is over the limit");
                 return PollAnswer::Bad("a packet is over limits.messageBytes");
             }
+            self.measure.messages_received.add(app.into());
             self.input(key, Input::Text(&packet));
         }
         PollAnswer::Ok
@@ -286,6 +288,8 @@ impl Shard {
         }
         conn.stream = socket.stream;
         tracing::debug!("{} goes on over a WebSocket", conn.socket_id);
+        let app = conn.app;
+        self.measure.upgraded(app);
         self.touch(of.slot);
     }
 

@@ -209,10 +209,12 @@ impl Shard {
     pub(super) fn user_changed(&mut self, app: AppIndex, user_id: Arc<str>, from: usize, change: UserChange) {
         let is_here = |users: &Users| users.is_online_on(app, &user_id, self.context.publisher.shards().len());
         let was_here = is_here(&self.users);
+        let was_online = self.users.is_online_on(app, &user_id, usize::MAX);
         let (shards, is_online) = self.users.changed(app, user_id.clone(), from, change);
         if is_here(&self.users) != was_here {
             self.context.publisher.bus().online(app, &user_id, !was_here);
         }
+        self.measure.users_online.change(app.into(), i64::from(is_online) - i64::from(was_online));
         for shard in shards {
             let user_id = user_id.clone();
             self.context.publisher.shards()[shard].tell(Control::UserStatus { app, user_id, is_online });

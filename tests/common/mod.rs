@@ -252,11 +252,14 @@ impl Client {
         next.expect("the stream goes on").unwrap()
     }
 
-    /// The next text, as it came.
+    /// The next text, as it came; pings before it are answered.
     pub async fn text(&mut self) -> String {
-        match self.message().await {
-            Message::Text(text) => text.to_string(),
-            other => panic!("{other:?} instead of a text"),
+        loop {
+            match self.message().await {
+                Message::Text(text) => return text.to_string(),
+                Message::Ping(_) => self.socket.flush().await.unwrap(),
+                other => panic!("{other:?} instead of a text"),
+            }
         }
     }
 

@@ -81,8 +81,8 @@ const state = (page, wanted) => page.waitForFunction((current) => window.Echo.co
 const gaps = (page) => page.evaluate(() => window.received.filter(([what]) => what.endsWith(' gap')));
 const upTo = (last) => Array.from({ length: last }, (_, index) => index + 1);
 
-/** Waits until the server knows that the page has got everything: it asks once nothing has come for a second. */
-const settle = (page) => page.waitForTimeout(3500);
+/** Waits until the server knows that the page has got everything: it asks some times in a second. */
+const settle = (page) => page.waitForTimeout(1500);
 
 for (const pusher of ['pusher-js-7', 'pusher-js-8']) {
   for (const [what, cut] of [

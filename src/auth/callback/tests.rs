@@ -7,13 +7,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, watch};
 
 use super::*;
+use crate::metrics::Metrics;
 
 use crate::auth::fake::{FakeLaravel, auth_of, response};
 use crate::config::Auth;
 use crate::protocol::channel::ChannelName;
 
 fn laravel_with(auth: &Auth, prefix: Option<&str>) -> Laravel {
-    Laravel::new(auth, known(watch::channel(prefix.map(str::to_owned)).1)).unwrap()
+    Laravel::new(auth, known(watch::channel(prefix.map(str::to_owned)).1), Metrics::new(0, Vec::new())).unwrap()
 }
 
 /// Of the app of [`question`]'s socket.
@@ -415,7 +416,7 @@ async fn what_laravel_is_asked() {
 async fn the_prefix_is_the_one_known_at_the_moment() {
     let fake = FakeLaravel::answering(response("200 OK", "", "true")).await;
     let (tell, prefix) = watch::channel(None);
-    let laravel = Laravel::new(&fake.auth(), known(prefix)).unwrap();
+    let laravel = Laravel::new(&fake.auth(), known(prefix), Metrics::new(0, Vec::new())).unwrap();
     for prefix in [None, Some("app_database_"), None, Some("other_database_")] {
         tell.send(prefix.map(str::to_owned)).unwrap();
         laravel.ask(&question("app_database_private-a", bearer())).await;

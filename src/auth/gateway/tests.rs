@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::*;
 use crate::auth::fake::{FakeLaravel, response};
 use crate::config::{Limits, Secret};
+use crate::metrics::Metrics;
 
 const BEFORE: &str =
     "Content-Type: application/json\r\nSet-Cookie: session=new; path=/\r\nSet-Cookie: XSRF-TOKEN=y\r\n";
@@ -44,7 +45,7 @@ fn parts_at(target: &str, headers: &[(&str, &str)]) -> Parts {
 }
 
 fn laravel(auth: &Auth) -> Laravel {
-    Laravel::new(auth, HashMap::new()).unwrap()
+    Laravel::new(auth, HashMap::new(), Metrics::new(0, Vec::new())).unwrap()
 }
 
 async fn post(fake: &FakeLaravel, headers: &[(&str, &str)], body: &str) -> Response<Bytes> {

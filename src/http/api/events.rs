@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
+use std::time::Instant;
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use super::{Refusal, bad_request, refusal, text};
 use crate::config::Limits;
 use crate::http::Front;
 use crate::inbox::{AppIndex, Delivery};
+use crate::metrics::Source;
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::{engineio, socketio};
@@ -116,7 +118,16 @@ impl<'a> Event<'a> {
         let socketio = publisher
             .for_socketio(|| socketio_event_frame(channel.as_str(), &self.name, &socketio::data_of_text(&self.data)));
         let deflated = publisher.deflated(&frame);
-        Ok(Delivery { app, channel: channel.clone(), frame, socketio, deflated, except: self.except, is_kept: true })
+        Ok(Delivery {
+            app,
+            channel: channel.clone(),
+            frame,
+            socketio,
+            deflated,
+            except: self.except,
+            is_kept: true,
+            taken_at: Some(Instant::now()),
+        })
     }
 
     fn deliveries(&self, app: AppIndex, limits: &Limits, publisher: &Publisher) -> Result<Vec<Delivery>, Refusal> {
@@ -150,10 +161,20 @@ fn batch<'a>(body: &'a [u8], limits: &Limits) -> Result<Vec<Event<'a>>, Refusal>
     batch.into_iter().enumerate().map(check).collect()
 }
 
+fn count(front: &Front, app: AppIndex, source: Source, event: &Event<'_>) {
+    let (publisher, metrics) = (&front.publisher, front.publisher.metrics());
+    metrics.events_received.add(source);
+    if !event.channels.iter().any(|channel| publisher.has_subscribers(app, channel.as_str())) {
+        metrics.events_unheard.add(source);
+    }
+}
+
 /// `POST /apps/{id}/events`: one event, for each of its channels.
 pub(super) async fn publish(front: &Front, app: AppIndex, limits: &Limits, body: &[u8]) -> Result<String, Refusal> {
     let event = one(body, limits)?;
-    front.publisher.publish_all(event.deliveries(app, limits, &front.publisher)?).await;
+    let deliveries = event.deliveries(app, limits, &front.publisher)?;
+    count(front, app, Source::HttpApi, &event);
+    front.publisher.publish_all(deliveries).await;
     if !event.info.is_wanted() {
         return Ok(NOTHING.to_owned());
     }
@@ -168,8 +189,11 @@ pub(super) async fn send(front: &Front, app: AppIndex, limits: &Limits, written:
     let mut event = Event::check(written, limits)?;
     // The longest frame first: if that one may go out, so may the others.
     event.channels.sort_by_key(|channel| Reverse(channel.as_str().len()));
-    for channel in &event.channels {
+    for (index, channel) in event.channels.iter().enumerate() {
         let delivery = event.delivery(channel, app, limits, &front.publisher)?;
+        if index == 0 {
+            count(front, app, Source::LegacyHttpApi, &event);
+        }
         front.publisher.publish_all(vec![delivery]).await;
     }
     Ok(())
@@ -189,6 +213,7 @@ pub(super) async fn publish_batch(
     let events = batch(body, limits)?;
     let deliveries: Vec<Vec<Delivery>> =
         events.iter().map(|event| event.deliveries(app, limits, &front.publisher)).collect::<Result<_, _>>()?;
+    events.iter().for_each(|event| count(front, app, Source::HttpApi, event));
     front.publisher.publish_all(deliveries.into_iter().flatten().collect()).await;
     if !events.iter().any(|event| event.info.is_wanted()) {
         return Ok(NOTHING.to_owned());

@@ -7,7 +7,6 @@
 //! lead here. `httpApiKeyAuth` decides otherwise.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
@@ -21,6 +20,7 @@ use super::cors::{page, preflight};
 use super::events::{self, Written};
 use super::signed::{self, Parameters};
 use super::{BODY_BYTES_EXTRA, Endpoint, Named, Refusal, Route, body_bytes_max, is_switched_on, log, text};
+use crate::address::Source;
 use crate::config::{Config, KeyAuth, Limits};
 use crate::http::{Body, Front, collect, discard, error, full};
 use crate::inbox::{AppIndex, Counts, Found, Query};
@@ -28,6 +28,11 @@ use crate::protocol::channel::{Access, ChannelName, access};
 use crate::protocol::presence::Member;
 
 mod admission;
+
+/// Whether a program on this machine has sent the request, and no proxy on this machine for somebody else.
+pub(in crate::http) fn came_straight_from_here(parts: &http::request::Parts, source: &Source) -> bool {
+    admission::came_straight_from_here(parts, source).is_ok()
+}
 
 /// What the old server said, for scripts, and a sentence for people.
 #[derive(Debug, Eq, PartialEq)]
@@ -73,9 +78,14 @@ pub(super) fn is_meant<B>(config: &Config, request: &Request<B>, route: &Route) 
     app.is_some_and(|app| app.secret_is_random && !is_signed(app))
 }
 
-/// Answers a request of `peer`.
-pub(super) async fn respond(front: &Front, request: Request<Incoming>, route: Route, peer: IpAddr) -> Response<Body> {
-    let (status, text) = match answer(front, request, route, peer).await {
+/// Answers a request from this source.
+pub(super) async fn respond(
+    front: &Front,
+    request: Request<Incoming>,
+    route: Route,
+    source: &Source,
+) -> Response<Body> {
+    let (status, text) = match answer(front, request, route, source).await {
         Ok(text) => (StatusCode::OK, text),
         Err(denied) => {
             let sentence = denied.message.clone().unwrap_or_else(|| denied.error.clone());
@@ -105,10 +115,10 @@ async fn answer(
     front: &Front,
     request: Request<Incoming>,
     Route { app, endpoint }: Route,
-    peer: IpAddr,
+    source: &Source,
 ) -> Result<String, Denied> {
     let (parts, mut body) = request.into_parts();
-    let checked = admission::admit(&front.config, &app, &parts, peer).and_then(|index| match endpoint {
+    let checked = admission::admit(&front.config, &app, &parts, source).and_then(|index| match endpoint {
         Some(endpoint) if endpoint.method() == parts.method || is_head_of(&endpoint, &parts.method) => {
             is_switched_on(front, &endpoint)?;
             Ok((index, endpoint))
@@ -127,7 +137,7 @@ async fn answer(
     };
     let limits = &front.config.apps[usize::from(index.0)].limits;
     match endpoint {
-        Endpoint::Events => publish(front, index, limits, peer, body).await,
+        Endpoint::Events => publish(front, index, limits, source, body).await,
         Endpoint::Channels => channels(front, index, &Parameters::parse(parts.uri.query().unwrap_or_default())).await,
         Endpoint::Channel(name) => channel(front, index, &name).await,
         Endpoint::Users(name) => users(front, index, &name).await,
@@ -284,17 +294,17 @@ async fn publish(
     front: &Front,
     app: AppIndex,
     limits: &Limits,
-    peer: IpAddr,
+    source: &Source,
     body: Incoming,
 ) -> Result<String, Denied> {
     // The old server had no limit. Who is on this machine may send what Redis may bring.
-    let is_local = front.config.key_auth == KeyAuth::Loopback && peer.to_canonical().is_loopback();
+    let is_local = front.config.key_auth == KeyAuth::Loopback && source.is_this_machine();
     let event_bytes = if is_local { limits.event_bytes.max(limits.outbound_bytes) } else { limits.event_bytes };
     let body_bytes = match is_local {
         true => event_bytes.saturating_add(BODY_BYTES_EXTRA),
         false => body_bytes_max(&Endpoint::Events, limits),
     };
-    let body = collect(body, body_bytes).await.map_err(|(status, error)| Refusal { status, error })?;
+    let body = collect(front, body, body_bytes).await.map_err(|(status, error)| Refusal { status, error })?;
     let written = Posted::parse(&body)?;
     // To nobody, as before.
     if written.channels.as_ref().is_some_and(|channels| !channels.is_empty()) {

@@ -5,7 +5,6 @@
 //! whether a request may speak for an app, `events` what it publishes, `channels` what it is told. The old server's,
 //! for requests that name the key alone, is in `legacy`.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -16,6 +15,7 @@ use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
 use super::{Body, Front, collect, discard, error, json};
+use crate::address::Source;
 use crate::config::Limits;
 use crate::inbox::AppIndex;
 use signed::Parameters;
@@ -27,7 +27,7 @@ mod legacy;
 mod signed;
 
 pub(super) use cors::put as allow_pages;
-pub(super) use legacy::health;
+pub(super) use legacy::{came_straight_from_here, health};
 
 /// Room in a request beside the events' data, in bytes: names, channels, what JSON needs.
 const BODY_BYTES_EXTRA: usize = 64 * 1024;
@@ -122,17 +122,17 @@ pub(super) fn route(path: &str, query: Option<&str>) -> Option<Route> {
     Some(Route { app: Named::Id(text(segments.get(1)?)), endpoint })
 }
 
-/// Answers a request of `peer`.
+/// Answers a request from this source.
 pub(super) async fn respond(
     front: Arc<Front>,
     request: Request<Incoming>,
     route: Route,
-    peer: IpAddr,
+    source: &Source,
 ) -> Response<Body> {
     let mut response = if request.method() == Method::OPTIONS {
         cors::preflight(route.endpoint.as_ref().map(Endpoint::method))
     } else if legacy::is_meant(&front.config, &request, &route) {
-        legacy::respond(&front, request, route, peer).await
+        legacy::respond(&front, request, route, source).await
     } else {
         respond_to_signed(&front, request, route).await
     };
@@ -191,8 +191,9 @@ async fn answer(front: &Front, request: Request<Incoming>, route: Route) -> Resu
         }
     };
     let limits = &app.limits;
-    let body =
-        collect(body, body_bytes_max(&endpoint, limits)).await.map_err(|(status, error)| Refusal { status, error })?;
+    let body = collect(front, body, body_bytes_max(&endpoint, limits))
+        .await
+        .map_err(|(status, error)| Refusal { status, error })?;
     signed::verify_digest(&parameters, &body)?;
     match endpoint {
         Endpoint::Events => events::publish(front, index, limits, &body).await,

@@ -8,13 +8,18 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::address::{Connection, TrustedProxies};
 use crate::auth::fake::{FakeLaravel, auth_of, response};
 
-const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
+/// Who asks, whatever the headers say.
+fn visitor() -> Source {
+    let connection = Connection { peer: "192.0.2.7".parse().ok(), is_proxied: false, is_tls: false };
+    Source::of(connection, &HeaderMap::new(), &TrustedProxies::default())
+}
 
 /// A real HTTP server in front of the proxy.
 async fn front(auth: &Auth) -> SocketAddr {
-    let proxy = Proxy::new(auth, "http").unwrap();
+    let proxy = Proxy::new(auth).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -22,7 +27,7 @@ async fn front(auth: &Auth) -> SocketAddr {
             let proxy = proxy.clone();
             let service = service_fn(move |request| {
                 let proxy = proxy.clone();
-                async move { Ok::<_, Infallible>(proxy.forward(request, PEER).await) }
+                async move { Ok::<_, Infallible>(proxy.forward(request, &visitor()).await) }
             });
             tokio::spawn(server::Builder::new().serve_connection(TokioIo::new(socket), service));
         }
@@ -44,9 +49,9 @@ fn outgoing(host: &str, target: &str, headers: &[(&str, &str)]) -> Option<http::
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let proxy = Proxy::new(&auth_of(host), "http").unwrap();
+    let proxy = Proxy::new(&auth_of(host)).unwrap();
     let request = request.body(http_body_util::Empty::<Bytes>::new()).unwrap();
-    proxy.outgoing(request, PEER).map(|request| request.into_parts().0)
+    proxy.outgoing(request, &visitor()).map(|request| request.into_parts().0)
 }
 
 #[tokio::test]
@@ -240,7 +245,7 @@ fn an_absolute_target_leads_nowhere_else() {
     assert_eq!(parts.uri, "/x?y");
     let connect =
         Request::builder().method("CONNECT").uri("evil.example:80").body(http_body_util::Empty::new()).unwrap();
-    assert!(Proxy::new(&auth_of("http://localhost:8000"), "http").unwrap().outgoing(connect, PEER).is_none());
+    assert!(Proxy::new(&auth_of("http://localhost:8000")).unwrap().outgoing(connect, &visitor()).is_none());
 }
 
 #[test]
@@ -263,7 +268,7 @@ fn redirects_to_auth_host_stay_here() {
     ] {
         let mut headers = HeaderMap::new();
         headers.insert("location", HeaderValue::from_static(location));
-        Proxy::new(&auth_of(auth_host), "http").unwrap().rewrite_location(&mut headers);
+        Proxy::new(&auth_of(auth_host)).unwrap().rewrite_location(&mut headers);
         assert_eq!(headers["location"], expected, "{auth_host}: {location}");
     }
 }
@@ -278,7 +283,7 @@ async fn nobody_at_auth_host_is_a_502_that_says_what_to_do() {
     assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
     assert!(answer.contains(&format!("http://{free} (authHost")) && answer.contains("php artisan serve"), "{answer}");
     assert!(!answer.contains("passw0rd"));
-    assert!(!format!("{:?}", Proxy::new(&auth, "http").unwrap()).contains("passw0rd"));
+    assert!(!format!("{:?}", Proxy::new(&auth).unwrap()).contains("passw0rd"));
 
     for broken in ["", "nonsense\r\n\r\n", "HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"] {
         let fake = FakeLaravel::answering(broken).await;

@@ -9,6 +9,9 @@ use crate::protocol::pusher::Subscribe;
 use crate::protocol::signature;
 use crate::protocol::user::User;
 
+/// The status of a refusal by [`too_big`]; no other has it.
+pub(super) const TOO_BIG: u16 = 413;
+
 /// What a subscribe message says of itself.
 pub(super) enum Authorised {
     Yes,
@@ -83,6 +86,6 @@ pub(super) fn too_big(member: &Member, rules: &Rules) -> Option<Refusal> {
     (bytes > limit).then(|| {
         let error =
             format!("The presence member's data has {bytes} bytes; {limit} are allowed (limits.presenceMemberBytes)");
-        Refusal::new(413, error)
+        Refusal::new(TOO_BIG, error)
     })
 }

@@ -1,7 +1,7 @@
 //! Client events (whispers): what a client may say to the others of its channel
 //! (protocol section 2, rules).
 
-use super::{Action, Millis, Rules, Session, State};
+use super::{Action, Limit, Millis, Rules, SECOND, Session, State};
 use crate::protocol::channel::{Access, NAME_BYTES_MAX};
 
 impl Session {
@@ -34,10 +34,12 @@ impl Session {
         }
         if data.is_some_and(|data| data.len() > rules.client_event_bytes_max) {
             let limit = rules.client_event_bytes_max;
+            actions.push(Action::Limited(Limit::ClientEvent));
             return Err((None, format!("Client event refused: its data is over the limit of {limit} bytes")));
         }
-        if !self.client_events.take(rules.client_events_per_second, now) {
-            let limit = rules.client_events_per_second;
+        let limit = rules.client_events_per_second;
+        if !self.client_events.take(limit, SECOND, now) {
+            actions.push(Action::Limited(Limit::ClientEvents));
             return Err((Some(4301), format!("Client event refused: over the limit of {limit} in a second")));
         }
         actions.push(Action::Whisper {

@@ -1,7 +1,7 @@
 //! `pusher:signin`: the application's signature says who the connection's user is (protocol
 //! sections 2 and 4).
 
-use super::{Action, Millis, Rules, Session, close};
+use super::{Action, Limit, Millis, Rules, SECOND, Session, close};
 use crate::protocol::pusher::{self, Signin};
 use crate::protocol::signature;
 use crate::protocol::user::{User, UserData, WATCHLIST_MAX};
@@ -17,8 +17,9 @@ impl Session {
     }
 
     pub(super) fn signin(&mut self, signin: &Signin<'_>, rules: &Rules, now: Millis, actions: &mut Vec<Action>) {
-        let limit = rules.subscriptions_max as u32;
-        if !self.subscribes.take(limit, now) {
+        let limit = rules.subscribes_per_second;
+        if !self.subscribes.take(limit, SECOND, now) {
+            actions.push(Action::Limited(Limit::Subscribes));
             let error = format!("This connection has signed in or subscribed {limit} times within a second");
             return actions.push(Action::Send(pusher::error(None, &error)));
         }

@@ -3,8 +3,10 @@
 
 use bytes::Bytes;
 
-use super::authorise::{Authorised, authorise, too_big};
-use super::{ASKING_MAX, Action, Answer, Consent, Millis, Refusal, Rules, Session, State, Subscription, Ticket};
+use super::authorise::{Authorised, TOO_BIG, authorise, too_big};
+use super::{
+    ASKING_MAX, Action, Answer, Consent, Limit, MINUTE, Millis, Refusal, Rules, Session, State, Subscription, Ticket,
+};
 use crate::protocol::channel::{Access, ChannelName, NAME_BYTES_MAX, NameError};
 use crate::protocol::presence::Member;
 use crate::protocol::pusher::{self, Subscribe};
@@ -17,10 +19,14 @@ impl Session {
         now: Millis,
         actions: &mut Vec<Action>,
     ) {
-        let channel = match ChannelName::parse(&subscribe.channel) {
+        let channel = match parse_name(&subscribe.channel, rules) {
             Ok(channel) => channel,
             Err(error) => {
-                let status = if matches!(error, NameError::TooLong(_)) { 4009 } else { 400 };
+                let is_too_long = matches!(error, NameError::TooLong(..));
+                if is_too_long {
+                    actions.push(Action::Limited(Limit::ChannelName));
+                }
+                let status = if is_too_long { 4009 } else { 400 };
                 // pusher-js hands an error to the channel of exactly this name, which `messageBytes`
                 // bounds; the log does with its beginning.
                 let error = error.to_string();
@@ -33,14 +39,30 @@ impl Session {
         };
         let authorised = match authorise(&channel, &subscribe, self.socket_id, self.user.as_deref(), rules) {
             Ok(authorised) => authorised,
-            Err(refusal) => return refuse(channel.as_str(), "AuthError", refusal, actions),
+            Err(refusal) => {
+                if refusal.status == TOO_BIG {
+                    actions.push(Action::Limited(Limit::PresenceMember));
+                }
+                return refuse(channel.as_str(), "AuthError", refusal, actions);
+            }
         };
         if let Some(index) = self.position(channel.as_str()) {
             return self.subscribe_again(index, actions);
         }
         if self.subscriptions.len() >= rules.subscriptions_max {
             let error = format!("This connection has {} subscriptions; no more are allowed", rules.subscriptions_max);
+            actions.push(Action::Limited(Limit::Subscriptions));
             return refuse(channel.as_str(), "LimitReached", Refusal::new(4009, error), actions);
+        }
+        let joins = rules.presence_joins_per_minute;
+        // Each comes with an announcement to all members, and mostly with one that it has gone.
+        if channel.access() == Access::Presence && !self.presence_joins.take(joins, MINUTE, now) {
+            let error = format!(
+                "This connection has come to presence channels {joins} times within a minute; no more are allowed \
+                 (limits.presenceJoinsPerMinute)"
+            );
+            actions.push(Action::Limited(Limit::PresenceJoins));
+            return actions.push(subscription_error(channel.as_str(), "LimitReached", Refusal::new(4009, error)));
         }
         let ticket = self.next_ticket();
         let mut subscription = Subscription { channel, ticket, state: State::Joining, user_id: None, consent: None };
@@ -97,7 +119,12 @@ impl Session {
                 self.admit(&mut subscription, member, actions);
                 self.subscriptions.insert(index, subscription);
             }
-            Err(refusal) => actions.push(subscription_error(subscription.channel.as_str(), "AuthError", refusal)),
+            Err(refusal) => {
+                if refusal.status == TOO_BIG {
+                    actions.push(Action::Limited(Limit::PresenceMember));
+                }
+                actions.push(subscription_error(subscription.channel.as_str(), "AuthError", refusal));
+            }
         }
     }
 
@@ -114,6 +141,7 @@ impl Session {
     pub(super) fn full(&mut self, ticket: Ticket, refusal: &Refusal, actions: &mut Vec<Action>) {
         let Some(index) = self.subscriptions.iter().position(|s| s.ticket == ticket) else { return };
         let subscription = self.subscriptions.remove(index);
+        actions.push(Action::Limited(Limit::PresenceMembers));
         refuse(subscription.channel.as_str(), "LimitReached", refusal.clone(), actions);
         leave(subscription, actions);
     }
@@ -157,6 +185,15 @@ impl Session {
                 });
             }
         }
+    }
+}
+
+fn parse_name(name: &str, rules: &Rules) -> Result<ChannelName, NameError> {
+    match ChannelName::parse(name)? {
+        _ if name.len() > rules.channel_name_bytes_max => {
+            Err(NameError::TooLong(name.len(), rules.channel_name_bytes_max))
+        }
+        channel => Ok(channel),
     }
 }
 

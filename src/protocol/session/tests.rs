@@ -11,6 +11,9 @@ pub fn rules() -> Rules {
         app_key: "app-key".into(),
         secret: SECRET.into(),
         subscriptions_max: 5,
+        subscribes_per_second: 5,
+        presence_joins_per_minute: 20,
+        channel_name_bytes_max: 200,
         client_events_per_second: 3,
         client_event_bytes_max: 20,
         presence_member_bytes_max: 60,
@@ -26,6 +29,8 @@ struct Client {
     session: Session,
     rules: Rules,
     now: Millis,
+    /// The limits that were met. What the client is told of them is among the actions.
+    limited: Vec<Limit>,
 }
 
 impl Client {
@@ -33,12 +38,19 @@ impl Client {
         let mut actions = Vec::new();
         let session = Session::open(socket_id(), &rules(), 0, &mut actions);
         assert_eq!(actions, [Action::Send(pusher::connection_established(socket_id(), 30))]);
-        Self { session, rules: rules(), now: 0 }
+        Self { session, rules: rules(), now: 0, limited: Vec::new() }
     }
 
     fn input(&mut self, input: Input<'_>) -> Vec<Action> {
         let mut actions = Vec::new();
         self.session.input(input, &self.rules, self.now, &mut actions);
+        actions.retain(|action| match action {
+            Action::Limited(limit) => {
+                self.limited.push(*limit);
+                false
+            }
+            _ => true,
+        });
         actions
     }
 
@@ -187,6 +199,39 @@ fn subscribes_are_limited_in_a_second() {
     assert_eq!(refusal(&client.subscribes("orders")).1, 4009);
     client.now = 1000;
     assert_eq!(client.subscribes("orders"), [Action::Send(pusher::subscription_succeeded("orders"))]);
+    assert_eq!(client.limited, [Limit::Subscribes]);
+}
+
+/// Each time all members are told.
+#[test]
+fn coming_to_presence_channels_is_limited_in_a_minute() {
+    let mut client = Client::connect();
+    client.rules.presence_joins_per_minute = 3;
+    for second in 0..3 {
+        client.now = second * 1000;
+        client.joins("presence-a", r#"{"user_id":7}"#);
+        client.unsubscribes("presence-a");
+    }
+    client.now = 59_999;
+    let refused = client.subscribes_signed("presence-a", Some(r#"{"user_id":7}"#));
+    assert_eq!((refusal(&refused).0.as_str(), refusal(&refused).1), ("LimitReached", 4009));
+    // Without Laravel's leave, too: asking it is no way around.
+    assert_eq!(refusal(&client.says(r#"{"event":"pusher:subscribe","data":{"channel":"presence-b"}}"#)).1, 4009);
+    assert_eq!(client.subscribes("orders"), succeeded("orders"), "other channels are no presence channels");
+    client.now = 60_000;
+    client.joins("presence-a", r#"{"user_id":7}"#);
+    assert_eq!(client.limited, [Limit::PresenceJoins; 2]);
+}
+
+#[test]
+fn an_app_may_have_shorter_names() {
+    let mut client = Client::connect();
+    client.rules.channel_name_bytes_max = 6;
+    assert_eq!(client.subscribes("orders"), succeeded("orders"));
+    let (kind, status, error) = refusal(&client.subscribes("orders2"));
+    assert_eq!((kind.as_str(), status), ("LimitReached", 4009));
+    assert_eq!(error, "the channel name has 7 bytes; 6 are allowed");
+    assert_eq!(client.limited, [Limit::ChannelName]);
 }
 
 #[test]

@@ -310,7 +310,10 @@ mod tests {
         assert_eq!(position(&mut away, 1, &mut second), Some(8), "it is the one with channel 3");
         assert_eq!(position(&mut away, 1, &mut first), Some(5));
         let claim = away.claim(&KEY, 2, &mut first, 100).unwrap();
-        assert_eq!((claim.position, claim.socket_ids, claim.released), (Some(5), vec![SocketId::new(1, 0)], vec![1, 2]));
+        assert_eq!(
+            (claim.position, claim.socket_ids, claim.released),
+            (Some(5), vec![SocketId::new(1, 0)], vec![1, 2])
+        );
         assert!(!away.browsers.contains_key(&KEY));
         assert_eq!(position(&mut away, 1, &mut Claims::default()), None, "each is claimed once");
         assert_eq!(away.seats, 0);

@@ -111,11 +111,8 @@ impl Log {
         let Some(Some(kept)) = self.channels.get_mut(channel as usize) else { return };
         kept.numbers.push_back(number);
         let oldest = (kept.numbers.len() > self.bounds.events_per_channel).then(|| kept.numbers.pop_front()).flatten();
-        let event = Event {
-            frame: delivery.frame.clone(),
-            deflated: delivery.deflated.clone(),
-            except: delivery.except,
-        };
+        let event =
+            Event { frame: delivery.frame.clone(), deflated: delivery.deflated.clone(), except: delivery.except };
         self.bytes += event.bytes() + EVENT_COST;
         self.entries.push_back(Entry { channel, at: now, event: Some(event) });
         if let Some(oldest) = oldest {
@@ -139,7 +136,11 @@ impl Log {
     }
 
     /// If events after the position are missing, the time of the last such; and those that are there, in order.
-    pub fn after(&self, channel: u32, position: u64) -> (Option<Millis>, impl DoubleEndedIterator<Item = (Millis, &Event)>) {
+    pub fn after(
+        &self,
+        channel: u32,
+        position: u64,
+    ) -> (Option<Millis>, impl DoubleEndedIterator<Item = (Millis, &Event)>) {
         let kept = self.channels.get(channel as usize).and_then(Option::as_ref);
         let gap = kept.filter(|kept| position < kept.floor.0).map(|kept| kept.floor.1);
         let numbers = kept.into_iter().flat_map(move |kept| {
@@ -208,7 +209,16 @@ mod tests {
     fn delivery(bytes: usize, tag: u8) -> Delivery {
         let frame = Bytes::from(vec![tag; bytes]);
         let channel = ChannelName::published("c");
-        Delivery { app: AppIndex(0), channel, frame, socketio: None, deflated: None, except: None, is_kept: true }
+        Delivery {
+            app: AppIndex(0),
+            channel,
+            frame,
+            socketio: None,
+            deflated: None,
+            except: None,
+            is_kept: true,
+            taken_at: None,
+        }
     }
 
     fn tags(log: &Log, channel: u32, position: u64) -> (Option<Millis>, Vec<u8>) {

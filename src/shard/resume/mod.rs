@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::channels::{Change, Slot};
 use super::Shard;
+use super::channels::{Change, Slot};
 use crate::inbox::{AppIndex, ConnKey, Delivery, Form, Origin, Returning};
 use crate::protocol::SocketId;
 use crate::protocol::channel::{Access, ChannelName};
@@ -220,7 +220,8 @@ impl Shard {
     }
 
     fn let_speak(&mut self, at: ConnKey) {
-        let held_back = self.conn(at).and_then(|conn| conn.browser.as_mut()).and_then(|browser| browser.held_back.take());
+        let held_back =
+            self.conn(at).and_then(|conn| conn.browser.as_mut()).and_then(|browser| browser.held_back.take());
         let Some(held_back) = held_back else { return };
         if let Some(resume) = &mut self.resume {
             resume.waiting.retain(|waiting| *waiting != at);
@@ -311,9 +312,12 @@ impl Shard {
         let now = self.now();
         let claim = self.claim(slot, app, channel, now);
         let position = claim.as_ref().and_then(|claim| claim.position);
-        if self.channels.subscribe(app, channel, slot, position, now) == Change::Edge {
-            self.interest.add(self.context.publisher.hash(app, channel.as_str()));
+        let first = self.channels.subscribe(app, channel, slot, position, now) == Change::Edge;
+        let first = first.then(|| self.context.publisher.hash(app, channel.as_str()));
+        if let Some(hash) = first {
+            self.interest.add(hash);
         }
+        self.measure.subscribed(app, channel, first);
         self.occupancy.count(app, channel, 1);
         let (gap, events) = match claim {
             Some(claim) => {
@@ -415,7 +419,16 @@ impl Shard {
             if is_of_redis && self.context.resume.as_ref().is_some_and(|it| it.modes.of(channel) != Mode::Off) {
                 let frame = frame::encode_text(&resume::gap(channel.as_str(), Some(since), until));
                 let channel = channel.clone();
-                told.push(Delivery { app, channel, frame, socketio: None, deflated: None, except: None, is_kept: true });
+                told.push(Delivery {
+                    app,
+                    channel,
+                    frame,
+                    socketio: None,
+                    deflated: None,
+                    except: None,
+                    is_kept: true,
+                    taken_at: None,
+                });
             }
         }
         self.deliver(&mut told);
@@ -447,7 +460,8 @@ impl Shard {
             return;
         }
         let key = (app, browser.id);
-        let connections = self.resume.as_ref().and_then(|resume| resume.browsers.get(&key)).cloned().unwrap_or_default();
+        let connections =
+            self.resume.as_ref().and_then(|resume| resume.browsers.get(&key)).cloned().unwrap_or_default();
         for other in connections.into_iter().filter(|other| *other != at) {
             if self.conn(other).and_then(|conn| conn.browser.as_ref()).is_some_and(|browser| browser.is_probed) {
                 self.remove(other.slot, "its browser has come back without it");

@@ -2,32 +2,19 @@
 
 use std::net::IpAddr;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Version, request};
 
 use super::Denied;
+use crate::address::Source;
 use crate::config::{ApiCors, App, Config, KeyAuth};
 use crate::http::api::Named;
 use crate::inbox::AppIndex;
 
-/// Headers by which proxies say whom they ask for, beside `X-Forwarded-…`.
-const FORWARDING: &[&str] = &[
-    "forwarded",
-    "via",
-    "x-real-ip",
-    "x-client-ip",
-    "x-cluster-client-ip",
-    "x-envoy-external-address",
-    "x-original-forwarded-for",
-    "true-client-ip",
-    "cf-connecting-ip",
-    "fastly-client-ip",
-];
-
 /// The app that the request may speak for.
-pub(super) fn admit(config: &Config, app: &Named, parts: &request::Parts, peer: IpAddr) -> Result<AppIndex, Denied> {
+pub(super) fn admit(config: &Config, app: &Named, parts: &request::Parts, source: &Source) -> Result<AppIndex, Denied> {
     if config.key_auth == KeyAuth::Loopback {
-        came_straight_from_here(parts, peer)?;
+        came_straight_from_here(parts, source)?;
     }
     is_no_foreign_page(&parts.headers, config.api_cors.as_ref())?;
     let Some(key) = key(parts) else {
@@ -56,19 +43,19 @@ fn key(parts: &request::Parts) -> Option<String> {
 }
 
 /// Whether a program on this machine has sent the request, and no proxy on this machine for somebody else.
-fn came_straight_from_here(parts: &request::Parts, peer: IpAddr) -> Result<(), Denied> {
+pub(super) fn came_straight_from_here(parts: &request::Parts, source: &Source) -> Result<(), Denied> {
     const OTHERWISE: &str = "sign the request with clients[].secret, as Pusher's libraries do, or set \"httpApiKeyAuth\": \
                              \"anywhere\" if nobody else can reach this port";
     let refused = |what: &str| Err(Denied::unauthorized(format!("{what}; {OTHERWISE}")));
-    if !peer.to_canonical().is_loopback() {
-        return refused("the key alone is taken from this machine only, since it stands in every browser");
+    if !source.is_this_machine() {
+        return refused(&match &source.forwarded_by {
+            Some(name) => format!(
+                "the key alone is taken from this machine only, and the request has come through a proxy ({name})"
+            ),
+            None => "the key alone is taken from this machine only, since it stands in every browser".to_owned(),
+        });
     }
     let headers = &parts.headers;
-    if let Some(name) = headers.keys().find(|name| is_forwarding(name)) {
-        return refused(&format!(
-            "the key alone is taken from this machine only, and the request has come through a proxy ({name})"
-        ));
-    }
     // nginx says nothing of itself, unless it is told to. It speaks HTTP/1.0 to those behind it, or, set up for
     // WebSockets as its manual shows, puts one of these on each request.
     let is_telling = |value: &HeaderValue| {
@@ -89,10 +76,6 @@ fn came_straight_from_here(parts: &request::Parts, peer: IpAddr) -> Result<(), D
         );
     }
     Ok(())
-}
-
-fn is_forwarding(name: &HeaderName) -> bool {
-    name.as_str().starts_with("x-forwarded") || FORWARDING.contains(&name.as_str())
 }
 
 /// A `Host` by which this machine calls itself.
@@ -128,6 +111,7 @@ fn is_no_foreign_page(headers: &HeaderMap, allowed: Option<&ApiCors>) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::{Connection, TrustedProxies};
     use http::Request;
 
     const LOCAL: &str = "127.0.0.1";
@@ -140,9 +124,14 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
+    fn from(peer: &str, parts: &request::Parts) -> Result<(), Denied> {
+        let connection = Connection { peer: peer.parse().ok(), is_proxied: false, is_tls: false };
+        came_straight_from_here(parts, &Source::of(connection, &parts.headers, &TrustedProxies::default()))
+    }
+
     fn straight(peer: &str, headers: &[(&str, &str)]) -> Result<(), String> {
         let parts = parts(Version::HTTP_11, headers);
-        came_straight_from_here(&parts, peer.parse().unwrap()).map_err(|denied| denied.message.unwrap())
+        from(peer, &parts).map_err(|denied| denied.message.unwrap())
     }
 
     #[test]
@@ -159,7 +148,7 @@ mod tests {
     #[test]
     fn everybody_else() {
         let host = ("host", "127.0.0.1:6001");
-        for peer in ["192.0.2.1", "10.0.0.1", "::ffff:192.0.2.1", "fe80::1", "0.0.0.0"] {
+        for peer in ["192.0.2.1", "10.0.0.1", "::ffff:192.0.2.1", "fe80::1", "0.0.0.0", "unix socket"] {
             assert!(straight(peer, &[host]).unwrap_err().contains("this machine only"), "{peer}");
         }
         for name in
@@ -170,7 +159,7 @@ mod tests {
         for connection in ["Upgrade", "close"] {
             assert!(straight(LOCAL, &[host, ("connection", connection)]).unwrap_err().contains("proxy"));
         }
-        let nginx = came_straight_from_here(&parts(Version::HTTP_10, &[host]), LOCAL.parse().unwrap());
+        let nginx = from(LOCAL, &parts(Version::HTTP_10, &[host]));
         assert!(nginx.unwrap_err().message.unwrap().contains("HTTP/1.0"));
         for hosts in [
             &[][..],
