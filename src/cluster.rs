@@ -449,7 +449,7 @@ impl Task {
 }
 
 /// The Redis channel of the bus.
-fn channel(cluster: &config::Cluster) -> String {
+pub fn channel(cluster: &config::Cluster) -> String {
     format!("{}:bus", cluster.name)
 }
 

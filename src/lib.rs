@@ -8,6 +8,7 @@
 //! - [`address`]: where a request comes from, behind proxies too.
 //! - [`metrics`]: what is counted, for operators.
 //! - [`config`]: the application's `laravel-echo-server.json`, typed.
+//! - [`log`]: lines that nobody waits for.
 //! - [`tls`]: the certificate that the port serves.
 //! - [`listen`]: the port and the unix socket that connections come from.
 //! - [`inbox`]: everything that can reach a shard.
@@ -21,6 +22,7 @@
 //! - [`ingress`]: Laravel's events out of Redis.
 //! - [`cluster`]: the other nodes.
 //! - [`http`]: the port: upgrade, HTTP API, gateway, proxy.
+//! - [`doctor`]: looks at all that has to fit together, and says which line to change.
 //! - [`server`]: the only file that knows everybody.
 //! - [`cli`]: the commands.
 
@@ -30,10 +32,12 @@ pub mod bus;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod doctor;
 pub mod http;
 pub mod inbox;
 pub mod ingress;
 pub mod listen;
+pub mod log;
 pub mod metrics;
 pub mod presence_store;
 pub mod process;

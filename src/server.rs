@@ -148,6 +148,7 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> 
         tokio::spawn(async move {
             let again = signals.next().await;
             tracing::warn!("{again} again: ending at once");
+            crate::log::flush();
             std::process::exit(1);
         });
         operations.drain();

@@ -14,7 +14,7 @@ const APP: &str = r#""clients": [ { "appId": "my-app", "key": "my-app-key" } ]"#
 fn program(directory: &Path) -> Command {
     let mut command = Command::new(PROGRAM);
     // Nothing of the environment of whoever runs the tests shall count.
-    command.current_dir(directory).env_clear().stdin(Stdio::null());
+    command.current_dir(directory).env_clear().env("LARAVEL_ECHO_SERVER_LOG_FORMAT", "text").stdin(Stdio::null());
     command
 }
 

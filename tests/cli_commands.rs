@@ -91,7 +91,12 @@ impl Place {
 
     fn program(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
-        command.current_dir(self.0.path()).env_clear().stdin(Stdio::null()).args(arguments);
+        command
+            .current_dir(self.0.path())
+            .env_clear()
+            .env("LARAVEL_ECHO_SERVER_LOG_FORMAT", "text")
+            .stdin(Stdio::null())
+            .args(arguments);
         command
     }
 
@@ -403,6 +408,82 @@ fn init_asks_the_old_questions_in_the_old_order() {
     );
     assert_eq!(file["apiOriginAllow"]["allowMethods"], "GET");
     assert_eq!(file["clients"][0]["appId"].as_str().unwrap().len(), 16);
+}
+
+/// A folder with a Laravel application in it.
+fn with_application() -> Place {
+    let place = Place::new();
+    place.write(
+        ".env",
+        "APP_NAME=\"My Shop\"\nAPP_URL=http://shop.test:8000\nBROADCAST_DRIVER=redis\nREDIS_HOST=redis.test\nREDIS_PASSWORD=hush\n",
+    );
+    fs::create_dir(place.path("config")).unwrap();
+    place.write(
+        "config/database.php",
+        "<?php\nreturn ['redis' => ['options' => ['prefix' => env('REDIS_PREFIX', Str::slug(env('APP_NAME', 'laravel'), '_').'_database_')],\n\
+         'default' => ['host' => env('REDIS_HOST', '127.0.0.1'), 'password' => env('REDIS_PASSWORD'), 'port' => env('REDIS_PORT', '6379')]]];\n",
+    );
+    place
+}
+
+#[test]
+fn init_proposes_what_the_application_beside_it_says() {
+    let place = with_application();
+    // Every proposal is taken, the new client too.
+    let output = place.answer(&["init"], "\n\n\n\n\n\n\n\n\n");
+    let said = stdout(&output);
+    assert_eq!((stderr(&output).as_str(), output.status.code()), ("", Some(0)), "{said}");
+    let file = place.json(FILE);
+    assert_eq!(file["authHost"], "http://shop.test:8000");
+    let redis = json!({ "host": "redis.test", "port": "6379", "password": "hush", "keyPrefix": "my_shop_database_" });
+    assert_eq!(file["databaseConfig"]["redis"], redis);
+    let key = file["clients"][0]["key"].as_str().unwrap();
+    for part in [
+        "http://shop.test:8000 is from APP_URL in .env.".to_owned(),
+        "Redis is at redis.test:6379, with its password, key prefix \"my_shop_database_\" (.env and config/database.php).".to_owned(),
+        "1. Start it:\n       laravel-echo-server start\n".to_owned(),
+        format!("new Echo({{ broadcaster: 'pusher', key: '{key}', cluster: '',"),
+        "wsPort: 6001, forceTLS: false, disableStats: true });".to_owned(),
+        "laravel-echo-server doctor\n".to_owned(),
+    ] {
+        assert!(said.contains(&part), "{part} is not in {said}");
+    }
+    assert!(!said.contains("hush"), "{said}");
+    // There are secrets in it.
+    assert_eq!(fs::metadata(place.path(FILE)).unwrap().permissions().mode() & 0o777, 0o600);
+    // What is proposed need not be taken.
+    place.answer(&["init", "--force"], "\n7001\n\nhttps://other.test\nn\n\nn\n\n\n");
+    let file = place.json(FILE);
+    let taken = [&file["port"], &file["authHost"], &file["databaseConfig"]["redis"], &file["clients"]];
+    assert_eq!(taken, [&json!("7001"), &json!("https://other.test"), &json!({}), &json!([])]);
+}
+
+#[test]
+fn init_proposes_the_applications_own_key() {
+    let (place, other) = (with_application(), Place::new());
+    let mut env = place.read(".env");
+    env.push_str("REVERB_APP_ID=7\nREVERB_APP_KEY=the-key\nREVERB_APP_SECRET=hush-too\nREVERB_HOST=localhost\nREVERB_PORT=8080\n");
+    place.write(".env", &env);
+    fs::create_dir_all(place.path("app/Providers")).unwrap();
+    place.write("app/Providers/B.php", "<?php\nBroadcast::routes(['middleware' => ['auth:sanctum']]);\n");
+    // From elsewhere, by its folder.
+    let folder = place.0.path().to_str().unwrap();
+    let output = other.run(&["init", "--yes", "--app", folder]);
+    let said = stdout(&output);
+    assert!(said.contains("The application's app key is \"the-key\" (REVERB_APP_KEY in "), "{said}");
+    assert!(!said.contains("hush"), "{said}");
+    let file = other.json(FILE);
+    assert_eq!(file["clients"], json!([{ "appId": "7", "key": "the-key", "secret": "hush-too" }]));
+    assert_eq!(file["port"], "8080");
+    // Its route takes tokens only, so the browser has to ask this server.
+    let said = stdout(&other.answer(&["init", "--force", "--app", folder], "\n\n\n\n\n\n\n\n\n"));
+    assert!(
+        said.contains("authEndpoint: 'http://' + window.location.hostname + ':8080/broadcasting/auth' });"),
+        "{said}"
+    );
+    let none = other.run(&["init", "--yes", "--app", "/nonexistent"]);
+    assert!(stderr(&none).contains("No Laravel application is in /nonexistent"), "{}", stderr(&none));
+    assert_eq!(none.status.code(), Some(1));
 }
 
 #[test]

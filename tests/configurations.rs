@@ -139,7 +139,12 @@ fn command(name: &str, directory: &Path) -> Command {
         fs::copy(variables, directory.join(".env")).unwrap();
     }
     let mut command = Command::new(PROGRAM);
-    command.current_dir(directory).env_clear().arg("start").stdin(Stdio::null());
+    command
+        .current_dir(directory)
+        .env_clear()
+        .env("LARAVEL_ECHO_SERVER_LOG_FORMAT", "text")
+        .arg("start")
+        .stdin(Stdio::null());
     command
 }
 

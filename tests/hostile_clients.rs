@@ -178,7 +178,8 @@ async fn a_long_member_list_reaches_a_client_that_reads() {
 async fn waiting_questions_are_small() {
     // Takes connections into its backlog and never answers.
     let laravel = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let server = Server::start(json!({"authHost": format!("http://{}", laravel.local_addr().unwrap())}));
+    let auth_host = format!("http://{}", laravel.local_addr().unwrap());
+    let server = Server::start(json!({"authHost": auth_host, "authTimeoutMs": 120_000}));
     let mut client = server.connect().await;
     let before = status(server.pid(), "VmRSS");
     let headers: serde_json::Map<String, serde_json::Value> =

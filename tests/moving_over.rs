@@ -13,7 +13,12 @@ use serde_json::json;
 /// `start` in an empty directory, with these variables and none of those of whoever runs the tests.
 fn command(dir: &tempfile::TempDir, variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_laravel-echo-server"));
-    command.arg("start").current_dir(dir).env_clear().envs(variables.iter().copied());
+    command
+        .arg("start")
+        .current_dir(dir)
+        .env_clear()
+        .env("LARAVEL_ECHO_SERVER_LOG_FORMAT", "text")
+        .envs(variables.iter().copied());
     command
 }
 

@@ -13,8 +13,17 @@ use serde_json::{Map, Value, json};
 
 const SCHEMA: &str = "schema/laravel-echo-server.schema.json";
 
-/// Limits that `clients[].limits` cannot have, as `src/config/file.rs` says.
-const WHOLE_SERVER: [&str; 5] = ["messageBytes", "outboundBytes", "handshakeTimeout", "cacheSeconds", "cacheBytes"];
+/// Limits that `clients[].limits` cannot have, as `src/config/limits.rs` says.
+const WHOLE_SERVER: [&str; 8] = [
+    "messageBytes",
+    "outboundBytes",
+    "handshakeTimeout",
+    "headBytes",
+    "connectionsPerAddress",
+    "authRequestsPerSecond",
+    "cacheSeconds",
+    "cacheBytes",
+];
 
 /// Names that stand for a comment, `$schema` among them.
 const COMMENT: &str = "^[_/#$]";
@@ -29,7 +38,7 @@ fn special(key: &str) -> Option<Value> {
     let server = json!({ "type": "object", "properties": {
         "host": { "type": "string", "description": "host" }, "port": number() } });
     Some(match key {
-        "allowedOrigins" | "authHost" | "socketio.origins" => text_or_list,
+        "allowedOrigins" | "authHost" | "socketio.origins" | "trustedProxies" => text_or_list,
         "clients[].appId" | "clients[].key" | "clients[].secret" | "databaseConfig.redis.password" | "socketMode" => {
             json!({ "type": ["string", "number", "null"] })
         }
@@ -37,7 +46,7 @@ fn special(key: &str) -> Option<Value> {
         "port" => {
             json!({ "anyOf": [{ "type": ["integer", "null"] }, { "type": "string", "pattern": "(^|:)[0-9]+/?$" }] })
         }
-        "shards" | "metrics.port" => number(),
+        "shards" | "metrics.port" | "limits.subscribesPerSecond" => number(),
         "protocol" => one_of(&["http", "https"]),
         "logFormat" => one_of(&["auto", "text", "json"]),
         "resume.sameSite" => one_of(&["lax", "none"]),
@@ -114,7 +123,12 @@ fn rows() -> BTreeMap<String, Row> {
     let mut rows = BTreeMap::new();
     for line in settings.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        let ["", keys, default, meaning, ""] = cells[..] else { panic!("not three cells: {line}") };
+        let (keys, default, meaning) = match cells[..] {
+            ["", keys, default, meaning, ""] => (keys, default, meaning),
+            // Of a limit it is said, too, what a client is told.
+            ["", keys, default, bounds, _, ""] => (keys, default, bounds),
+            _ => panic!("neither three cells nor four: {line}"),
+        };
         let keys: Vec<&str> = keys.split('`').skip(1).step_by(2).collect();
         let defaults: Vec<&str> = default.split(", ").collect();
         for (index, key) in keys.iter().enumerate() {

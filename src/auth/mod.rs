@@ -12,6 +12,7 @@ pub(crate) mod headers;
 mod hosts;
 mod laravel;
 pub mod origin;
+pub mod probe;
 mod reply;
 
 pub use crate::protocol::session::{Answer, Refusal};

@@ -15,12 +15,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use self::standin::{Libraries, Site};
-use super::start::set_up_log;
 use crate::address::TrustedProxies;
 use crate::config::{
     App, Auth, Config, KeyAuth, Limits, LogFormat, MetricsAccess, Redis, Secret, SocketIo, Subscribers,
 };
 use crate::listen::Place;
+use crate::log;
 use crate::server::{self, Source};
 
 mod application;
@@ -50,7 +50,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let (port, remark) = choose_port(options.port.unwrap_or(PORT))?;
 
     let (events_in, events) = tokio::sync::mpsc::channel(EVENTS_MAX);
-    set_up_log(false);
+    log::set_up(LogFormat::Text, false);
     let application = standin::start(Site { app_key: APP_KEY, libraries }, events_in)?;
     server::run(config(port, application)?, Source::Queue(events), move |places| {
         let Some(address) = places.iter().find_map(Place::address) else { return };

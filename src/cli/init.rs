@@ -1,18 +1,21 @@
 //! `configure`, also called `init`: asks what the old server asked, and writes the file it wrote.
 //!
 //! Questions that an option answers are not asked; with `--yes` none is. Answers are lines of
-//! standard input, so a terminal, a pipe and `expect` will all do.
+//! standard input, so a terminal, a pipe and `expect` will all do. Where a Laravel application is beside it, the
+//! proposed answers are its own (see [`proposals`](super::proposals)).
 
 use std::fmt::Display;
 use std::io::{self, BufRead, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 
+use super::proposals::{Client, Proposals, Proposed, Redis};
 use super::{clients, files, say};
 use crate::config::{Config, FILE_NAME};
+use crate::doctor::Application;
 
 /// An answer longer than this is none.
 const ANSWER_BYTES_MAX: u64 = 4096;
@@ -32,7 +35,10 @@ pub struct Options {
     /// The config file to write [default: laravel-echo-server.json].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Ask nothing: what no option says gets its default.
+    /// The Laravel application to look at for proposals [default: that in the config file's directory or the current one].
+    #[arg(long, value_name = "DIR")]
+    app: Option<PathBuf>,
+    /// Ask nothing: what no option says gets its default, or what the Laravel application proposes.
     #[arg(long, short)]
     yes: bool,
     /// Overwrite a config file that is there.
@@ -87,15 +93,12 @@ const PROTOCOLS: [&str; 2] = ["http", "https"];
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let mut stdin = io::stdin().lock();
     let mut ask = Questions { answers: &mut stdin, silent: options.yes };
-    let mut settings = ask_all(options, &mut ask)?;
-    if options.client.is_some() || ask.yes_or_no("Do you want to generate a client ID/Key for HTTP API?", false)? {
-        let id = options.client.clone().filter(|id| !id.is_empty());
-        settings.clients.push(Client {
-            app_id: id.map_or_else(|| clients::random_hex(8), Ok)?,
-            key: clients::random_hex(16)?,
-            secret: clients::random_hex(16)?,
-        });
+    let proposals = find_application(options)?.as_ref().map(Proposals::of).unwrap_or_default();
+    if let Some(folder) = &proposals.folder {
+        say(format_args!("A Laravel application is in {folder}: its settings are proposed."));
     }
+    let mut settings = ask_all(options, &proposals, &mut ask)?;
+    settings.clients.extend(ask_client(options, &proposals, &mut ask)?);
     settings.api_origin_allow = ask_cors(options, &mut ask)?;
     let default = options.config.clone().unwrap_or_else(|| FILE_NAME.into());
     let name = ask.text("What do you want this config to be saved as?", &default.display().to_string())?;
@@ -112,9 +115,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     // What start would refuse is better said now.
     let config = Config::parse(&path, text.as_bytes(), &|_| None)?;
     // Whoever knows the secret can sign: then the file is its owner's only.
-    let mode = if settings.clients.is_empty() { 0o666 } else { 0o600 };
+    let has_secret = !settings.clients.is_empty() || settings.database_config.redis.password.is_some();
+    let mode = if has_secret { 0o600 } else { 0o666 };
     files::replace(&path, &text, mode).with_context(|| format!("{} cannot be written", path.display()))?;
-    for client in &settings.clients {
+    for client in settings.clients.iter().filter(|client| !is_proposed(&proposals, client)) {
         say(format_args!("appId: {}\nkey: {}\nsecret: {}", client.app_id, client.key, client.secret));
     }
     if config.apps.iter().all(|app| app.id.is_empty()) {
@@ -125,17 +129,92 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let option = if name == FILE_NAME { String::new() } else { format!(" --config=\"{name}\"") };
     let dir = options.dir.as_ref().map(|dir| format!(" --dir=\"{}\"", dir.display())).unwrap_or_default();
     say(format_args!("Configuration file saved. Run laravel-echo-server start{dir}{option} to run server."));
+    if !options.yes {
+        say(format_args!("{}", next_steps(&config, &proposals, &format!("{dir}{option}"))));
+    }
     Ok(())
 }
 
-fn ask_all(options: &Options, ask: &mut Questions<'_>) -> anyhow::Result<Settings> {
+fn find_application(options: &Options) -> anyhow::Result<Option<Application>> {
+    if let Some(folder) = &options.app {
+        let found = Application::read(folder);
+        ensure!(
+            found.is_some(),
+            "No Laravel application is in {}: neither artisan nor a .env of Laravel's.",
+            folder.display()
+        );
+        return Ok(found);
+    }
+    let beside = options.dir.as_deref().unwrap_or(Path::new("."));
+    Ok(Application::read(beside).or_else(|| Application::read(Path::new("."))))
+}
+
+fn is_proposed(proposals: &Proposals, client: &Client) -> bool {
+    proposals.client.as_ref().is_some_and(|proposed| proposed.value.key == client.key)
+}
+
+/// The application's own app, or a new one.
+fn ask_client(options: &Options, proposals: &Proposals, ask: &mut Questions<'_>) -> anyhow::Result<Option<Client>> {
+    if let (None, Some(Proposed { value, from })) = (&options.client, &proposals.client) {
+        ask.tell(format_args!("The application's app key is {:?} ({from}).", value.key));
+        if ask.yes_or_no("Do you want its clients to connect here, with the same ID, key and secret?", true)? {
+            return Ok(Some(value.clone()));
+        }
+    }
+    // Without one, nobody but Socket.IO clients can connect.
+    let default = proposals.folder.is_some() && proposals.client.is_none();
+    if options.client.is_none() && !ask.yes_or_no("Do you want to generate a client ID/Key for HTTP API?", default)? {
+        return Ok(None);
+    }
+    let id = options.client.clone().filter(|id| !id.is_empty());
+    Ok(Some(Client {
+        app_id: id.map_or_else(|| clients::random_hex(8), Ok)?,
+        key: clients::random_hex(16)?,
+        secret: clients::random_hex(16)?,
+    }))
+}
+
+/// What there is to do now: start, the front end's lines, and whom to ask if it does not work.
+fn next_steps(config: &Config, proposals: &Proposals, options: &str) -> String {
+    let port = config.port;
+    let transport = match &config.tls {
+        Some(_) => format!("wssPort: {port}, forceTLS: true"),
+        None => format!("wsPort: {port}, forceTLS: false"),
+    };
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let echo = match config.apps.iter().find(|app| !app.id.is_empty()) {
+        Some(app) => {
+            let gateway = format!(
+                ",\n         authEndpoint: '{scheme}://' + window.location.hostname + ':{port}{}'",
+                config.auth.endpoint
+            );
+            format!(
+                "window.Echo = new Echo({{ broadcaster: 'pusher', key: '{}', cluster: '',\n         wsHost: window.location.hostname, {transport}, disableStats: true{} }});",
+                app.key,
+                if proposals.needs_gateway { &gateway } else { "" }
+            )
+        }
+        None => format!(
+            "window.Echo = new Echo({{ broadcaster: 'socket.io', host: window.location.hostname + ':{port}' }});"
+        ),
+    };
+    format!(
+        "\nNext:\n  1. Start it:\n       laravel-echo-server start{options}\n  2. Connect the front end:\n       {echo}\n  3. See \
+         that all fits together, and which line to change if not:\n       laravel-echo-server doctor{options}"
+    )
+}
+
+fn ask_all(options: &Options, proposals: &Proposals, ask: &mut Questions<'_>) -> anyhow::Result<Settings> {
     // One after the other, in the order of the questions.
     let dev_mode = options.dev || ask.yes_or_no("Do you want to run this server in development mode?", false)?;
     let port = match options.port {
         Some(port) => port.to_string(),
-        None => ask.until_right("Which port would you like to serve from?", "6001", |answer| {
-            answer.parse::<u16>().map(|port| port.to_string()).map_err(|_| "a port is a number up to 65535")
-        })?,
+        None => {
+            let default = ask.proposed(&proposals.port, "6001");
+            ask.until_right("Which port would you like to serve from?", &default, |answer| {
+                answer.parse::<u16>().map(|port| port.to_string()).map_err(|_| "a port is a number up to 65535")
+            })?
+        }
     };
     let database = match &options.database {
         Some(database) => database.clone(),
@@ -143,11 +222,21 @@ fn ask_all(options: &Options, ask: &mut Questions<'_>) -> anyhow::Result<Setting
     };
     let auth_host = match &options.auth_host {
         Some(host) => host.clone(),
-        None => ask.until_right("Enter the host of your Laravel authentication server.", HOST, |answer| {
-            let is_url = answer.starts_with("http://") || answer.starts_with("https://");
-            if is_url { Ok(answer.to_owned()) } else { Err("it begins with http:// or https://") }
-        })?,
+        None => {
+            let default = ask.proposed(&proposals.auth_host, HOST);
+            ask.until_right("Enter the host of your Laravel authentication server.", &default, |answer| {
+                let is_url = answer.starts_with("http://") || answer.starts_with("https://");
+                if is_url { Ok(answer.to_owned()) } else { Err("it begins with http:// or https://") }
+            })?
+        }
     };
+    let mut database_config = DatabaseConfig::default();
+    if let Some(Proposed { value, from }) = &proposals.redis {
+        ask.tell(format_args!("The application's Redis is at {} ({from}).", value.shown()));
+        if ask.yes_or_no("Do you want to listen to it?", true)? {
+            database_config.redis = value.clone();
+        }
+    }
     let protocol = match &options.protocol {
         Some(protocol) => protocol.clone(),
         None => ask.one_of("Will you be serving on http or https?", PROTOCOLS)?,
@@ -163,7 +252,17 @@ fn ask_all(options: &Options, ask: &mut Questions<'_>) -> anyhow::Result<Setting
             None => ask.needed("Enter the path to your SSL key file.", "--ssl-key")?,
         };
     }
-    Ok(Settings { dev_mode, port, database, auth_host, protocol, ssl_cert_path, ssl_key_path, ..Settings::default() })
+    Ok(Settings {
+        dev_mode,
+        port,
+        database,
+        database_config,
+        auth_host,
+        protocol,
+        ssl_cert_path,
+        ssl_key_path,
+        ..Settings::default()
+    })
 }
 
 fn ask_cors(options: &Options, ask: &mut Questions<'_>) -> anyhow::Result<ApiOriginAllow> {
@@ -190,6 +289,22 @@ struct Questions<'a> {
 }
 
 impl Questions<'_> {
+    /// Says where a proposal comes from. With `--yes` as well: nobody else says what was taken.
+    fn tell(&self, text: impl Display) {
+        say(format_args!("  {text}"));
+    }
+
+    /// The proposal, if there is one, and where it comes from; or else the default.
+    fn proposed(&self, proposal: &Option<Proposed<String>>, default: &str) -> String {
+        match proposal {
+            Some(Proposed { value, from }) => {
+                self.tell(format_args!("{value} is from {from}."));
+                value.clone()
+            }
+            None => default.to_owned(),
+        }
+    }
+
     fn text(&mut self, question: &str, default: &str) -> anyhow::Result<String> {
         let hint = if default.is_empty() { String::new() } else { format!(" ({default})") };
         let answer = self.answer(format_args!("{question}{hint}"))?;
@@ -284,18 +399,9 @@ struct Settings {
     api_origin_allow: ApiOriginAllow,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Client {
-    app_id: String,
-    key: String,
-    /// New: the old server ignores it.
-    secret: String,
-}
-
 #[derive(Default, Serialize)]
 struct DatabaseConfig {
-    redis: Empty,
+    redis: Redis,
     sqlite: Sqlite,
 }
 

@@ -17,10 +17,12 @@ pub mod banner;
 pub mod bench;
 mod clients;
 pub mod demo;
+mod doctor;
 mod files;
 mod init;
 mod lock;
 mod manual;
+mod proposals;
 pub mod start;
 mod stop;
 
@@ -62,6 +64,10 @@ enum Command {
         #[command(flatten)]
         file: FileOptions,
     },
+    /// Looks at file, Redis, Laravel, certificates, port and proxy, and says which line to change.
+    ///
+    /// Exit codes: 0 nothing to do, 1 warnings, 2 problems.
+    Doctor(Box<doctor::Options>),
     /// Shows what it does: server, application and page in one process, without Redis and Laravel.
     Demo(DemoOptions),
     /// Measures a server of yours: connects, subscribes, publishes, and counts what arrives.
@@ -109,9 +115,16 @@ pub struct StartOptions {
     /// Run in dev mode: say more in the log, as "devMode" in the config file.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t, value_name = "true|false", hide_possible_values = true, action = clap::ArgAction::Set)]
     pub dev: bool,
+    /// How lines of the log look, as "logFormat" in the config file: text, json, or auto (text on a terminal or in dev mode).
+    #[arg(long, value_name = "text|json|auto", value_parser = log_format)]
+    pub log_format: Option<config::LogFormat>,
     /// What the old command line took for `--dev=false`.
     #[arg(long, hide = true)]
     pub no_dev: bool,
+}
+
+fn log_format(text: &str) -> Result<config::LogFormat, &'static str> {
+    text.parse().map_err(|()| "there are text, json and auto")
 }
 
 /// Options of `demo`.
@@ -147,6 +160,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Configure(options) => done(init::run(&options)),
         Command::ClientAdd { id, file } => done(clients::add(id.as_deref(), &file)),
         Command::ClientRemove { id, file } => done(clients::remove(id.as_deref(), &file)),
+        Command::Doctor(options) => doctor::run(*options),
         Command::Demo(DemoOptions { assets, port }) => done(demo::run(demo::Options { assets, port: Some(port) })),
         Command::Bench(options) => done(bench::run(*options)),
         Command::Completions { shell } => done(manual::completions(shell, CommandLine::command())),
@@ -206,7 +220,11 @@ mod tests {
             ("x start --dir=/srv --config=echo.json", false, false),
         ] {
             let Some(Command::Start(options)) = parse(text) else { panic!("not start") };
-            assert_eq!(options, StartOptions { file: file.clone(), force, dev, no_dev: false }, "{text}");
+            assert_eq!(
+                options,
+                StartOptions { file: file.clone(), force, dev, log_format: None, no_dev: false },
+                "{text}"
+            );
         }
         let Some(Command::Stop(options)) = parse("x stop --dir /srv --config=echo.json") else { panic!("not stop") };
         assert_eq!((options.path(), options), ("/srv/echo.json".into(), file.clone()));

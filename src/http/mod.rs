@@ -192,7 +192,7 @@ async fn answer<S: Stream>(
     if let Some(route) = api::route(path, request.uri().query()) {
         // Anybody may ask what a browser asks before a request.
         let is_preflight = method == Method::OPTIONS;
-        let response = api::respond(front, request, route, &source).await;
+        let response = api::respond(front, request, route, source).await;
         if response.status().is_success() && !is_preflight {
             open.is_backend.store(true, Ordering::Relaxed);
         }

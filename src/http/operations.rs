@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use super::{Body, Front, api, error, full, json};
 use crate::address::{Connection, Source};
 use crate::config::Secret;
+use crate::log;
 use crate::metrics::{Page, table};
 use crate::process;
 use crate::redis::Status;
@@ -215,6 +216,8 @@ fn describe_process(usage: &process::Usage, started: SystemTime, page: &mut Page
     page.sample(&table::MAX_FDS, &[], usage.files_max as f64);
     page.sample(&table::CPU_SECONDS, &[], usage.cpu.as_secs_f64());
     let since_1970 = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    page.sample(&table::LOG_LINES_DROPPED, &[], log::lines_dropped() as f64);
+    page.sample(&table::LOG_LINES_SUPPRESSED, &[], log::lines_suppressed() as f64);
     page.sample(&table::START_TIME_SECONDS, &[], since_1970.as_secs_f64());
 }
 

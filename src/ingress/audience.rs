@@ -60,7 +60,7 @@ impl Audiences {
     }
 
     /// The pattern for `PSUBSCRIBE` that matches whatever may be for somebody.
-    pub(super) fn pattern(&self) -> String {
+    pub fn pattern(&self) -> String {
         let mut prefixes = self.configured.iter().map(|(prefix, _)| prefix.as_str());
         let common = match (&self.others, prefixes.next()) {
             (None, Some(first)) => prefixes.fold(first, common),

@@ -5,6 +5,7 @@ use super::Shard;
 use crate::metrics;
 use crate::protocol::SocketId;
 use crate::protocol::session::{Limit, Millis};
+use crate::ws::frame::Violation;
 
 /// How long a limit is not spoken of again.
 const QUIET: Millis = 10_000;
@@ -43,8 +44,16 @@ impl Shard {
         self.reached(limit.into(), || format!("{socket_id} was refused something"));
     }
 
+    /// A client has sent what is no WebSocket, or a message over `limits.messageBytes`.
+    pub(super) fn violated(&mut self, violation: &Violation) {
+        tracing::debug!("a client broke the WebSocket protocol: {violation}");
+        if matches!(violation, Violation::TooBig { .. }) {
+            self.reached(metrics::Limit::MessageBytes, || format!("a client is closed with {}", violation.code()));
+        }
+    }
+
     /// A limit was reached by what is said here.
-    pub(super) fn reached(&mut self, limit: metrics::Limit, who: impl FnOnce() -> String) {
+    fn reached(&mut self, limit: metrics::Limit, who: impl FnOnce() -> String) {
         self.context.publisher.metrics().limit_reached.add(limit);
         if let Some(times) = self.reached.note(limit, self.now()) {
             let (who, key) = (who(), limit.text());

@@ -22,7 +22,7 @@ use crate::auth::{Asked, Question};
 use crate::inbox::{
     ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient, PresenceChanges,
 };
-use crate::metrics::{self, Source};
+use crate::metrics::Source;
 use crate::protocol::engineio::Timing;
 use crate::protocol::session::{Action, Input, Millis, Rules, Session};
 use crate::protocol::webhook::Event;
@@ -69,9 +69,6 @@ const READ_BYTES: usize = 16 * 1024;
 
 /// Reads of one socket before the others' turn.
 const READS_MAX: usize = 4;
-
-/// WebSocket's code for a message that is too long.
-const TOO_LONG: u16 = 1009;
 
 /// How long the clients get to answer the close frames when the server stops.
 const STOP_WAIT: Duration = Duration::from_secs(3);
@@ -170,6 +167,7 @@ impl Drop for EndsTheProcess {
     fn drop(&mut self) {
         if std::thread::panicking() {
             tracing::error!("shard {} has panicked (see above), so the server ends; please report this", self.0);
+            crate::log::flush();
             std::process::exit(1);
         }
     }
@@ -431,10 +429,7 @@ impl Shard {
             conn.decoder = decoder;
         }
         if let Err(violation) = result {
-            tracing::debug!("a client broke the WebSocket protocol: {violation}");
-            if violation.code() == TOO_LONG {
-                self.reached(metrics::Limit::MessageBytes, || format!("a client is closed with {TOO_LONG}"));
-            }
+            self.violated(&violation);
             self.close(key.slot, violation.code(), &violation.to_string());
             if let Some(closing) = self.conn(key).and_then(|conn| conn.closing.as_mut()) {
                 closing.deaf = true;

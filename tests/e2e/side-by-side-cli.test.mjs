@@ -24,7 +24,7 @@ before(async () => {
 /** Runs a command to its end: exit code, and what it said without colours. */
 async function run(which, args, cwd) {
   const [program, first] = programs()[which];
-  const child = spawn(program, [...first, ...args], { cwd, env: { ...process.env, FORCE_COLOR: '0' }, stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(program, [...first, ...args], { cwd, env: { LARAVEL_ECHO_SERVER_LOG_FORMAT: 'text', ...process.env, FORCE_COLOR: '0' }, stdio: ['ignore', 'pipe', 'pipe'] });
   let said = '';
   for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text) => (said += text));
   const code = await within(new Promise((resolve) => child.on('close', resolve)), `the end of ${args.join(' ')}`);

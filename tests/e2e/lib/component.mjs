@@ -33,7 +33,7 @@ export class Component {
   }
 
   run(command, args, { env = {}, cwd = this.dir } = {}) {
-    this.child = spawn(command, args, { cwd, env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+    this.child = spawn(command, args, { cwd, env: { LARAVEL_ECHO_SERVER_LOG_FORMAT: 'text', ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
     running.add(this);
     for (const stream of ['stdout', 'stderr']) {
       let rest = '';

@@ -5,14 +5,15 @@ import { Component, freePort } from './component.mjs';
 
 const EXAMPLES = new URL('../../../examples/nginx/', import.meta.url);
 
-export async function startNginx({ laravel, server }) {
+/** `edit` changes an example's text before nginx reads it. */
+export async function startNginx({ laravel, server, edit = (text) => text }) {
   const nginx = new Component('nginx');
   nginx.port = await freePort();
   nginx.url = `http://127.0.0.1:${nginx.port}`;
   for (const name of ['broadcasting-auth.conf', 'websocket.conf']) {
     const example = readFileSync(new URL(name, EXAMPLES), 'utf8');
     if (!example.includes('127.0.0.1:6001')) throw new Error(`${name} does not lead to 127.0.0.1:6001`);
-    writeFileSync(join(nginx.dir, name), example.replaceAll('127.0.0.1:6001', `127.0.0.1:${server.port}`));
+    writeFileSync(join(nginx.dir, name), edit(example.replaceAll('127.0.0.1:6001', `127.0.0.1:${server.port}`), name));
   }
   const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((name) => `${name}_temp_path ${nginx.dir}/${name};`).join(' ');
   writeFileSync(join(nginx.dir, 'nginx.conf'), `

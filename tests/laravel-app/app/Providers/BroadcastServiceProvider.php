@@ -26,6 +26,11 @@ class BroadcastServiceProvider extends ServiceProvider
             Broadcast::routes(['middleware' => ['web', 'auth']]);
         });
 
+        // For the bearer token alone.
+        Route::prefix('token')->group(function () {
+            Broadcast::routes(['middleware' => ['auth:api']]);
+        });
+
         // An application that sends everybody to the login page, also one who asks for JSON.
         Route::post('moved/broadcasting/auth', function () {
             return redirect()->route('login');
