@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::inbox::{AppIndex, Delivery, Found, Query};
+use crate::inbox::{AppIndex, Coming, Delivery, Found, Query};
 use crate::protocol::channel::ChannelName;
 
 /// What every message between nodes begins with; no event of Laravel's does.
@@ -29,6 +29,8 @@ pub enum Said {
     User { app: AppIndex, channel: Option<ChannelName>, user_id: Arc<str>, info: Option<Arc<str>> },
     /// End the user's connections.
     Terminate { app: AppIndex, user_id: Arc<str> },
+    /// These connections will be closed, and may come to other nodes.
+    Coming(Vec<Coming>),
     /// How many subscriptions there are elsewhere.
     Count { app: AppIndex, query: Query, reply: oneshot::Sender<Found> },
     /// This node stops. Answered when the others have been told.
@@ -161,6 +163,11 @@ impl Bus {
         if !self.is_alone() {
             self.say(Said::Terminate { app, user_id: user_id.clone() });
         }
+    }
+
+    /// This node stops, and these of its connections may come to the others.
+    pub fn coming(&self, connections: Vec<Coming>) {
+        self.say(Said::Coming(connections));
     }
 
     /// How many subscriptions the others have; nodes that do not answer in time are left out.

@@ -311,6 +311,7 @@ impl Task {
                 self.hub.user(app, channel, user_id, info, out);
             }
             Said::Terminate { app, user_id } => self.hub.terminate(app, &user_id, out),
+            Said::Coming(connections) => self.hub.coming(&connections, out),
             Said::Count { app, query, reply } => {
                 let missing: Vec<NodeId> = self.hub.live().collect();
                 if missing.is_empty() || self.outbound.state() != State::Up {
@@ -377,6 +378,7 @@ impl Task {
                 }
                 Effect::Changed { node, changes } => self.changed(node, changes),
                 Effect::Terminate { app, user_id } => self.publisher.terminate_here(app, &user_id),
+                Effect::Coming(coming) => self.publisher.expect(coming),
                 Effect::Count { node, id, app, query } => self.answer(node, id, app, query),
                 Effect::Counted { node, id, is_last, channels } => self.counted(node, id, is_last, channels),
             }

@@ -22,12 +22,13 @@ use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::engineio::Sid;
 use crate::protocol::presence::Member;
-use crate::protocol::resume::BrowserId;
 use crate::protocol::session::{Answer, Refusal, Ticket};
 
+mod browsers;
 mod presence_lists;
 mod socketio;
 
+pub use browsers::{Coming, Origin, Returning};
 pub use presence_lists::{PresenceChanges, PresenceList};
 pub use socketio::{Poll, PollAnswer, PollRequest, SocketIo};
 
@@ -129,6 +130,10 @@ pub enum Control {
     PresenceLists { all: bool, answer: oneshot::Sender<Vec<PresenceList>> },
     /// Redis was away, and what it sent between these Unix times, in milliseconds, is not known here.
     Missed { since: u64, until: u64 },
+    /// Tell the other nodes of your browsers, since this one stops; answered with how many they are.
+    HandOver(oneshot::Sender<usize>),
+    /// A connection of another node that stops will come here, or to a third one.
+    Coming(Coming),
     /// Close every connection, then end.
     Stop,
 }
@@ -294,24 +299,6 @@ pub struct NewClient {
     pub socketio: Option<SocketIo>,
     /// The browser, if it is to get what it misses.
     pub browser: Option<Returning>,
-}
-
-/// A browser that is known by its cookie.
-#[derive(Clone, Copy, Debug)]
-pub struct Returning {
-    /// It.
-    pub browser: BrowserId,
-    /// Where it has been before.
-    pub origin: Origin,
-}
-
-/// Where a browser's cookie is from.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Origin {
-    /// From this process, now or before.
-    Here,
-    /// From another process, of which nothing is known.
-    Elsewhere,
 }
 
 /// One more of something, for as long as this lives.

@@ -155,6 +155,7 @@ pub async fn from_link(link: Link, mut ingress: Ingress, status: watch::Sender<S
     let mut reporter = Reporter::new(&link, status);
     let mut backoff = Backoff::new(link.timing());
     let mut away_since = Instant::now();
+    let mut heard_at = None;
     loop {
         let subscribed = link.subscribe(&pattern).await;
         ingress.publisher.metrics().redis_gap_seconds.add((), away_since.elapsed());
@@ -167,7 +168,11 @@ pub async fn from_link(link: Link, mut ingress: Ingress, status: watch::Sender<S
             Ok(mut subscription) => {
                 let since = Instant::now();
                 reporter.connected();
-                let failure = listen(&mut subscription, &mut ingress).await;
+                if let Some(since) = heard_at {
+                    // What was published meanwhile is lost, and nobody knows how much that is.
+                    ingress.publisher.tell_of_gap(since, unix_millis());
+                }
+                let failure = listen(&mut subscription, &mut ingress, &mut heard_at).await;
                 drop(subscription);
                 away_since = Instant::now();
                 ingress.publisher.metrics().redis_disconnects.add(());
@@ -184,7 +189,8 @@ pub async fn from_link(link: Link, mut ingress: Ingress, status: watch::Sender<S
 ///
 /// The subscription is read without waiting for shards, so that PING is answered and a dead
 /// connection is noticed however busy they are.
-async fn listen(subscription: &mut Subscription, ingress: &mut Ingress) -> Failure {
+async fn listen(subscription: &mut Subscription, ingress: &mut Ingress, heard_at: &mut Option<u64>) -> Failure {
+    *heard_at = Some(unix_millis());
     loop {
         let is_behind = !ingress.backlog.is_empty();
         tokio::select! {
@@ -194,6 +200,7 @@ async fn listen(subscription: &mut Subscription, ingress: &mut Ingress) -> Failu
             () = ingress.catch_up(), if is_behind => {}
         }
         ingress.arrives();
+        *heard_at = Some(unix_millis());
         if let Err(failure) = subscription.each(|message| ingress.take(message)) {
             return failure;
         }
@@ -208,6 +215,11 @@ async fn listen(subscription: &mut Subscription, ingress: &mut Ingress) -> Failu
         // A flood must not keep others from their turn.
         tokio::task::yield_now().await;
     }
+}
+
+fn unix_millis() -> u64 {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    since_epoch.as_millis() as u64
 }
 
 /// Takes messages from a queue until its senders are gone.

@@ -31,6 +31,9 @@ use crate::webhook::Webhooks;
 /// How long the copies of presence lists may take to be deleted at the end.
 const STORE_WAIT: Duration = Duration::from_secs(2);
 
+/// How long the others may take to begin to keep events for connections of this node that stops.
+const HAND_OVER_WAIT: Duration = Duration::from_millis(200);
+
 /// How long it may take to tell the other nodes that this one stops.
 const LEAVE_WAIT: Duration = Duration::from_millis(500);
 
@@ -152,8 +155,13 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> 
             std::process::exit(1);
         });
         operations.drain();
+        let handed_over = shard::resume::hand_over(&publisher).await;
         // Before any of them is closed: the others shall not take that for leaving.
         let _ = tokio::time::timeout(LEAVE_WAIT, publisher.bus().leave()).await;
+        if handed_over > 0 {
+            // The others keep what comes from now on: until they do, it is delivered here.
+            tokio::time::sleep(HAND_OVER_WAIT).await;
+        }
         let _ = stop.send(true);
         for serving in serving {
             let _ = serving.await;

@@ -4,11 +4,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
+#[path = "common/redis_server.rs"]
+mod redis_server;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{Client, KEY, Server};
 use futures_util::SinkExt;
+use redis_server::Redis;
 use serde_json::{Value, json};
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
@@ -349,4 +354,103 @@ async fn what_clients_say_to_each_other_is_for_those_who_are_there() {
     client.subscribe_signed("private-a", None).await;
     assert_eq!(number(&mut client).await, 1);
     client.hears_nothing_else().await;
+}
+
+fn node(redis: &Redis) -> Server {
+    Server::start(json!({"resume": true, "databaseConfig": {"redis": {"path": redis.socket()}}}))
+}
+
+/// Publishes numbered events as Laravel does, until told to stop; gives the last number.
+async fn stream(redis: &Redis, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<u32> {
+    let mut laravel = redis.client().await;
+    tokio::spawn(async move {
+        let mut n = 0;
+        while !stop.load(Ordering::SeqCst) {
+            n += 1;
+            let payload = json!({"event": "n", "data": n}).to_string();
+            let _: usize = redis::cmd("PUBLISH").arg("a").arg(payload).query_async(&mut laravel).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        n
+    })
+}
+
+/// All numbers until the server closes.
+async fn numbers_until_closed(client: &mut Client) -> Vec<u32> {
+    let mut numbers = Vec::new();
+    loop {
+        match client.message().await {
+            Message::Text(text) => {
+                let event: Value = serde_json::from_str(&text).unwrap();
+                assert_eq!(event["event"], "n", "{event}");
+                numbers.push(event["data"].as_str().unwrap().parse().unwrap());
+            }
+            Message::Ping(_) => client.socket.flush().await.unwrap(),
+            Message::Close(frame) => {
+                assert_eq!(u16::from(frame.unwrap().code), 1012);
+                return numbers;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_nodes_are_restarted_one_after_the_other_and_nothing_is_missed() {
+    let redis = Redis::start(&[]);
+    let mut nodes = [node(&redis), node(&redis)];
+    let (mut client, cookie) = new_browser(&nodes[0]).await;
+    client.subscribe("a").await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let publishing = stream(&redis, stop.clone()).await;
+    let mut before = vec![number(&mut client).await];
+    assert_eq!(before, [1]);
+    for turn in 0..2 {
+        nodes[turn].terminate();
+        before.extend(numbers_until_closed(&mut client).await);
+        let (again, set) = open(&nodes[1 - turn], Some(&cookie), None).await;
+        assert!(set.is_some(), "the browser belongs to another process now");
+        client = again;
+        // As long as pusher-js may take before it has subscribed again.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        client.subscribe("a").await;
+        let first = number(&mut client).await;
+        let last = *before.last().unwrap();
+        assert!(first <= last + 1, "{first} follows {last}: something is missed");
+        before.truncate(first as usize - 1);
+        before.push(first);
+        let expected: Vec<u32> = (1..=first).collect();
+        assert_eq!(before, expected);
+        assert_eq!(nodes[turn].wait(), Some(0));
+        nodes[turn] = node(&redis);
+    }
+    stop.store(true, Ordering::SeqCst);
+    let last = publishing.await.unwrap();
+    for n in before.last().unwrap() + 1..=last {
+        assert_eq!(number(&mut client).await, n);
+    }
+    client.hears_nothing_else().await;
+}
+
+#[tokio::test]
+async fn what_redis_sent_while_it_was_not_heard_is_told() {
+    let mut redis = Redis::start(&[]);
+    let server = node(&redis);
+    let (mut client, cookie) = new_browser(&server).await;
+    client.subscribe("a").await;
+    let mut away = new_browser(&server).await;
+    away.0.subscribe("a").await;
+    drop(away.0);
+    redis.kill();
+    redis.restart();
+    let told = gap(&mut client, "a").await;
+    assert!(told["since"].as_u64().unwrap() <= told["until"].as_u64().unwrap(), "{told}");
+    publish(&server, "a", 1).await;
+    assert_eq!(number(&mut client).await, 1);
+    // It is an event like others, also for those who are away.
+    let mut back_again = back(&server, &away.1).await;
+    back_again.subscribe("a").await;
+    assert_eq!(gap(&mut back_again, "a").await, told);
+    assert_eq!(number(&mut back_again).await, 1);
+    drop(cookie);
 }

@@ -33,7 +33,7 @@ pub(super) fn known(front: &Front, headers: &HeaderMap) -> Option<Known> {
         Some(cookie) => (cookie.browser, Origin::Elsewhere),
         None => (new_id(idle, shards.len())?, Origin::Here),
     };
-    let shard = (browser.0 % shards.len() as u128) as usize;
+    let shard = browser.shard(shards.len());
     if connections(shard) > connections(idle) + UNEVEN_MAX {
         return None;
     }

@@ -18,6 +18,13 @@ pub const GAP_EVENT: &str = "echo-server:gap";
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct BrowserId(pub u128);
 
+impl BrowserId {
+    /// The index of the shard, of so many, to which all its connections go.
+    pub fn shard(self, shards: usize) -> usize {
+        (self.0 % shards as u128) as usize
+    }
+}
+
 /// What the cookie holds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Cookie {

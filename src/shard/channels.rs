@@ -77,17 +77,7 @@ impl Channels {
         position: Option<u64>,
         now: Millis,
     ) -> Change {
-        if self.by_name.len() <= usize::from(app.0) {
-            self.by_name.resize_with(usize::from(app.0) + 1, HashMap::new);
-        }
-        let (channels, log) = (&mut self.channels, &mut self.log);
-        let id = *self.by_name[usize::from(app.0)].entry(name.clone()).or_insert_with(|| {
-            let id = channels.insert(Channel { app, name: name.clone(), subscribers: Vec::new(), held: 0 }) as u32;
-            if let Some(log) = log {
-                log.begin(id, name, now);
-            }
-            id
-        });
+        let id = self.id_or_new(app, name, now);
         let position = position.unwrap_or_else(|| self.log.as_ref().map_or(0, Log::newest));
         if self.seats.len() <= slot as usize {
             self.seats.resize_with(slot as usize + 1, Vec::new);
@@ -117,6 +107,26 @@ impl Channels {
         let channel = self.channels.get_mut(id as usize)?;
         channel.held += 1;
         (channel.held == 1).then_some((channel.app, &channel.name))
+    }
+
+    /// Keeps a channel that somebody on another node is subscribed to; gives its id, and whether it was not held before.
+    pub fn hold_named(&mut self, app: AppIndex, name: &ChannelName, now: Millis) -> (u32, bool) {
+        let id = self.id_or_new(app, name, now);
+        (id, self.hold(id).is_some())
+    }
+
+    fn id_or_new(&mut self, app: AppIndex, name: &ChannelName, now: Millis) -> u32 {
+        if self.by_name.len() <= usize::from(app.0) {
+            self.by_name.resize_with(usize::from(app.0) + 1, HashMap::new);
+        }
+        let (channels, log) = (&mut self.channels, &mut self.log);
+        *self.by_name[usize::from(app.0)].entry(name.clone()).or_insert_with(|| {
+            let id = channels.insert(Channel { app, name: name.clone(), subscribers: Vec::new(), held: 0 }) as u32;
+            if let Some(log) = log {
+                log.begin(id, name, now);
+            }
+            id
+        })
     }
 
     /// Undoes [`Channels::hold`]. Gives the name of a channel that is not held any more.

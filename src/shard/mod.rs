@@ -289,6 +289,8 @@ impl Shard {
             Control::Leave { app, channel, user_id, socket_id } => self.leave(app, channel, &user_id, socket_id),
             Control::Elsewhere { app, channel, node, changes } => self.changed_elsewhere(app, channel, node, changes),
             Control::Missed { since, until } => self.tell_of_gap(since, until),
+            Control::HandOver(reply) => drop(reply.send(self.hand_over())),
+            Control::Coming(coming) => self.expect(coming),
             Control::PassOn(delivery, _under_way) => self.pass_on(&delivery),
             Control::Occupancy { app, channel, more } => self.occupancy_changed(app, channel, more),
             Control::SubscribersElsewhere { app, channel, node, count } => {

@@ -37,7 +37,7 @@ pub struct LostSeat {
     pub hash: u64,
     /// The channel's id on this shard, for as long as it is held.
     pub channel: u32,
-    /// See [`super::log::Log`].
+    /// In the log.
     pub position: u64,
     /// What came before the position may not have arrived, and is not to be sent again.
     pub is_unsure: bool,

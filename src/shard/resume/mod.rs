@@ -1,5 +1,5 @@
 //! Nothing missed after a lost connection, for browsers that know nothing of it: what was delivered lately is
-//! kept ([`Log`]), and of a connection that was lost, how far it had got ([`away`]). When its browser, known by
+//! kept (`log`), and of a connection that was lost, how far it had got (`away`). When its browser, known by
 //! a cookie, comes back and subscribes anew, what it missed follows `subscription_succeeded`.
 //!
 //! The front gives a browser's connections all to one shard. So the order in which the log holds events is the one in
@@ -23,9 +23,11 @@ use crate::protocol::session::{Input, Millis};
 use crate::ws::frame;
 use away::{Away, Claim, Claims, Key, Lost, LostSeat};
 
+pub use handover::hand_over;
 pub use log::{Bounds, Log};
 
 mod away;
+mod handover;
 mod log;
 
 /// For so long after its handshake a connection's subscriptions may be those of one that was lost.
