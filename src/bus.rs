@@ -29,7 +29,7 @@ pub enum Said {
     User { app: AppIndex, channel: Option<ChannelName>, user_id: Arc<str>, info: Option<Arc<str>> },
     /// End the user's connections.
     Terminate { app: AppIndex, user_id: Arc<str> },
-    /// These connections will be closed, and may come to other nodes.
+    /// These connections will be closed or were lost, and may come to other nodes.
     Coming(Vec<Coming>),
     /// How many subscriptions there are elsewhere.
     Count { app: AppIndex, query: Query, reply: oneshot::Sender<Found> },
@@ -165,9 +165,17 @@ impl Bus {
         }
     }
 
-    /// This node stops, and these of its connections may come to the others.
+    /// These connections of this node may come to the others.
     pub fn coming(&self, connections: Vec<Coming>) {
-        self.say(Said::Coming(connections));
+        if !self.is_alone() {
+            self.say(Said::Coming(connections));
+        }
+    }
+
+    /// Whether another node that lives and goes on has this number.
+    pub fn is_node(&self, id: u64) -> bool {
+        let id = format!("{id:016x}");
+        self.status.borrow().nodes.iter().any(|node| node.id == id && !node.is_leaving)
     }
 
     /// How many subscriptions the others have; nodes that do not answer in time are left out.

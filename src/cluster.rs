@@ -66,19 +66,27 @@ const TIMING: Timing = Timing {
     retry_max: Duration::from_secs(1),
 };
 
-/// Joins the other nodes, if the configuration says so. Comes back when it knows them, or cannot.
-pub async fn start(config: &Config, publisher: &Publisher, end: BusEnd, connections: Arc<[Arc<AtomicUsize>]>) {
-    let Some(cluster) = &config.cluster else { return };
+/// Joins the other nodes, if the configuration says so. Comes back when it knows them, or cannot; with this node's
+/// number.
+pub async fn start(
+    config: &Config,
+    publisher: &Publisher,
+    end: BusEnd,
+    connections: Arc<[Arc<AtomicUsize>]>,
+) -> Option<u64> {
+    let cluster = config.cluster.as_ref()?;
     let own = match getrandom::u64() {
         Ok(random) => NodeId::new(std::time::SystemTime::now(), random),
         Err(error) => {
-            return tracing::error!("Other nodes are not joined: the system gives no random numbers: {error}");
+            tracing::error!("Other nodes are not joined: the system gives no random numbers: {error}");
+            return None;
         }
     };
     let (ready, is_ready) = oneshot::channel();
     let task = Task::new(own, config, cluster, publisher.clone(), end, connections, ready);
     tokio::spawn(task.run(cluster.clone(), config.redis.clone()));
     let _ = tokio::time::timeout(START_WAIT, is_ready).await;
+    Some(own.0)
 }
 
 type Connecting = Pin<Box<dyn Future<Output = Result<Subscription, Failure>> + Send>>;

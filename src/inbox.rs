@@ -132,7 +132,7 @@ pub enum Control {
     Missed { since: u64, until: u64 },
     /// Tell the other nodes of your browsers, since this one stops; answered with how many they are.
     HandOver(oneshot::Sender<usize>),
-    /// A connection of another node that stops will come here, or to a third one.
+    /// A connection of another node may come here.
     Coming(Coming),
     /// Close every connection, then end.
     Stop,

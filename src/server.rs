@@ -127,10 +127,17 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> 
         let operations = Arc::new(Operations::new(redis, webhooks));
         let app_connections: Arc<[Arc<AtomicUsize>]> = config.apps.iter().map(|_| Arc::default()).collect();
         // Before anybody is let in: a member list shall hold those of the other nodes.
-        cluster::start(&config, &publisher, bus_end, app_connections.clone()).await;
+        let node = cluster::start(&config, &publisher, bus_end, app_connections.clone()).await;
+        let process = node.map_or_else(getrandom::u64, Ok).context("the system gives no random numbers")?;
         let (stop, stopped) = watch::channel(false);
-        let front =
-            Arc::new(Front::new(config.clone(), publisher.clone(), laravel, operations.clone(), app_connections)?);
+        let front = Arc::new(Front::new(
+            config.clone(),
+            publisher.clone(),
+            laravel,
+            operations.clone(),
+            app_connections,
+            process,
+        )?);
         if let Some(address) = config.metrics.as_ref().and_then(|access| access.listen) {
             let listener = tokio::net::TcpListener::bind(address).await.with_context(|| {
                 format!("cannot listen on {address} for metrics; see \"metrics\" in {}", config.path.display())

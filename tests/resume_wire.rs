@@ -454,3 +454,31 @@ async fn what_redis_sent_while_it_was_not_heard_is_told() {
     assert_eq!(number(&mut back_again).await, 1);
     drop(cookie);
 }
+
+#[tokio::test]
+async fn who_comes_back_to_another_node_is_told_as_soon_as_the_loss_is_known() {
+    let redis = Redis::start(&[]);
+    let (first, second) = (node(&redis), node(&redis));
+    let (mut lost, cookie) = new_browser(&first).await;
+    lost.subscribe("a").await;
+    // A new tab has missed nothing, wherever the balancer sends it.
+    let mut tab = back(&second, &cookie).await;
+    tab.subscribe("b").await;
+    tab.hears_nothing_else().await;
+    // One that comes back before the first node has noticed is told when it has.
+    let mut early = joined_by(&second, &cookie, &mut [&mut tab]).await;
+    early.subscribe("a").await;
+    early.hears_nothing_else().await;
+    let mut other = back(&first, &cookie).await;
+    other.send(json!({"event": "pusher:subscribe", "data": {"channel": "c"}})).await;
+    drop(lost);
+    assert!(gap(&mut early, "a").await["since"].is_u64());
+    assert_eq!(other.next().await["event"], "pusher_internal:subscription_succeeded");
+    other.subscribe("c2").await;
+    drop(other);
+    // And one that comes after it, at once.
+    let mut late = joined_by(&second, &cookie, &mut [&mut tab, &mut early]).await;
+    late.subscribe("c").await;
+    assert!(gap(&mut late, "c").await["since"].is_u64());
+    tab.hears_nothing_else().await;
+}

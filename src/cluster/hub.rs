@@ -46,7 +46,7 @@ pub enum Effect {
     Changed { node: NodeId, changes: Vec<Changed> },
     /// End the user's connections.
     Terminate { app: AppIndex, user_id: Arc<str> },
-    /// Keep events for a connection that another node will close.
+    /// A connection of another node may come here.
     Coming(Coming),
     /// Count subscriptions, for [`Hub::counted`].
     Count { node: NodeId, id: u64, app: AppIndex, query: Query },
@@ -256,7 +256,7 @@ impl Hub {
         self.publish(&Body::Terminate { app, user_id }, out);
     }
 
-    /// Tells of connections that will be closed.
+    /// Tells of connections that may come to other nodes.
     pub fn coming(&mut self, connections: &[Coming], out: &mut Vec<Effect>) {
         for of_app in connections.chunk_by(|one, next| one.app == next.app) {
             let Some(app) = self.apps.get(usize::from(of_app[0].app.0)).copied() else { continue };
@@ -265,6 +265,7 @@ impl Hub {
                 browser: coming.browser.0,
                 socket_id,
                 channels: coming.channels.iter().map(ChannelName::as_str).collect(),
+                known_at: coming.known_at.unwrap_or(0),
             });
             self.publish(&Body::Coming { app, connections: connections.collect() }, out);
         }
@@ -430,10 +431,11 @@ impl Hub {
             }
             Body::Coming { app, connections } => {
                 let Some(app) = self.app(app) else { return };
-                for message::Coming { browser, socket_id, channels } in connections {
+                for message::Coming { browser, socket_id, channels, known_at } in connections {
                     let Ok(socket_id) = socket_id.parse() else { continue };
                     let channels = channels.into_iter().map(ChannelName::published).collect();
-                    out.push(Effect::Coming(Coming { app, browser: BrowserId(browser), socket_id, channels }));
+                    let (browser, known_at) = (BrowserId(browser), Some(known_at).filter(|at| *at > 0));
+                    out.push(Effect::Coming(Coming { app, browser, socket_id, channels, known_at }));
                 }
             }
             Body::CountPrefix { id, app, prefix } => {

@@ -54,7 +54,7 @@ pub enum Body<'a> {
     Leaving { grace_secs: u32 },
     /// End the user's connections.
     Terminate { app: Tag, user_id: &'a str },
-    /// These connections will be closed: keep events for them.
+    /// These connections will be closed, or were lost: their browsers may come to others.
     Coming { app: Tag, connections: Vec<Coming<'a>> },
     /// Say how many subscriptions there are in the channels that begin so.
     CountPrefix { id: u64, app: Tag, prefix: &'a str },
@@ -73,6 +73,8 @@ pub struct Coming<'a> {
     pub socket_id: &'a str,
     /// What it is subscribed to.
     pub channels: Vec<&'a str>,
+    /// 0: it will be closed. Else it was lost, and has got everything up to then, in Unix milliseconds.
+    pub known_at: u64,
 }
 
 /// A sign of life, and what is needed to notice that something was missed.
@@ -159,6 +161,7 @@ impl Body<'_> {
                     to.u64(coming.browser as u64);
                     to.text(coming.socket_id);
                     to.list(&coming.channels, |to, channel| to.text(channel));
+                    to.u64(coming.known_at);
                 });
             }
             Body::CountPrefix { id, app, prefix } => {
@@ -339,7 +342,7 @@ impl<'a> Reader<'a> {
 
     fn coming(&mut self) -> Option<Coming<'a>> {
         let browser = (u128::from(self.u64()?) << 64) | u128::from(self.u64()?);
-        Some(Coming { browser, socket_id: self.text()?, channels: self.list(Reader::text)? })
+        Some(Coming { browser, socket_id: self.text()?, channels: self.list(Reader::text)?, known_at: self.u64()? })
     }
 
     fn change(&mut self) -> Option<Change<'a>> {
@@ -376,7 +379,12 @@ mod tests {
             Body::Terminate { app, user_id: "7" },
             Body::Coming {
                 app,
-                connections: vec![Coming { browser: 1 << 100, socket_id: "1.2", channels: vec!["a", "private-b"] }],
+                connections: vec![Coming {
+                    browser: 1 << 100,
+                    socket_id: "1.2",
+                    channels: vec!["a", "private-b"],
+                    known_at: 5,
+                }],
             },
             Body::CountPrefix { id: 1, app, prefix: "presence-" },
             Body::Count { id: 2, app, channels: vec!["a", "b"] },

@@ -30,6 +30,8 @@ pub(super) fn known(front: &Front, headers: &HeaderMap) -> Option<Known> {
     let found = headers.get_all(header::COOKIE).iter().find_map(|value| Cookie::find(value.to_str().ok()?));
     let (browser, origin) = match found {
         Some(cookie) if cookie.process == process => (cookie.browser, Origin::Here),
+        // What others lose they tell.
+        Some(cookie) if front.publisher.bus().is_node(cookie.process) => (cookie.browser, Origin::Here),
         Some(cookie) => (cookie.browser, Origin::Elsewhere),
         None => (new_id(idle, shards.len())?, Origin::Here),
     };
@@ -41,7 +43,7 @@ pub(super) fn known(front: &Front, headers: &HeaderMap) -> Option<Known> {
     let origin_header = headers.get(header::ORIGIN).map(HeaderValue::as_bytes).unwrap_or_default();
     let is_secure = front.tls.is_some() || origin_header.starts_with(b"https://");
     let cookie = Cookie { browser, process };
-    let is_new = found != Some(cookie);
+    let is_new = found.is_none() || origin == Origin::Elsewhere;
     let set_cookie = is_new.then(|| HeaderValue::from_str(&cookie.set(settings.same_site, is_secure)).ok()).flatten();
     Some(Known { returning: Returning { browser, origin }, shard, set_cookie })
 }

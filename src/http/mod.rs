@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -95,6 +94,7 @@ impl Front {
         laravel: Laravel,
         operations: Arc<Operations>,
         app_connections: Arc<[Arc<AtomicUsize>]>,
+        process: u64,
     ) -> anyhow::Result<Self> {
         let proxy = config.proxy.then(|| Proxy::new(&config.auth)).transpose()?;
         let tls = config.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
@@ -120,7 +120,7 @@ impl Front {
             polls,
             long_bodies: Semaphore::new(socketio::LONG_BODIES_MAX),
             since: Instant::now(),
-            process: getrandom::u64().context("the system gives no random numbers")?,
+            process,
         })
     }
 

@@ -23,7 +23,7 @@ pub enum Origin {
     Elsewhere,
 }
 
-/// A connection that is about to be closed elsewhere, so that its browser comes back to another node.
+/// A connection of another node that is about to be closed, or that was lost: its browser may come here.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Coming {
     /// The app.
@@ -34,4 +34,6 @@ pub struct Coming {
     pub socket_id: SocketId,
     /// What it is subscribed to.
     pub channels: Vec<ChannelName>,
+    /// It was lost, and is known to have got everything up to this Unix time, in milliseconds; `None`: it will be closed.
+    pub known_at: Option<u64>,
 }

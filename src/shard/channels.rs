@@ -172,6 +172,11 @@ impl Channels {
         is_kept
     }
 
+    /// The name of a channel.
+    pub fn name(&self, id: u32) -> Option<&ChannelName> {
+        self.channels.get(id as usize).map(|channel| &channel.name)
+    }
+
     /// All channels.
     pub fn all(&self) -> impl Iterator<Item = (AppIndex, &ChannelName)> {
         self.channels.iter().map(|(_, channel)| (channel.app, &channel.name))

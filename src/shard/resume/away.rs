@@ -95,6 +95,8 @@ pub struct Away {
     /// Tickets whose channels are held, and those whose channels are not, the oldest first.
     held: VecDeque<(Millis, Key, u64)>,
     late: VecDeque<(Millis, Key, u64)>,
+    /// Those that other nodes have lost.
+    noted: VecDeque<(Millis, Key, u64)>,
     next: u64,
     seats: usize,
     seats_max: usize,
@@ -124,8 +126,8 @@ impl Lot {
 impl Away {
     /// Holds channels for `time`, and has room for so many subscriptions.
     pub fn new(time: Millis, seats_max: usize) -> Self {
-        let (browsers, held, late) = (HashMap::new(), VecDeque::new(), VecDeque::new());
-        Self { browsers, held, late, next: 0, seats: 0, seats_max, time }
+        let (browsers, held, late, noted) = (HashMap::new(), VecDeque::new(), VecDeque::new(), VecDeque::new());
+        Self { browsers, held, late, noted, next: 0, seats: 0, seats_max, time }
     }
 
     /// A connection was lost, and its channels are held. `claims` are those that it has made, if it had been lost before:
@@ -155,8 +157,25 @@ impl Away {
         self.held.push_back((now + self.time, key, self.next));
         let ticket = Ticket { id: self.next, lost, is_late: false, is_bound: false, claimed: Vec::new() };
         self.browsers.entry(key).or_default().tickets.push(ticket);
+        released.extend(self.make_room());
+        released
+    }
+
+    /// Another node has lost a connection: whoever comes back here instead is told of a gap. As [`Away::put`].
+    pub fn note(&mut self, key: Key, lost: Lost, now: Millis) -> Vec<u32> {
+        self.next += 1;
+        self.seats += lost.seats.len();
+        self.noted.push_back((now + self.time, key, self.next));
+        let ticket = Ticket { id: self.next, lost, is_late: true, is_bound: false, claimed: Vec::new() };
+        self.browsers.entry(key).or_default().tickets.push(ticket);
+        self.make_room()
+    }
+
+    fn make_room(&mut self) -> Vec<u32> {
+        let mut released = Vec::new();
         while self.seats > self.seats_max {
-            let Some((_, key, id)) = self.late.pop_front().or_else(|| self.held.pop_front()) else { break };
+            let oldest = self.noted.pop_front().or_else(|| self.late.pop_front()).or_else(|| self.held.pop_front());
+            let Some((_, key, id)) = oldest else { break };
             released.extend(self.take(&key, id).into_iter().flat_map(Ticket::held));
         }
         released
@@ -226,8 +245,10 @@ impl Away {
                 self.late.push_back((now + REMEMBERED, key, id));
             }
         }
-        while let Some((_, key, id)) = self.late.pop_front_if(|(until, _, _)| *until <= now) {
-            self.take(&key, id);
+        for queue in [&mut self.late, &mut self.noted] {
+            while let Some((_, key, id)) = queue.pop_front_if(|(until, _, _)| *until <= now) {
+                take(&mut self.browsers, &mut self.seats, &key, id);
+            }
         }
         released
     }
@@ -249,15 +270,19 @@ impl Away {
     }
 
     fn take(&mut self, key: &Key, id: u64) -> Option<Ticket> {
-        let lot = self.browsers.get_mut(key)?;
-        let at = lot.tickets.iter().position(|ticket| ticket.id == id)?;
-        let ticket = lot.tickets.swap_remove(at);
-        if lot.tickets.is_empty() {
-            self.browsers.remove(key);
-        }
-        self.seats -= ticket.lost.seats.len();
-        Some(ticket)
+        take(&mut self.browsers, &mut self.seats, key, id)
     }
+}
+
+fn take(browsers: &mut HashMap<Key, Lot>, seats: &mut usize, key: &Key, id: u64) -> Option<Ticket> {
+    let lot = browsers.get_mut(key)?;
+    let at = lot.tickets.iter().position(|ticket| ticket.id == id)?;
+    let ticket = lot.tickets.swap_remove(at);
+    if lot.tickets.is_empty() {
+        browsers.remove(key);
+    }
+    *seats -= ticket.lost.seats.len();
+    Some(ticket)
 }
 
 /// What one of these has missed at most.

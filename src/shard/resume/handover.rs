@@ -1,18 +1,21 @@
-//! From a node that stops to those that go on: whose connections are about to be closed, and what they are subscribed
-//! to. The others keep events for them from then on, so wherever a browser comes back, nothing is missing. What
-//! arrives here between that and the close comes twice.
+//! From node to node. One that stops says whose connections are about to be closed, and what they are subscribed to: the
+//! others keep events for them from then on, so wherever a browser comes back, nothing is missing. What arrives here
+//! between that and the close comes twice.
 //!
-//! Those who are away already are not handed over: they are told of a gap.
+//! One that has lost a connection says so, too. What that misses is kept where it was lost alone: whoever comes back to another
+//! node is told of a gap.
 
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::Shard;
-use super::away::{Claims, Lost, LostSeat};
+use super::away::{Claims, Key, Lost, LostSeat};
 use crate::inbox::{Coming, Control};
-use crate::protocol::resume::Mode;
+use crate::protocol::channel::ChannelName;
+use crate::protocol::resume::{self, Mode};
 use crate::publish::Publisher;
+use crate::ws::frame;
 
 /// How long the shards may take.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -51,7 +54,8 @@ impl Shard {
                 continue;
             }
             told += 1;
-            coming.push(Coming { app: conn.app, browser: browser.id, socket_id: conn.socket_id, channels });
+            let (app, browser, socket_id) = (conn.app, browser.id, conn.socket_id);
+            coming.push(Coming { app, browser, socket_id, channels, known_at: None });
             if coming.len() == TOLD_MAX {
                 self.context.publisher.bus().coming(std::mem::take(&mut coming));
             }
@@ -62,8 +66,56 @@ impl Shard {
         told
     }
 
-    /// A connection of another node will be closed: from now on what it misses is kept here.
+    /// Tells the other nodes of a connection that was lost here.
+    pub(super) fn tell_of_lost(&self, key: Key, lost: &Lost) {
+        let Some(resume) = self.resume.as_ref().filter(|_| !self.stopping) else { return };
+        if self.context.publisher.bus().is_alone() {
+            return;
+        }
+        let names = lost.seats.iter().filter_map(|seat| self.channels.name(seat.channel));
+        let channels: Vec<_> = names.cloned().collect();
+        let (Some(socket_id), false) = (lost.socket_ids.first().copied(), channels.is_empty()) else { return };
+        let known_at = Some(resume.epoch + lost.known_at);
+        self.context.publisher.bus().coming(vec![Coming { app: key.0, browser: key.1, socket_id, channels, known_at }]);
+    }
+
+    /// A connection of another node was lost. If its browser is here already, it is told what it may have missed.
+    fn lost_elsewhere(&mut self, coming: &Coming, known_at: u64) {
+        let now = self.now();
+        let key = (coming.app, coming.browser);
+        let Some(resume) = &mut self.resume else { return };
+        let (since, until) = (known_at.saturating_sub(resume.epoch), resume.epoch + now);
+        let connections = resume.browsers.get(&key).cloned().unwrap_or_default();
+        let mut told = Vec::new();
+        for at in connections {
+            let conn = self.conns.get(at.slot as usize);
+            if conn.and_then(|conn| conn.browser.as_ref()).is_none_or(|browser| browser.opened < since) {
+                continue;
+            }
+            let here = self.channels.seats(at.slot).map(|(_, name, _)| name);
+            told.extend(here.filter(|name| coming.channels.contains(name)).map(|name| (at.slot, name.clone())));
+        }
+        if told.is_empty() {
+            let seat = |name: &ChannelName| {
+                let hash = self.context.publisher.hash(coming.app, name.as_str());
+                LostSeat { hash, channel: u32::MAX, position: 0, is_unsure: false }
+            };
+            let seats = coming.channels.iter().map(seat).collect();
+            let lost = Lost { socket_ids: vec![coming.socket_id], known_at: since, lost_at: now, seats };
+            for channel in resume.away.note(key, lost, now) {
+                self.release(channel);
+            }
+        }
+        for (slot, name) in told.into_iter().filter(|(_, name)| !name.is_encrypted()) {
+            self.send(slot, frame::encode_text(&resume::gap(name.as_str(), Some(known_at), until)));
+        }
+    }
+
+    /// A connection of another node may come here. If it is about to be closed, what it misses from now on is kept.
     pub(in super::super) fn expect(&mut self, coming: Coming) {
+        if let Some(known_at) = coming.known_at {
+            return self.lost_elsewhere(&coming, known_at);
+        }
         let now = self.now();
         let position = self.newest();
         let Some(resume) = &mut self.resume else { return };

@@ -278,6 +278,8 @@ impl Shard {
                 }
             }
         }
+        let lost = Lost { socket_ids, known_at: browser.known_at, lost_at: now, seats };
+        self.tell_of_lost(key, &lost);
         let Some(resume) = &mut self.resume else { return };
         if let Some(connections) = resume.browsers.get_mut(&key) {
             connections.retain(|other| *other != at);
@@ -286,12 +288,11 @@ impl Shard {
             }
         }
         resume.waiting.retain(|waiting| *waiting != at);
-        for seat in &seats {
+        for seat in &lost.seats {
             if let Some((app, name)) = self.channels.hold(seat.channel) {
                 self.interest.add(self.context.publisher.hash(app, name.as_str()));
             }
         }
-        let lost = Lost { socket_ids, known_at: browser.known_at, lost_at: now, seats };
         let released = match may_come_back {
             true => resume.away.put(key, lost, &browser.claims, now),
             false => resume.away.leave(&key, &browser.claims),
