@@ -38,10 +38,10 @@ const CLAIM_TIME: Millis = 30_000;
 const PROBE_TIME: Millis = 2_000;
 
 /// How often connections are asked how far they have got: those to which something was sent.
-pub const ASK_EVERY: Duration = Duration::from_millis(200);
+pub const ASK_EVERY: Duration = Duration::from_millis(100);
 
 /// How many of them each time: so what this costs a shard is bounded, and where there are more, each has its turn later.
-const ASKED_MAX: usize = 200;
+const ASKED_MAX: usize = 100;
 
 /// What a connection may say while it waits for the others' signs of life, in bytes.
 const HELD_BACK_MAX: usize = 64 * 1024;
