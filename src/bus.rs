@@ -34,7 +34,7 @@ pub enum Said {
     /// How many subscriptions there are elsewhere.
     Count { app: AppIndex, query: Query, reply: oneshot::Sender<Found> },
     /// This node stops. Answered when the others have been told.
-    Leave(oneshot::Sender<()>),
+    Leave(Duration, oneshot::Sender<()>),
 }
 
 /// The way to the other nodes. A clone shares everything.
@@ -53,6 +53,8 @@ struct Shared {
     lost_events: AtomicU64,
     /// Another node says what only one shall say.
     another_speaks: AtomicBool,
+    /// This node's number.
+    own: AtomicU64,
 }
 
 /// The end of a [`Bus`] that the task in `cluster` holds.
@@ -172,6 +174,16 @@ impl Bus {
         }
     }
 
+    /// This process's number, on all nodes: 0 until it has one.
+    pub fn own(&self) -> u64 {
+        self.shared.own.load(Ordering::Relaxed)
+    }
+
+    /// Gives this process a number, where it does not get one as a node.
+    pub fn set_own(&self, own: u64) {
+        self.shared.own.store(own, Ordering::Relaxed);
+    }
+
     /// Whether another node that lives and goes on has this number.
     pub fn is_node(&self, id: u64) -> bool {
         let id = format!("{id:016x}");
@@ -189,10 +201,10 @@ impl Bus {
     }
 
     /// Tells the others that this node stops, so that its users are kept until they have come back
-    /// elsewhere.
-    pub async fn leave(&self) {
+    /// elsewhere; the last of them is closed within this time.
+    pub async fn leave(&self, within: Duration) {
         let (reply, told) = oneshot::channel();
-        self.say(Said::Leave(reply));
+        self.say(Said::Leave(within, reply));
         let _ = told.await;
     }
 
@@ -218,6 +230,11 @@ impl BusEnd {
     pub fn set_others(&self, count: usize, another_speaks: bool) {
         self.shared.others.store(count, Ordering::Relaxed);
         self.shared.another_speaks.store(another_speaks, Ordering::Relaxed);
+    }
+
+    /// This node's number.
+    pub fn set_own(&self, own: u64) {
+        self.shared.own.store(own, Ordering::Relaxed);
     }
 
     /// Events that were not told.

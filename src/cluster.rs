@@ -66,27 +66,49 @@ const TIMING: Timing = Timing {
     retry_max: Duration::from_secs(1),
 };
 
-/// Joins the other nodes, if the configuration says so. Comes back when it knows them, or cannot; with this node's
-/// number.
-pub async fn start(
+/// Tells the task of apps that come while it runs.
+#[derive(Clone, Debug)]
+pub struct NewApps(mpsc::UnboundedSender<(Vec<Tag>, Connections)>);
+
+/// How many connections each app has on this node.
+pub type Connections = Arc<[Arc<AtomicUsize>]>;
+
+impl NewApps {
+    /// These come behind those that are known already; the connections are those of all apps. Shards know them.
+    pub fn add(&self, apps: &[config::App], redis: &config::Redis, connections: Connections) {
+        // Without other nodes nobody listens.
+        let _ = self.0.send((apps.iter().map(|app| Tag::of(app, redis)).collect(), connections));
+    }
+}
+
+/// Joins the other nodes, if the configuration says so. Comes back when it knows them, or cannot.
+pub async fn start(config: &Config, publisher: &Publisher, end: BusEnd, connections: Connections) -> NewApps {
+    let (add, new_apps) = mpsc::unbounded_channel();
+    if let Some(cluster) = &config.cluster {
+        join(config, cluster, publisher, end, connections, new_apps).await;
+    }
+    NewApps(add)
+}
+
+async fn join(
     config: &Config,
+    cluster: &config::Cluster,
     publisher: &Publisher,
     end: BusEnd,
-    connections: Arc<[Arc<AtomicUsize>]>,
-) -> Option<u64> {
-    let cluster = config.cluster.as_ref()?;
+    connections: Connections,
+    new_apps: mpsc::UnboundedReceiver<(Vec<Tag>, Connections)>,
+) {
     let own = match getrandom::u64() {
         Ok(random) => NodeId::new(std::time::SystemTime::now(), random),
         Err(error) => {
-            tracing::error!("Other nodes are not joined: the system gives no random numbers: {error}");
-            return None;
+            return tracing::error!("Other nodes are not joined: the system gives no random numbers: {error}");
         }
     };
     let (ready, is_ready) = oneshot::channel();
+    end.set_own(own.0);
     let task = Task::new(own, config, cluster, publisher.clone(), end, connections, ready);
-    tokio::spawn(task.run(cluster.clone(), config.redis.clone()));
+    tokio::spawn(task.run(cluster.clone(), config.redis.clone(), new_apps));
     let _ = tokio::time::timeout(START_WAIT, is_ready).await;
-    Some(own.0)
 }
 
 type Connecting = Pin<Box<dyn Future<Output = Result<Subscription, Failure>> + Send>>;
@@ -96,7 +118,7 @@ struct Task {
     end: BusEnd,
     publisher: Publisher,
     shards: Everybody,
-    connections: Arc<[Arc<AtomicUsize>]>,
+    connections: Connections,
     outbound: Outbound,
     backlog: Backlog,
     counts: HashMap<u64, Counting>,
@@ -131,7 +153,7 @@ impl Task {
         cluster: &config::Cluster,
         publisher: Publisher,
         end: BusEnd,
-        connections: Arc<[Arc<AtomicUsize>]>,
+        connections: Connections,
         ready: oneshot::Sender<()>,
     ) -> Self {
         let apps = config.apps.iter().map(|app| Tag::of(app, &config.redis)).collect();
@@ -159,7 +181,12 @@ impl Task {
         }
     }
 
-    async fn run(mut self, cluster: config::Cluster, redis: config::Redis) {
+    async fn run(
+        mut self,
+        cluster: config::Cluster,
+        redis: config::Redis,
+        mut new_apps: mpsc::UnboundedReceiver<(Vec<Tag>, Connections)>,
+    ) {
         let link = Link::new(redis, MESSAGE_BYTES_MAX).with_timing(TIMING);
         let channel = channel(&cluster);
         let Some(mut answered) = self.answered.take() else { return };
@@ -212,6 +239,11 @@ impl Task {
                 _ = tick.tick() => self.tick(),
                 Some((node, id, channels)) = answered.recv() => {
                     self.hub.counted(node, id, &channels, &mut self.effects);
+                }
+                Some((apps, connections)) = new_apps.recv() => {
+                    self.connections = connections;
+                    self.hub.add_apps(apps, &mut self.effects);
+                    self.beat();
                 }
                 () = self.backlog.deliver(&self.publisher), if is_behind => {}
                 () = self.outbound.room(), if owes => self.hub.pay(&mut self.effects),
@@ -331,8 +363,9 @@ impl Task {
                 let until = self.now() + COUNT_PATIENCE;
                 self.counts.insert(self.next_count, Counting { missing, found: Found::default(), reply, until });
             }
-            Said::Leave(reply) => {
-                self.hub.leave(self.grace.as_secs() as u32, out);
+            Said::Leave(within, reply) => {
+                // It counts from the last client that is closed.
+                self.hub.leave((self.grace + within).as_secs_f32().ceil() as u32, out);
                 self.act();
                 self.outbound.mark(reply);
             }

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
@@ -26,10 +26,12 @@ use crate::protocol::session::{Answer, Refusal, Ticket};
 
 mod browsers;
 mod presence_lists;
+mod settings;
 mod socketio;
 
 pub use browsers::{Coming, Origin, Returning};
 pub use presence_lists::{PresenceChanges, PresenceList};
+pub use settings::Settings;
 pub use socketio::{Poll, PollAnswer, PollRequest, SocketIo};
 
 /// How many events may wait for one shard.
@@ -130,12 +132,12 @@ pub enum Control {
     PresenceLists { all: bool, answer: oneshot::Sender<Vec<PresenceList>> },
     /// Redis was away, and what it sent between these Unix times, in milliseconds, is not known here.
     Missed { since: u64, until: u64 },
-    /// Tell the other nodes of your browsers, since this one stops; answered with how many they are.
-    HandOver(oneshot::Sender<usize>),
     /// A connection of another node may come here.
     Coming(Coming),
-    /// Close every connection, then end.
-    Stop,
+    /// Go by these from now on, and say so. Connections of apps that are removed are closed.
+    Settings(Box<Settings>, oneshot::Sender<()>),
+    /// Close every connection within this time, then end.
+    Stop(Duration),
 }
 
 /// What a shard is asked about an app's channels. Of the members of a presence channel only its

@@ -38,10 +38,20 @@ pub struct Message {
     pub payload: Vec<u8>,
 }
 
+/// What an [`Ingress`] goes by from now on.
+#[derive(Debug)]
+pub struct Change {
+    /// Which apps there are; `None`: the same.
+    pub audiences: Option<Audiences>,
+    /// See [`Ingress::new`].
+    pub frame_bytes_max: usize,
+}
+
 /// Where messages become deliveries.
 #[derive(Debug)]
 pub struct Ingress {
     audiences: Audiences,
+    changes: Option<mpsc::UnboundedReceiver<Change>>,
     publisher: Publisher,
     frame_bytes_max: usize,
     ignored: Ignored,
@@ -55,7 +65,23 @@ impl Ingress {
     /// frame would close every subscriber that it goes to.
     pub fn new(audiences: Audiences, publisher: Publisher, frame_bytes_max: usize) -> Self {
         let (ignored, backlog) = (Ignored::default(), Backlog::default());
-        Self { audiences, publisher, frame_bytes_max, ignored, backlog, now: Instant::now() }
+        Self { audiences, changes: None, publisher, frame_bytes_max, ignored, backlog, now: Instant::now() }
+    }
+
+    /// Goes by what comes here, from then on.
+    pub fn with_changes(self, changes: mpsc::UnboundedReceiver<Change>) -> Self {
+        Self { changes: Some(changes), ..self }
+    }
+
+    /// True: another pattern is to be subscribed to.
+    fn change(&mut self, change: Change) -> bool {
+        let pattern = self.audiences.pattern();
+        if let Some(audiences) = change.audiences {
+            let before = std::mem::replace(&mut self.audiences, audiences);
+            self.audiences.follow(before);
+        }
+        self.frame_bytes_max = change.frame_bytes_max;
+        self.audiences.pattern() != pattern
     }
 
     /// Delivers one message. What a shard has no room for waits here, and all that comes after it,
@@ -151,13 +177,16 @@ pub async fn from_redis(config: config::Redis, ingress: Ingress, status: watch::
 
 /// [`from_redis`] with limits of one's own.
 pub async fn from_link(link: Link, mut ingress: Ingress, status: watch::Sender<Status>) {
-    let pattern = ingress.audiences.pattern();
     let mut reporter = Reporter::new(&link, status);
     let mut backoff = Backoff::new(link.timing());
+    let mut changes = ingress.changes.take();
     let mut away_since = Instant::now();
     let mut heard_at = None;
     loop {
-        let subscribed = link.subscribe(&pattern).await;
+        while let Some(Ok(change)) = changes.as_mut().map(|changes| changes.try_recv()) {
+            ingress.change(change);
+        }
+        let subscribed = link.subscribe(&ingress.audiences.pattern()).await;
         ingress.publisher.metrics().redis_gap_seconds.add((), away_since.elapsed());
         away_since = Instant::now();
         match subscribed {
@@ -172,9 +201,14 @@ pub async fn from_link(link: Link, mut ingress: Ingress, status: watch::Sender<S
                     // What was published meanwhile is lost, and nobody knows how much that is.
                     ingress.publisher.tell_of_gap(since, unix_millis());
                 }
-                let failure = listen(&mut subscription, &mut ingress, &mut heard_at).await;
+                let failure = listen(&mut subscription, &mut ingress, &mut changes, &mut heard_at).await;
                 drop(subscription);
                 away_since = Instant::now();
+                let Some(failure) = failure else {
+                    tracing::info!("Other key prefixes are listened to: subscribing to Redis anew");
+                    ingress.catch_up().await;
+                    continue;
+                };
                 ingress.publisher.metrics().redis_disconnects.add(());
                 reporter.away(&failure);
                 ingress.catch_up().await;
@@ -185,32 +219,40 @@ pub async fn from_link(link: Link, mut ingress: Ingress, status: watch::Sender<S
     }
 }
 
-/// Reads until the subscription fails, or more waits than may.
+/// Reads until the subscription fails, or more waits than may. `None`: it is no longer the right one.
 ///
 /// The subscription is read without waiting for shards, so that PING is answered and a dead
 /// connection is noticed however busy they are.
-async fn listen(subscription: &mut Subscription, ingress: &mut Ingress, heard_at: &mut Option<u64>) -> Failure {
+async fn listen(
+    subscription: &mut Subscription,
+    ingress: &mut Ingress,
+    changes: &mut Option<mpsc::UnboundedReceiver<Change>>,
+    heard_at: &mut Option<u64>,
+) -> Option<Failure> {
     *heard_at = Some(unix_millis());
     loop {
         let is_behind = !ingress.backlog.is_empty();
         tokio::select! {
             filled = subscription.fill() => if let Err(failure) = filled {
-                return failure;
+                return Some(failure);
             },
             () = ingress.catch_up(), if is_behind => {}
+            change = next(changes) => if ingress.change(change) {
+                return None;
+            },
         }
         ingress.arrives();
         *heard_at = Some(unix_millis());
         if let Err(failure) = subscription.each(|message| ingress.take(message)) {
-            return failure;
+            return Some(failure);
         }
         if ingress.backlog.is_over() {
-            return Failure::new(format!(
+            return Some(Failure::new(format!(
                 "Redis publishes faster than this server delivers: {} MB of events wait, so the connection was dropped \
                  until they are delivered. What is published until then is lost. Use more cores (\"shards\"), or see \
                  what floods Redis.",
                 BACKLOG_BYTES_MAX / (1024 * 1024)
-            ));
+            )));
         }
         // A flood must not keep others from their turn.
         tokio::task::yield_now().await;
@@ -220,6 +262,15 @@ async fn listen(subscription: &mut Subscription, ingress: &mut Ingress, heard_at
 fn unix_millis() -> u64 {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     since_epoch.as_millis() as u64
+}
+
+async fn next(changes: &mut Option<mpsc::UnboundedReceiver<Change>>) -> Change {
+    if let Some(changes) = changes
+        && let Some(change) = changes.recv().await
+    {
+        return change;
+    }
+    std::future::pending().await
 }
 
 /// Takes messages from a queue until its senders are gone.
@@ -353,7 +404,7 @@ mod tests {
         for app in 0..apps {
             channels.iter().for_each(|channel| inbox.interest.add(publisher.hash(AppIndex(app), channel)));
         }
-        let (audiences, mut known) = Audiences::new(&vec![None; apps.into()], prefix);
+        let (audiences, mut known) = Audiences::new((0..apps).map(|app| (AppIndex(app), None)), prefix);
         let ingress = Ingress::new(audiences, publisher, FRAME_BYTES_MAX);
         Fixture { ingress, known: known.remove(0), inbox }
     }
@@ -403,13 +454,13 @@ mod tests {
     #[tokio::test]
     async fn an_app_with_a_prefix_of_its_own_hears_that_and_nothing_else() {
         let mut fixture = fixture(None, 2, &["orders", "b_orders"]);
-        fixture.ingress.audiences = Audiences::new(&[None, Some("b_".to_owned())], None).0;
+        fixture.ingress.audiences = Audiences::new([(AppIndex(0), None), (AppIndex(1), Some("b_"))], None).0;
         for (published, app, channel) in [("b_orders", 1, "orders"), ("orders", 0, "orders")] {
             let deliveries = fixture.take(published, LARAVEL).await;
             let [delivery] = &deliveries[..] else { panic!("{deliveries:?}") };
             assert_eq!((delivery.app, delivery.channel.as_str()), (AppIndex(app), channel));
         }
-        fixture.ingress.audiences = Audiences::new(&[Some("a_".to_owned()), Some("b_".to_owned())], None).0;
+        fixture.ingress.audiences = Audiences::new([(AppIndex(0), Some("a_")), (AppIndex(1), Some("b_"))], None).0;
         assert_eq!(fixture.take("orders", LARAVEL).await.len(), 0, "nothing is guessed");
     }
 

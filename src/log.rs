@@ -27,6 +27,9 @@ pub const ALWAYS: &str = "laravel_echo_server::always";
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
+/// Says from now on what another filter lets through; not there if `RUST_LOG` says it.
+static CHANGE_FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
+
 struct Log {
     lines: Lines,
     kinds: Kinds,
@@ -35,13 +38,11 @@ struct Log {
 
 /// Sets the log up. `RUST_LOG` wins over `dev_mode`. Does nothing if there is a log already.
 pub fn set_up(format: LogFormat, dev_mode: bool) {
-    let own = if dev_mode { "debug" } else { "info" };
-    let default = || EnvFilter::new(format!("warn,laravel_echo_server={own}"));
-    let (filter, wrong) = match std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty()) {
-        None => (default(), None),
+    let (filter, variable) = match std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty()) {
+        None => (default_filter(dev_mode), None),
         Some(text) => match EnvFilter::try_new(&text) {
-            Ok(filter) => (filter, None),
-            Err(error) => (default(), Some(error)),
+            Ok(filter) => (filter, Some(Ok(()))),
+            Err(error) => (default_filter(dev_mode), Some(Err(error))),
         },
     };
     let is_terminal = io::stdout().is_terminal();
@@ -55,15 +56,29 @@ pub fn set_up(format: LogFormat, dev_mode: bool) {
         return;
     }
     let colours = is_terminal && !is_json && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(Queue);
+    let log = tracing_subscriber::fmt().with_ansi(colours).with_writer(Queue);
     // It would be said on stderr, with a panic if nobody listens there either.
     let log = log.log_internal_errors(false);
     // Fails only if there is a log already, which is then used.
-    let _ = match is_json {
-        true => log.event_format(Limited(json::Json)).try_init(),
-        false => log.event_format(Limited(Format::default().with_target(false))).try_init(),
+    let change: Box<dyn Fn(EnvFilter) + Send + Sync> = match is_json {
+        true => {
+            let log = log.event_format(Limited(json::Json)).with_env_filter(filter).with_filter_reloading();
+            let filter = log.reload_handle();
+            let _ = log.try_init();
+            Box::new(move |new| drop(filter.reload(new)))
+        }
+        false => {
+            let format = Limited(Format::default().with_target(false));
+            let log = log.event_format(format).with_env_filter(filter).with_filter_reloading();
+            let filter = log.reload_handle();
+            let _ = log.try_init();
+            Box::new(move |new| drop(filter.reload(new)))
+        }
     };
-    if let Some(error) = wrong {
+    if !matches!(variable, Some(Ok(()))) {
+        let _ = CHANGE_FILTER.set(change);
+    }
+    if let Some(Err(error)) = variable {
         tracing::warn!("RUST_LOG is ignored, because it is no filter: {error}.");
     }
     let _ = std::thread::Builder::new().name("log-kinds".to_owned()).spawn(|| {
@@ -74,6 +89,18 @@ pub fn set_up(format: LogFormat, dev_mode: bool) {
             }
         }
     });
+}
+
+/// Says more from now on, or less, unless `RUST_LOG` says what is said.
+pub fn set_dev_mode(dev_mode: bool) {
+    if let Some(change) = CHANGE_FILTER.get() {
+        change(default_filter(dev_mode));
+    }
+}
+
+fn default_filter(dev_mode: bool) -> EnvFilter {
+    let own = if dev_mode { "debug" } else { "info" };
+    EnvFilter::new(format!("warn,laravel_echo_server={own}"))
 }
 
 /// Says a text of several lines that is no event, as it stands; as JSON, each line by itself.

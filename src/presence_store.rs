@@ -36,12 +36,15 @@ const ANSWER_BYTES_MAX: usize = 4096;
 /// The Redis channel of the old server's messages. It has no prefix, not even with a `keyPrefix`.
 const UPDATED: &str = "PresenceChannelUpdated";
 
+/// For each app what stands before its channels' names; `None`: its lists are not kept.
+pub type Prefixes = Vec<Option<String>>;
+
 /// Keeps the copies.
 #[derive(Debug)]
 pub struct PresenceStore {
     link: Link,
     /// What stands before the channel's name, for each app; `None`: not kept.
-    prefixes: Vec<Option<String>>,
+    prefixes: watch::Receiver<Prefixes>,
     publish: bool,
     changes: PresenceChanges,
     shards: Vec<ShardHandle>,
@@ -51,12 +54,18 @@ pub struct PresenceStore {
 }
 
 impl PresenceStore {
-    /// As the configuration says; `None` if it does not ask for copies.
-    pub fn new(config: &Config, shards: &[ShardHandle], bus: &Bus) -> Option<Self> {
+    /// As the configuration says; `None` if it does not ask for copies. The prefixes are [`prefixes`] of it, and of
+    /// another one, if apps come or go.
+    pub fn new(
+        config: &Config,
+        prefixes: watch::Receiver<Prefixes>,
+        shards: &[ShardHandle],
+        bus: &Bus,
+    ) -> Option<Self> {
         let store = config.presence_store?;
         Some(Self {
             link: Link::new(config.redis.clone(), ANSWER_BYTES_MAX),
-            prefixes: prefixes(config),
+            prefixes,
             publish: store.publish,
             changes: PresenceChanges::default(),
             shards: shards.to_vec(),
@@ -222,14 +231,16 @@ impl PresenceStore {
     }
 
     fn key(&self, list: &PresenceList) -> Option<String> {
-        let prefix = self.prefixes.get(usize::from(list.app.0))?.as_ref()?;
+        let prefixes = self.prefixes.borrow();
+        let prefix = prefixes.get(usize::from(list.app.0))?.as_ref()?;
         Some(format!("{prefix}{}:members", list.channel.as_str()))
     }
 
     fn channel_of(&self, key: &str) -> Option<String> {
         let name = key.strip_suffix(":members")?;
         // Of several prefixes, the longest that fits is the one.
-        let fitting = self.prefixes.iter().flatten().filter_map(|prefix| name.strip_prefix(prefix.as_str()));
+        let prefixes = self.prefixes.borrow();
+        let fitting = prefixes.iter().flatten().filter_map(|prefix| name.strip_prefix(prefix.as_str()));
         fitting.min_by_key(|name| name.len()).map(str::to_owned)
     }
 }
@@ -255,14 +266,17 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 
 /// For each app what stands before its channels. Two apps with one prefix would overwrite each other's
 /// lists, so the first one has it.
-fn prefixes(config: &Config) -> Vec<Option<String>> {
+pub fn prefixes(config: &Config) -> Prefixes {
     let mut taken = HashSet::new();
     let prefix = |app: &config::App| {
+        if app.is_removed {
+            return None;
+        }
         let prefix = app.key_prefix.as_ref().or(config.redis.key_prefix.as_ref()).cloned().unwrap_or_default();
         taken.insert(prefix.clone()).then_some(prefix)
     };
     let prefixes: Vec<_> = config.apps.iter().map(prefix).collect();
-    let without = config.apps.iter().zip(&prefixes).filter(|(_, prefix)| prefix.is_none());
+    let without = config.apps.iter().zip(&prefixes).filter(|(app, prefix)| prefix.is_none() && !app.is_removed);
     let without: Vec<&str> = without.map(|(app, _)| app.id.as_str()).collect();
     if !without.is_empty() {
         tracing::warn!(

@@ -1,12 +1,13 @@
 //! The only file that knows everybody: builds, wires, starts and stops in order.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::auth::Asked;
 use crate::auth::callback::Laravel;
@@ -14,25 +15,40 @@ use crate::bus::{self, Bus};
 use crate::cluster;
 use crate::config::Config;
 use crate::http::operations::Operations;
-use crate::http::{self, Front};
-use crate::inbox::{self, Control, Inbox};
-use crate::ingress::{self, Audiences, Ingress};
-use crate::listen::{self, Place};
+use crate::http::{self, Front, Fronts};
+use crate::inbox::{self, AppIndex, Control, Inbox, Query, Settings};
+use crate::ingress::{self, Ingress};
+use crate::listen::{self, Listener, Place};
 use crate::metrics::Metrics;
-use crate::presence_store::PresenceStore;
-use crate::protocol::app_tag;
-use crate::protocol::engineio::Timing;
-use crate::protocol::session::Rules;
+use crate::presence_store::{self, PresenceStore};
 use crate::publish::Publisher;
+use crate::query::Everybody;
 use crate::redis::Status;
 use crate::shard;
-use crate::webhook::Webhooks;
+use crate::webhook::{self, Webhooks};
+use reload::Parts;
+use signals::Signals;
+use systemd::Notifier;
+
+mod files;
+mod reload;
+mod signals;
+mod systemd;
+
+pub use reload::Origin;
 
 /// How long the copies of presence lists may take to be deleted at the end.
 const STORE_WAIT: Duration = Duration::from_secs(2);
 
-/// How long the others may take to begin to keep events for connections of this node that stops.
-const HAND_OVER_WAIT: Duration = Duration::from_millis(200);
+/// How long connections that have just been accepted may take until a shard has them.
+const HANDSHAKES_WAIT: Duration = Duration::from_millis(300);
+
+/// How long requests that are being answered may take when everything else has ended.
+const REQUESTS_WAIT: Duration = Duration::from_secs(1);
+
+/// Of so many connections each takes a millisecond of the time within which all are closed, unless
+/// `shutdownSeconds` says another.
+const CLOSED_WITHIN_MAX: Duration = Duration::from_secs(5);
 
 /// How long it may take to tell the other nodes that this one stops.
 const LEAVE_WAIT: Duration = Duration::from_millis(500);
@@ -45,10 +61,18 @@ pub enum Source {
     Queue(mpsc::Receiver<ingress::Message>),
 }
 
-/// Runs the server until SIGINT or SIGTERM. `ready` is called once it listens, with the places.
-pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> anyhow::Result<()> {
+/// Runs the server until SIGINT or SIGTERM. With an `origin` it takes another configuration on SIGHUP, and when a file has
+/// changed. `ready` is called once it listens, with the places.
+pub fn run(
+    mut config: Config,
+    source: Source,
+    origin: Option<Origin>,
+    ready: impl FnOnce(&[Place]),
+) -> anyhow::Result<()> {
     // Fails only if there is one already, which is as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let inherited = systemd::sockets()?;
+    let systemd = Notifier::from_environment();
     match listen::files::report(listen::files::raise(), &config) {
         Ok(enough) => tracing::info!("{enough}"),
         Err(sentence) => tracing::warn!("{sentence}"),
@@ -58,7 +82,7 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> 
         Some(_) => bus::bus(),
         None => (Bus::none(), bus::bus().1),
     };
-    let metrics = Metrics::new(config.shards, config.apps.iter().map(|app| app.id.clone()).collect());
+    let metrics = Metrics::new(config.shards, reload::app_names(&config));
     let publisher = Publisher::new(handles).with_bus(bus).with_metrics(metrics.clone());
     // With one shard, front and shard share one thread: on one core a second one would only
     // make the kernel switch between them, for each event that comes alone twice.
@@ -74,41 +98,30 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> 
     front.block_on(cluster::share_secrets(&mut config));
     let config = Arc::new(config);
     let local = tokio::task::LocalSet::new();
-    let (shards, webhooks) = local.block_on(&front, async {
-        let listeners = listen::open(&config)?;
+    let outcome = local.block_on(&front, async {
+        let listeners = listeners(&config, inherited)?;
         let places: Vec<Place> = listeners.iter().map(|listener| listener.place().clone()).collect();
         let (asker, asked) = mpsc::unbounded_channel();
         let (webhooks, webhooks_running) =
             Webhooks::start(&config.apps).context("the HTTP client for webhooks could not be made")?;
-        let store = PresenceStore::new(&config, publisher.shards(), publisher.bus());
+        let (prefixes, prefixes_in_redis) = watch::channel(presence_store::prefixes(&config));
+        let store = PresenceStore::new(&config, prefixes_in_redis, publisher.shards(), publisher.bus());
         let context = shard::Context {
             publisher: publisher.clone(),
             asker,
-            rules: rules(&config),
-            message_bytes_max: config.limits.message_bytes,
-            outbound_bytes_max: config.limits.outbound_bytes,
-            socketio: Timing {
-                ping_interval: config.socketio.ping_interval.as_millis() as u64,
-                ping_timeout: config.socketio.ping_timeout.as_millis() as u64,
-            },
-            presence_members_max: config.apps.iter().map(|app| app.limits.presence_members).collect(),
+            settings: Settings::of(&config),
             presence_changes: store.as_ref().map(PresenceStore::changes),
-            cache_time: config.limits.cache_time,
-            cache_bytes_max: config.limits.cache_bytes / config.shards,
-            subscription_counts: config.apps.iter().map(|app| app.subscription_count).collect(),
             webhooks: webhooks.clone(),
-            resume: resume(&config),
+            resume: shard::resume::Settings::of(&config),
         };
         let shards = start_shards(inboxes, &context).context("the threads could not be started")?;
         drop(context);
         tokio::spawn(publisher.clone().wake_shards());
 
-        let own_prefixes: Vec<_> = config.apps.iter().map(|app| app.key_prefix.clone()).collect();
-        let (audiences, known_prefixes) = Audiences::new(&own_prefixes, config.redis.key_prefix.as_deref());
-        let ingress = Ingress::new(audiences, publisher.clone(), config.limits.outbound_bytes);
-        let tags = config.apps.iter().map(|app| app_tag(&app.key));
-        let laravel = Laravel::new(&config.auth, tags.zip(known_prefixes).collect(), metrics.clone())?;
-        tokio::spawn(answer(asked, laravel.clone(), publisher.clone()));
+        let (audiences, known_prefixes) = reload::audiences(&config);
+        let (ingress_changes, changes) = mpsc::unbounded_channel();
+        let ingress = Ingress::new(audiences, publisher.clone(), config.limits.outbound_bytes).with_changes(changes);
+        let laravel = Laravel::new(&config.auth, known_prefixes.clone(), metrics.clone())?;
         let redis = match source {
             Source::Redis if !config.subscribers.redis => {
                 tracing::info!("Redis is not listened to");
@@ -126,73 +139,123 @@ pub fn run(mut config: Config, source: Source, ready: impl FnOnce(&[Place])) -> 
         };
         let operations = Arc::new(Operations::new(redis, webhooks));
         let app_connections: Arc<[Arc<AtomicUsize>]> = config.apps.iter().map(|_| Arc::default()).collect();
+        publisher.bus().set_own(getrandom::u64().context("the system gives no random numbers")?);
         // Before anybody is let in: a member list shall hold those of the other nodes.
-        let node = cluster::start(&config, &publisher, bus_end, app_connections.clone()).await;
-        let process = node.map_or_else(getrandom::u64, Ok).context("the system gives no random numbers")?;
+        let new_apps = cluster::start(&config, &publisher, bus_end, app_connections.clone()).await;
         let (stop, stopped) = watch::channel(false);
-        let front = Arc::new(Front::new(
-            config.clone(),
-            publisher.clone(),
-            laravel,
-            operations.clone(),
-            app_connections,
-            process,
-        )?);
+        let front = Front::new(config.clone(), publisher.clone(), laravel, operations.clone(), app_connections)?;
+        let fronts: Fronts = Arc::new(ArcSwap::from_pointee(front));
+        tokio::spawn(answer(asked, fronts.clone(), publisher.clone()));
         if let Some(address) = config.metrics.as_ref().and_then(|access| access.listen) {
             let listener = tokio::net::TcpListener::bind(address).await.with_context(|| {
                 format!("cannot listen on {address} for metrics; see \"metrics\" in {}", config.path.display())
             })?;
             tracing::info!("Metrics are at http://{}/metrics", listener.local_addr().unwrap_or(address));
-            tokio::spawn(http::operations::serve(listener, front.clone()));
+            tokio::spawn(http::operations::serve(listener, fronts.clone()));
         }
-        let store = store.map(|store| tokio::spawn(store.run(stopped.clone())));
+        let (stop_store, store_stopped) = watch::channel(false);
+        let store = store.map(|store| tokio::spawn(store.run(store_stopped)));
         let serving: Vec<_> = listeners
             .into_iter()
-            .map(|listener| tokio::spawn(http::serve(listener, front.clone(), stopped.clone())))
+            .map(|listener| tokio::spawn(http::serve(listener, fronts.clone(), stopped.clone())))
             .collect();
-        let mut signals = Signals::listen().context("signals cannot be listened to")?;
+        let reload = Arc::new(Notify::new());
+        let mut signals =
+            Signals::listen(origin.is_some().then_some(reload.clone())).context("signals cannot be listened to")?;
+        let parts = Parts {
+            config,
+            publisher: publisher.clone(),
+            fronts: fronts.clone(),
+            webhooks: webhooks_running,
+            known_prefixes,
+            ingress: ingress_changes,
+            presence_prefixes: prefixes,
+            new_apps,
+            operations: operations.clone(),
+            systemd: systemd.clone(),
+        };
+        let reloading = tokio::spawn(reload::run(parts, origin, reload, stopped));
         ready(&places);
+        systemd.ready();
+        let watchdog = systemd::watchdog_interval()
+            .map(|every| tokio::spawn(say_alive(every, publisher.clone(), systemd.clone())));
 
         let signal = signals.next().await;
-        tracing::info!("{signal}: closing all connections; clients will reconnect");
+        operations.drain();
+        let connections = publisher.shards().iter().map(|shard| shard.connections().load(Ordering::Relaxed)).sum();
+        let within = closed_within(fronts.load().config(), connections);
+        tracing::info!("{signal}: closing {connections} connections within {within:?}; clients will reconnect");
         tokio::spawn(async move {
             let again = signals.next().await;
             tracing::warn!("{again} again: ending at once");
             crate::log::flush();
             std::process::exit(1);
         });
-        operations.drain();
-        let handed_over = shard::resume::hand_over(&publisher).await;
-        // Before any of them is closed: the others shall not take that for leaving.
-        let _ = tokio::time::timeout(LEAVE_WAIT, publisher.bus().leave()).await;
-        if handed_over > 0 {
-            // The others keep what comes from now on: until they do, it is delivered here.
-            tokio::time::sleep(HAND_OVER_WAIT).await;
-        }
+        systemd.stopping(within + LEAVE_WAIT + STORE_WAIT + shard::ANSWER_WAIT + webhook::STOP_TIME + REQUESTS_WAIT);
         let _ = stop.send(true);
         for serving in serving {
             let _ = serving.await;
         }
+        // A handshake that has begun leads to a shard that is there yet.
+        let _ = tokio::time::timeout(HANDSHAKES_WAIT, fronts.load().is_empty()).await;
+        // Before any of them is closed: the others shall not take that for leaving.
+        let _ = tokio::time::timeout(LEAVE_WAIT, publisher.bus().leave(within)).await;
         for shard in publisher.shards() {
-            shard.tell(Control::Stop);
+            shard.tell(Control::Stop(within));
         }
+        // Meanwhile events go on to those who are there, and requests are answered.
+        shards.ended().await?;
+        let _ = stop_store.send(true);
         if let Some(store) = store {
             // Redis may be away: then the keys expire by themselves.
             let _ = tokio::time::timeout(STORE_WAIT, store).await;
         }
-        let shards = match shards {
-            Shards::Here(task) => task.await.map_err(|_| a_shard_panicked()).map(|()| Vec::new())?,
-            Shards::Threads(threads) => threads,
-        };
-        anyhow::Ok((shards, webhooks_running))
-    })?;
-    for thread in shards {
-        thread.join().map_err(|_| a_shard_panicked())?;
-    }
-    // The shards have said who has left by their end.
-    front.block_on(webhooks.finish());
+        // The shards have said who has left by their end.
+        let webhooks = reloading.await.map_err(|_| anyhow::anyhow!("a reload has panicked; please report this"))?;
+        webhooks.finish().await;
+        let _ = tokio::time::timeout(REQUESTS_WAIT, fronts.load().is_empty()).await;
+        if let Some(watchdog) = watchdog {
+            watchdog.abort();
+        }
+        anyhow::Ok(())
+    });
     front.shutdown_background();
-    Ok(())
+    outcome
+}
+
+/// Those that systemd has handed over, or else those of the configuration.
+fn listeners(config: &Config, inherited: Vec<OwnedFd>) -> anyhow::Result<Vec<Listener>> {
+    if inherited.is_empty() {
+        return listen::open(config);
+    }
+    let listeners = inherited.into_iter().map(Listener::inherited).collect::<Result<Vec<_>, _>>();
+    let listeners = listeners.context("a socket that systemd has handed over cannot be used")?;
+    let places: Vec<String> = listeners.iter().map(|listener| listener.place().to_string()).collect();
+    tracing::info!(
+        "Listening where systemd has opened it: {} (\"host\", \"port\" and \"socket\" do not count)",
+        places.join(", ")
+    );
+    Ok(listeners)
+}
+
+/// How long it takes to close so many connections: few at once, and of many not all clients come back in one moment.
+fn closed_within(config: &Config, connections: usize) -> Duration {
+    match config.shutdown_time {
+        _ if connections == 0 => Duration::ZERO,
+        Some(time) => time,
+        None => CLOSED_WITHIN_MAX.min(Duration::from_millis(connections as u64)),
+    }
+}
+
+/// Tells systemd's watchdog that the server is not stuck, as long as that is so: as long as all shards answer.
+async fn say_alive(every: Duration, publisher: Publisher, systemd: Notifier) {
+    let everybody = Everybody::new(publisher.shards());
+    loop {
+        if everybody.ask(AppIndex(0), Query::Channels([].into())).await.is_ok() {
+            systemd.alive();
+        }
+        tokio::time::sleep(every).await;
+    }
 }
 
 /// Where the shards run.
@@ -201,6 +264,20 @@ enum Shards {
     Here(tokio::task::JoinHandle<()>),
     /// Each in a thread of its own.
     Threads(Vec<std::thread::JoinHandle<()>>),
+}
+
+impl Shards {
+    /// Waits until all have ended.
+    async fn ended(self) -> anyhow::Result<()> {
+        let panicked = || anyhow::anyhow!("a shard has ended in a panic; please report this with the log");
+        match self {
+            Self::Here(task) => task.await.map_err(|_| panicked()),
+            Self::Threads(threads) => {
+                let join = move || threads.into_iter().try_for_each(|thread| thread.join().map_err(drop));
+                tokio::task::spawn_blocking(join).await.ok().and_then(Result::ok).ok_or_else(panicked)
+            }
+        }
+    }
 }
 
 fn start_shards(inboxes: Vec<Inbox>, context: &shard::Context) -> std::io::Result<Shards> {
@@ -216,80 +293,14 @@ fn start_shards(inboxes: Vec<Inbox>, context: &shard::Context) -> std::io::Resul
         .map(Shards::Threads)
 }
 
-fn a_shard_panicked() -> anyhow::Error {
-    anyhow::anyhow!("a shard has ended in a panic; please report this with the log")
-}
-
-fn rules(config: &Config) -> Arc<[Rules]> {
-    let rules = |app: &crate::config::App| Rules {
-        app_key: app.key.clone(),
-        secret: app.secret.expose().to_owned(),
-        subscriptions_max: app.limits.subscriptions_per_connection,
-        subscribes_per_second: app
-            .limits
-            .subscribes_per_second
-            .unwrap_or(u32::try_from(app.limits.subscriptions_per_connection).unwrap_or(u32::MAX)),
-        presence_joins_per_minute: app.limits.presence_joins_per_minute,
-        channel_name_bytes_max: app.limits.channel_name_bytes,
-        client_events_per_second: app.limits.client_events_per_second,
-        client_event_bytes_max: app.limits.client_event_bytes,
-        presence_member_bytes_max: app.limits.presence_member_bytes,
-        user_authentication_timeout: app.limits.user_authentication_timeout.map(|timeout| timeout.as_millis() as u64),
-        activity_timeout: app.limits.activity_timeout.as_millis() as u64,
-        pong_timeout: app.limits.pong_timeout.as_millis() as u64,
-        reauthorize_after: config.auth.reauthorize_after.map(|after| after.as_millis() as u64),
-    };
-    config.apps.iter().map(rules).collect()
-}
-
-/// Subscriptions of those who are away, over all shards.
-const AWAY_MAX: usize = 1024 * 1024;
-
-/// A lost connection may be noticed this much later than it was lost, and what it missed is kept as long.
-const LOSS_NOTICED: Duration = Duration::from_secs(15);
-
-fn resume(config: &Config) -> Option<shard::resume::Settings> {
-    let resume = config.resume.as_ref()?;
-    Some(shard::resume::Settings {
-        bounds: shard::resume::Bounds {
-            bytes: resume.bytes / config.shards,
-            events_per_channel: resume.events_per_channel,
-            time: (resume.time + LOSS_NOTICED).as_millis() as u64,
-        },
-        modes: resume.modes.clone(),
-        time: resume.time.as_millis() as u64,
-        seats_max: AWAY_MAX / config.shards,
-    })
-}
-
 /// Takes the shards' questions to Laravel and the answers back. The number under way is bounded
 /// by what each connection may ask at once, and by [`Laravel`] itself.
-async fn answer(mut asked: mpsc::UnboundedReceiver<Asked>, laravel: Laravel, publisher: Publisher) {
+async fn answer(mut asked: mpsc::UnboundedReceiver<Asked>, fronts: Fronts, publisher: Publisher) {
     while let Some(Asked { shard, conn, ticket, question }) = asked.recv().await {
-        let (laravel, publisher) = (laravel.clone(), publisher.clone());
+        let (laravel, publisher) = (fronts.load().laravel().clone(), publisher.clone());
         tokio::spawn(async move {
             let answer = laravel.ask(&question).await;
             publisher.shards()[shard].tell(Control::Answered { conn, ticket, answer });
         });
-    }
-}
-
-/// The signals that end the server.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    /// From now on they no longer end the process by themselves.
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-        }
     }
 }

@@ -12,8 +12,17 @@ use crate::config::Tls;
 
 mod key;
 
+/// What the port serves.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// For handshakes.
+    pub config: Arc<ServerConfig>,
+    /// The server's own certificate, with those after it.
+    pub certificates: Vec<CertificateDer<'static>>,
+}
+
 /// Reads certificate and key. Only HTTP/1.1 is offered: WebSockets begin with it.
-pub fn server_config(tls: &Tls) -> anyhow::Result<Arc<ServerConfig>> {
+pub fn read_served(tls: &Tls) -> anyhow::Result<Served> {
     let mut certificates = certificates(&tls.certificate, "certificate", "sslCertPath")?;
     if let Some(chain) = &tls.chain {
         certificates.extend(self::certificates(chain, "certificate chain", "sslCertChainPath")?);
@@ -21,13 +30,15 @@ pub fn server_config(tls: &Tls) -> anyhow::Result<Arc<ServerConfig>> {
     let key = read(&tls.key)
         .and_then(|pem| Ok(key::read(&pem, tls.passphrase.as_ref())?))
         .with_context(|| format!("The private key in {} (sslKeyPath) cannot be read", tls.key.display()))?;
-    let mut config =
-        ServerConfig::builder().with_no_client_auth().with_single_cert(certificates, key).with_context(|| {
+    let mut config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(certificates.clone(), key)
+        .with_context(|| {
             let (certificate, key) = (tls.certificate.display(), tls.key.display());
             format!("The certificate in {certificate} and the key in {key} do not go together, or cannot be used")
         })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(Served { config: Arc::new(config), certificates })
 }
 
 fn certificates(path: &Path, what: &str, key: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {

@@ -287,7 +287,7 @@ fn a_second_signal_ends_it_at_once() {
     client.read_exact(&mut [0; 12]).unwrap();
     server.signal("-TERM");
     let mut line = String::new();
-    while !line.contains("SIGTERM: closing all connections") {
+    while !line.contains("SIGTERM: closing 1 connections") {
         line.clear();
         assert_ne!(server.lines.read_line(&mut line).unwrap(), 0);
     }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use laravel_echo_server::config::Config;
+use laravel_echo_server::metrics;
 
 /// What stands in quotes in place of what the server fills in; the longest first.
 const FILLED_IN: &[&str] = &[
@@ -161,7 +162,9 @@ fn commands_are_commands() {
     }
     assert!(lines.len() > 5, "only {lines:?}");
     for (place, line) in lines {
-        let words = line.split(" #").next().unwrap().split_whitespace().skip(1);
+        // What the shell does with it is the shell's.
+        let own = [" #", " >", " |", " &&"].iter().fold(line.as_str(), |line, end| line.split(end).next().unwrap());
+        let words = own.split_whitespace().skip(1);
         // What is optional stands in brackets.
         let words = words.map(|word| word.trim_matches(|c| "[]'\"".contains(c)));
         let output =
@@ -281,5 +284,72 @@ fn each_deliberate_difference_is_in_the_document() {
     assert!(names.len() > 20, "only {names:?}");
     for name in names {
         assert!(document.contains(&format!("| {name} |")), "docs/upgrading.md does not have the difference {name:?}");
+    }
+}
+
+/// The table of metrics is what the server says of them itself.
+#[test]
+fn each_metric_is_described_as_it_is() {
+    let row = |metric: &metrics::Description| {
+        let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        format!("| `{}` | {} | {} | {} |", metric.name, metric.of_type, labels.join(", "), metric.help)
+    };
+    let expected: Vec<String> = metrics::all().map(row).collect();
+    let text = read("docs/monitoring.md");
+    let found: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("| `laravel_echo_server_") || line.starts_with("| `process_"))
+        .collect();
+    assert!(found == expected, "docs/monitoring.md should have these lines:\n{}", expected.join("\n"));
+}
+
+/// Metrics that dashboards and alerts use are there, with the labels that they use.
+#[test]
+fn dashboards_and_alerts_use_metrics_that_exist() {
+    let known: HashSet<String> = metrics::all()
+        .flat_map(|metric| {
+            let suffixes: &[&str] = match metric.of_type {
+                metrics::Type::Histogram => &["_bucket", "_sum", "_count"],
+                _ => &[""],
+            };
+            suffixes.iter().map(|suffix| format!("{}{suffix}", metric.name))
+        })
+        .collect();
+    let labels: HashSet<&str> = metrics::all().flat_map(|metric| metric.labels.iter().copied()).collect();
+    let dashboard: serde_json::Value =
+        serde_json::from_str(&read("examples/grafana/laravel-echo-server.json")).unwrap();
+    let mut expressions = Vec::new();
+    collect_expressions(&dashboard, &mut expressions);
+    let alerts = read("examples/grafana/alerts.yml");
+    let in_alerts = alerts.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).map(str::to_owned);
+    expressions.extend(in_alerts);
+    assert!(expressions.len() > 25, "only {expressions:?}");
+    for expression in expressions {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let mut names = expression
+            .split(|c: char| !is_name(c))
+            .filter(|word| word.starts_with("laravel_echo_server_") || word.starts_with("process_"));
+        assert!(names.clone().count() > 0, "{expression} asks for nothing of this server");
+        assert!(names.all(|name| known.contains(name)), "{expression} asks for what there is not");
+        for group in expression.split("by (").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            for label in group.split(',').map(str::trim).filter(|label| !matches!(*label, "le" | "instance" | "job")) {
+                assert!(labels.contains(label), "{expression} groups by {label}, which is no label");
+            }
+        }
+    }
+    let monitoring = read("docs/monitoring.md");
+    for alert in alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(monitoring.contains(&format!("`{alert}`")), "docs/monitoring.md does not tell what to do at {alert}");
+    }
+}
+
+fn collect_expressions(value: &serde_json::Value, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(members) => {
+            found.extend(members.get("expr").and_then(|expression| expression.as_str()).map(str::to_owned));
+            members.values().for_each(|member| collect_expressions(member, found));
+        }
+        serde_json::Value::Array(elements) => elements.iter().for_each(|element| collect_expressions(element, found)),
+        _ => {}
     }
 }

@@ -78,6 +78,7 @@ fn no_more_questions_under_way_than_allowed() {
     let rules = Rules {
         app_key: "k".into(),
         secret: "s".into(),
+        previous_secrets: Vec::new(),
         subscriptions_max: 200,
         subscribes_per_second: 1000,
         presence_joins_per_minute: 1000,

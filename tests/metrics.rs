@@ -213,3 +213,28 @@ async fn numbers_are_for_those_who_may_know() {
     let server = Server::start(json!({ "metrics": false }));
     assert_eq!(get(server.port, "/metrics", &[]).await.0, 404);
 }
+
+/// As containers use it.
+#[tokio::test]
+async fn the_command_health_asks_the_server_of_its_configuration() {
+    let server = Server::start(json!({}));
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("laravel-echo-server.json");
+    let health = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_laravel-echo-server"));
+        let output = command.arg("health").args(arguments).arg("--config").arg(&path).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    std::fs::write(&path, json!({ "host": "127.0.0.1", "port": server.port }).to_string()).unwrap();
+    assert_eq!(health(&[]), (Some(0), "{\"status\":\"alive\"}\n".to_owned(), String::new()));
+    // Its Redis is not there.
+    let (code, _, said) = health(&["--ready"]);
+    assert!(
+        code == Some(1) && said.contains("/ready answers 503") && said.contains("Redis is not connected"),
+        "{said}"
+    );
+    drop(server);
+    let (code, _, said) = health(&[]);
+    assert!(code == Some(1) && said.contains("no server answers at http://127.0.0.1:"), "{said}");
+}

@@ -252,7 +252,7 @@ impl World {
         for channel in subscribed {
             inbox.interest.add(publisher.hash(AppIndex(0), channel));
         }
-        let (audiences, mut known_prefixes) = Audiences::new(&[None], config.key_prefix.as_deref());
+        let (audiences, mut known_prefixes) = Audiences::new([(AppIndex(0), None)], config.key_prefix.as_deref());
         let ingress = Ingress::new(audiences, publisher, BACKLOG_BYTES_MAX);
         let (report, status) = watch::channel(Status::starting());
         let link = Link::new(config.clone(), ingress::PAYLOAD_BYTES_MAX).with_timing(TIMING);

@@ -13,18 +13,6 @@ use serde_json::{Map, Value, json};
 
 const SCHEMA: &str = "schema/laravel-echo-server.schema.json";
 
-/// Limits that `clients[].limits` cannot have, as `src/config/limits.rs` says.
-const WHOLE_SERVER: [&str; 8] = [
-    "messageBytes",
-    "outboundBytes",
-    "handshakeTimeout",
-    "headBytes",
-    "connectionsPerAddress",
-    "authRequestsPerSecond",
-    "cacheSeconds",
-    "cacheBytes",
-];
-
 /// Names that stand for a comment, `$schema` among them.
 const COMMENT: &str = "^[_/#$]";
 
@@ -34,11 +22,10 @@ fn read(path: &str) -> String {
 
 /// What the type of a key is, where its default does not tell.
 fn special(key: &str) -> Option<Value> {
-    let text_or_list = json!({ "anyOf": [text(), { "type": "array", "items": text() }] });
     let server = json!({ "type": "object", "properties": {
         "host": { "type": "string", "description": "host" }, "port": number() } });
     Some(match key {
-        "allowedOrigins" | "authHost" | "socketio.origins" | "trustedProxies" => text_or_list,
+        "authHost" | "socketio.origins" => texts(),
         "clients[].appId" | "clients[].key" | "clients[].secret" | "databaseConfig.redis.password" | "socketMode" => {
             json!({ "type": ["string", "number", "null"] })
         }
@@ -46,7 +33,7 @@ fn special(key: &str) -> Option<Value> {
         "port" => {
             json!({ "anyOf": [{ "type": ["integer", "null"] }, { "type": "string", "pattern": "(^|:)[0-9]+/?$" }] })
         }
-        "shards" | "metrics.port" | "limits.subscribesPerSecond" => number(),
+        "shards" | "metrics.port" => number(),
         "protocol" => one_of(&["http", "https"]),
         "logFormat" => one_of(&["auto", "text", "json"]),
         "resume.sameSite" => one_of(&["lax", "none"]),
@@ -95,6 +82,11 @@ fn text() -> Value {
     json!({ "type": ["string", "null"] })
 }
 
+/// A list, or one alone.
+fn texts() -> Value {
+    json!({ "anyOf": [text(), { "type": "array", "items": text() }] })
+}
+
 fn number() -> Value {
     json!({ "anyOf": [{ "type": ["integer", "null"] }, { "type": "string", "pattern": "^[0-9]+$" }] })
 }
@@ -123,12 +115,8 @@ fn rows() -> BTreeMap<String, Row> {
     let mut rows = BTreeMap::new();
     for line in settings.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        let (keys, default, meaning) = match cells[..] {
-            ["", keys, default, meaning, ""] => (keys, default, meaning),
-            // Of a limit it is said, too, what a client is told.
-            ["", keys, default, bounds, _, ""] => (keys, default, bounds),
-            _ => panic!("neither three cells nor four: {line}"),
-        };
+        // Of limits there is one cell more: what happens beyond.
+        let ["", keys, default, meaning, ..] = cells[..] else { panic!("not three cells, or four: {line}") };
         let keys: Vec<&str> = keys.split('`').skip(1).step_by(2).collect();
         let defaults: Vec<&str> = default.split(", ").collect();
         for (index, key) in keys.iter().enumerate() {
@@ -161,15 +149,16 @@ fn plain(markdown: &str) -> String {
     first.next().map(|letter| letter.to_uppercase().chain(first).collect()).unwrap_or_default()
 }
 
-/// The default as JSON, if the cell is more than words.
+/// The default as JSON, if the cell begins with more than words; text in code is a text.
 fn default_of(cell: &str) -> Option<Value> {
-    let word = cell.split([':', ';']).next().unwrap().trim();
-    let literal = word.trim_matches('`');
-    match serde_json::from_str(literal) {
-        Ok(value) if !(literal.starts_with('0') && literal.len() > 1) => Some(value),
-        _ if cell.starts_with('`') && cell.ends_with('`') && cell.matches('`').count() == 2 => {
-            Some(json!(cell.trim_matches('`')))
-        }
+    let first = match cell.strip_prefix('`') {
+        Some(rest) => rest.split_once('`').filter(|(_, rest)| rest.is_empty() || rest.starts_with([':', ';']))?.0,
+        None => cell.split([':', ';']).next().unwrap().trim(),
+    };
+    match serde_json::from_str(first) {
+        // Octal digits are a text.
+        Ok(value) if !(first.starts_with('0') && first.len() > 1) => Some(value),
+        _ if cell.starts_with('`') => Some(json!(first)),
         _ => None,
     }
 }
@@ -225,11 +214,14 @@ fn schema() -> Value {
         let is_parent = |row: &&String| row.starts_with(&format!("{key}.")) || row.starts_with(&format!("{key}[]."));
         let has_inside = rows.keys().any(|row| is_parent(&row)) || key == "clients[].limits";
         let row = rows.get(&key).cloned().unwrap_or_default();
-        let default = default_of(&row.default);
+        // Another limit's name may be a limit's default.
+        let default = default_of(&row.default).filter(|default| !key.starts_with("limits.") || default.is_number());
         let mut own = match (&default, special(&key)) {
             (_, Some(special)) => special,
             _ if has_inside => json!({}),
+            _ if key.starts_with("limits.") => number(),
             (Some(Value::Number(_)), _) => number(),
+            (Some(Value::Array(_)), _) => texts(),
             (Some(Value::Bool(_)), _) => switch(),
             _ => text(),
         };
@@ -244,11 +236,15 @@ fn schema() -> Value {
     for key in table("OLD") {
         keys.insert(key, json!({ "description": "Of the old server; it does nothing here.", "deprecated": true }));
     }
+    let source = read("src/config/limits.rs");
+    let whole_server = source.split("const WHOLE_SERVER").nth(1).and_then(|rest| rest.split("];").next()).unwrap();
+    let whole_server: Vec<&str> = whole_server.split('"').skip(1).step_by(2).collect();
+    assert!(whole_server.len() > 4, "only {whole_server:?}");
     // An app's own limits are those of all, without their defaults.
     let limits: Vec<(String, Value)> = keys
         .iter()
         .filter_map(|(key, own)| Some((key.strip_prefix("limits.")?.to_owned(), own.clone())))
-        .filter(|(name, _)| !WHOLE_SERVER.contains(&name.as_str()))
+        .filter(|(name, _)| !whole_server.contains(&name.as_str()))
         .collect();
     for (name, mut own) in limits {
         own.as_object_mut().unwrap().remove("default");

@@ -101,7 +101,7 @@ async fn answer(
     };
     let about = channel.as_ref().map_or(About::User, About::Channel);
     let socket_id: SocketId = fields.socket_id.parse().map_err(|why| bad(format!("socket_id: {why}.")))?;
-    let Some(app) = apps.iter().find(|app| app_tag(&app.key) == socket_id.app_tag()) else {
+    let Some(app) = apps.iter().find(|app| !app.is_removed && app_tag(&app.key) == socket_id.app_tag()) else {
         return Err(bad("This socket id was not issued by this server for one of its apps: the page's WebSocket seems to go to another server, or with another app key, than its authEndpoint.".to_owned()));
     };
     let outcome = laravel

@@ -52,7 +52,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let (events_in, events) = tokio::sync::mpsc::channel(EVENTS_MAX);
     log::set_up(LogFormat::Text, false);
     let application = standin::start(Site { app_key: APP_KEY, libraries }, events_in)?;
-    server::run(config(port, application)?, Source::Queue(events), move |places| {
+    server::run(config(port, application)?, Source::Queue(events), None, move |places| {
         let Some(address) = places.iter().find_map(Place::address) else { return };
         // A closed standard output is no reason to end a server that works.
         let _ = print_welcome(&mut io::stdout().lock(), address, remark.as_deref(), &with);
@@ -105,12 +105,15 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
             id: APP_ID.to_owned(),
             key: APP_KEY.to_owned(),
             secret: Secret::random().context("the system gives no random numbers for the app's secret")?,
+            previous_secrets: Vec::new(),
             secret_is_random: true,
+            is_removed: false,
             limits: Limits::default(),
             key_prefix: None,
             subscription_count: false,
             webhooks: Vec::new(),
         }],
+        first_app: 0,
         auth: Auth {
             host: url::Url::parse(&format!("http://{application}")).context("the stand-in's address")?,
             hosts: Vec::new(),
@@ -136,6 +139,7 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         socketio: SocketIo::default(),
         resume: None,
         limits: Limits::default(),
+        shutdown_time: None,
         shards: std::thread::available_parallelism().map_or(1, usize::from),
         taken: Vec::new(),
         warnings: Vec::new(),

@@ -21,7 +21,7 @@ const PROGRAM: &str = "laravel-echo-server";
 const FILE_BYTES_MAX: u64 = 4096;
 
 /// How long a server that was asked to end may take.
-const END_MAX: Duration = Duration::from_secs(15);
+const END_MAX: Duration = Duration::from_secs(90);
 
 /// Between two looks whether it has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);

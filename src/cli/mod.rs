@@ -19,6 +19,7 @@ mod clients;
 pub mod demo;
 mod doctor;
 mod files;
+mod health;
 mod init;
 mod lock;
 mod manual;
@@ -68,6 +69,8 @@ enum Command {
     ///
     /// Exit codes: 0 nothing to do, 1 warnings, 2 problems.
     Doctor(Box<doctor::Options>),
+    /// Asks the running server whether it lives: exit code 0 for yes, 1 for no.
+    Health(health::Options),
     /// Shows what it does: server, application and page in one process, without Redis and Laravel.
     Demo(DemoOptions),
     /// Measures a server of yours: connects, subscribes, publishes, and counts what arrives.
@@ -161,6 +164,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::ClientAdd { id, file } => done(clients::add(id.as_deref(), &file)),
         Command::ClientRemove { id, file } => done(clients::remove(id.as_deref(), &file)),
         Command::Doctor(options) => doctor::run(*options),
+        Command::Health(options) => done(health::run(&options)),
         Command::Demo(DemoOptions { assets, port }) => done(demo::run(demo::Options { assets, port: Some(port) })),
         Command::Bench(options) => done(bench::run(*options)),
         Command::Completions { shell } => done(manual::completions(shell, CommandLine::command())),

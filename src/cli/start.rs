@@ -1,34 +1,51 @@
 //! `start`: configuration, log, lock file, banner; the rest is [`crate::server`]'s.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::StartOptions;
 use super::banner::banner;
 use super::lock::{self, Holder, Lock};
 use crate::config::{Config, DotEnv};
-use crate::{log, server};
+use crate::log;
+use crate::server::{self, Origin};
 
 /// Runs the server until it is told to stop.
 ///
 /// # Errors
 /// The configuration is wrong, a server runs with it already, or the server cannot run.
 pub fn run(options: &StartOptions) -> anyhow::Result<()> {
-    let file = &options.file;
-    let path = file.path();
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let dotenv = DotEnv::read(folder);
-    let variables = |name: &str| dotenv.get(name);
-    let mut config = Config::load(file.dir.as_deref(), file.config.as_deref(), &variables)?;
-    config.dev_mode |= options.dev;
+    let path = options.file.path();
+    let config = load(options)?;
     log::set_up(options.log_format.unwrap_or(config.log_format), config.dev_mode);
-    for warning in dotenv.warnings.iter().chain(&config.warnings) {
+    for warning in &config.warnings {
         tracing::warn!(target: log::ALWAYS, "{warning}");
     }
+    let again = options.clone();
+    let origin = Origin {
+        load: Arc::new(move || load(&again)),
+        files: vec![path.clone(), folder(&path).join(".env"), PathBuf::from(".env")],
+    };
     let _lock = take_lock(lock::path_for(&path), options.force)?;
     let for_banner = config.clone();
-    let done = server::run(config, server::Source::Redis, move |places| log::banner(&banner(&for_banner, places)));
+    let done = server::run(config, server::Source::Redis, Some(origin), move |places| {
+        log::banner(&banner(&for_banner, places))
+    });
     log::flush();
     done
+}
+
+fn load(options: &StartOptions) -> anyhow::Result<Config> {
+    let file = &options.file;
+    let dotenv = DotEnv::read(folder(&file.path()));
+    let mut config = Config::load(file.dir.as_deref(), file.config.as_deref(), &|name: &str| dotenv.get(name))?;
+    config.dev_mode |= options.dev;
+    config.warnings.splice(0..0, dotenv.warnings);
+    Ok(config)
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Two servers with one configuration would be after one port. A server without a lock file is

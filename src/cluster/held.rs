@@ -132,6 +132,16 @@ impl Held {
         })
     }
 
+    /// Everybody in the channels of these apps.
+    pub fn of_apps(&self, apps: &[Tag]) -> Vec<Changed> {
+        let places = self.buckets.iter().flatten().filter(|((app, _), _)| apps.contains(app));
+        places
+            .flat_map(|(place, users)| {
+                users.iter().map(move |(user_id, info)| (place.clone(), user_id.clone(), Some(info.clone())))
+            })
+            .collect()
+    }
+
     /// Everybody, as gone.
     pub fn into_gone(self) -> Vec<Changed> {
         let places = self.buckets.into_iter().flatten();

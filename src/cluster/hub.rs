@@ -455,9 +455,19 @@ impl Hub {
         }
     }
 
-    /// The app of this tag, if it is one of this node's.
+    /// The app of this tag, if it is one of this node's. One that was removed and has come back has two places, of
+    /// which the later one is in use.
     pub fn app(&self, tag: Tag) -> Option<AppIndex> {
-        self.apps.iter().position(|own| *own == tag).map(|index| AppIndex(index as u16))
+        self.apps.iter().rposition(|own| *own == tag).map(|index| AppIndex(index as u16))
+    }
+
+    /// This node serves these, too. Who is there on other nodes is known already, and said now.
+    pub fn add_apps(&mut self, apps: Vec<Tag>, out: &mut Vec<Effect>) {
+        for (node, peer) in &self.peers {
+            let changes = peer.held.of_apps(&apps);
+            out.push(Effect::Changed { node: *node, changes });
+        }
+        self.apps.extend(apps);
     }
 
     fn hear_own_beat(&mut self, number: u64, now: Millis, out: &mut Vec<Effect>) {

@@ -109,7 +109,18 @@ impl<'a> Environment<'a> {
         let webhooks = if family.id == SOKETI.id { self.webhooks(warnings)? } else { Vec::new() };
         let limits = limits.clone();
         let (key_prefix, subscription_count) = (None, false);
-        Ok(Some(App { id, key, secret, secret_is_random, limits, key_prefix, subscription_count, webhooks }))
+        Ok(Some(App {
+            id,
+            key,
+            secret,
+            previous_secrets: Vec::new(),
+            secret_is_random,
+            is_removed: false,
+            limits,
+            key_prefix,
+            subscription_count,
+            webhooks,
+        }))
     }
 
     /// soketi's webhooks: the list of the file, as JSON.

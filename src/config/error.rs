@@ -98,6 +98,17 @@ pub enum ConfigError {
         /// Its value, and what would be right.
         what: String,
     },
+    /// A server that runs has no place for another app.
+    #[error(
+        "{count} apps have been added since the start, and there is room for {max}, those that were removed included. \
+         Restart the server."
+    )]
+    TooManyApps {
+        /// How many there would be.
+        count: usize,
+        /// How many there may be.
+        max: usize,
+    },
     /// The operating system has no random numbers for a secret.
     #[error("No secret could be made, because the operating system gave no random numbers: {0}.")]
     NoRandomNumbers(getrandom::Error),

@@ -29,6 +29,9 @@ pub const FILE_NAME: &str = "laravel-echo-server.json";
 /// A file longer than this is something else.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
+/// Each costs a signature that is wrong another check.
+const PREVIOUS_SECRETS_MAX: usize = 10;
+
 /// Looks up a variable of the environment.
 pub type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -181,6 +184,7 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         proxy_protocol: file("proxyProtocol").is_some_and(|flag| flag.flag(&mut warnings)),
         tls,
         apps,
+        first_app: 0,
         auth: Auth {
             host: host_for_all,
             hosts,
@@ -212,6 +216,10 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
             None => None,
         },
         limits,
+        shutdown_time: match file("shutdownSeconds") {
+            Some(_) => Some(Duration::from_secs(number(&file("shutdownSeconds"), 5, 0..=60, "of seconds")?)),
+            None => None,
+        },
         shards: number(&file("shards"), cores as u64, 1..=1024, "of threads")? as usize,
         taken: Vec::new(),
         warnings,
@@ -299,7 +307,9 @@ fn read_apps(
             id: String::new(),
             key,
             secret,
+            previous_secrets: Vec::new(),
             secret_is_random: true,
+            is_removed: false,
             limits: limits.clone(),
             key_prefix: None,
             subscription_count: false,
@@ -342,6 +352,7 @@ fn read_apps(
         } else {
             Secret::new(secret)
         };
+        let previous_secrets = member(&members, "previousSecrets").map(|list| read_secrets(&list)).transpose()?;
         let limits = match member(&members, "limits") {
             Some(own) => limits::read_of_app(&own, limits, warnings)?,
             None => limits.clone(),
@@ -353,7 +364,9 @@ fn read_apps(
             id,
             key,
             secret,
+            previous_secrets: previous_secrets.unwrap_or_default(),
             secret_is_random,
+            is_removed: false,
             limits,
             key_prefix,
             subscription_count,
@@ -363,6 +376,16 @@ fn read_apps(
         apps.push(app);
     }
     Ok(apps)
+}
+
+/// `previousSecrets`: a list, or one as a text.
+fn read_secrets(setting: &Setting<'_>) -> Result<Vec<Secret>, ConfigError> {
+    let list = if setting.is_list() { setting.list()? } else { vec![setting.clone()] };
+    if list.len() > PREVIOUS_SECRETS_MAX {
+        return Err(setting.error(format_args!("has {} secrets; up to {PREVIOUS_SECRETS_MAX} are tried", list.len())));
+    }
+    let secrets: Vec<String> = list.iter().map(|secret| secret.text()).collect::<Result<_, _>>()?;
+    Ok(secrets.into_iter().filter(|secret| !secret.is_empty()).map(Secret::new).collect())
 }
 
 /// An app's id or key. Both are a segment of URLs, and the key stands before the colon of a signature.

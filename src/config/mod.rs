@@ -24,6 +24,7 @@ mod listen;
 mod old;
 mod operations;
 mod redis;
+mod reload;
 mod resume;
 mod socketio;
 #[cfg(test)]
@@ -34,6 +35,7 @@ pub use dotenv::DotEnv;
 pub use error::ConfigError;
 pub use file::{FILE_NAME, Variables};
 pub use limits::Limits;
+pub use reload::Reload;
 pub use webhook::Webhook;
 
 /// Everything that `start` needs to know.
@@ -53,8 +55,10 @@ pub struct Config {
     pub proxy_protocol: bool,
     /// `protocol` is `https`: serve TLS with this certificate.
     pub tls: Option<Tls>,
-    /// The apps of `clients`, never empty.
+    /// The apps of `clients`, never empty. Those that have been removed since the start keep their places.
     pub apps: Vec<App>,
+    /// Index of the first app of `clients`, which clients get that name none.
+    pub first_app: usize,
     /// How Laravel is asked who may join.
     pub auth: Auth,
     /// `httpApiKeyAuth`: from where an app's key alone will do for the old server's HTTP API.
@@ -85,6 +89,8 @@ pub struct Config {
     pub resume: Option<Resume>,
     /// Bounds on what clients may do.
     pub limits: Limits,
+    /// `shutdownSeconds`: within which time connections are closed when the server stops; `None`: by their number.
+    pub shutdown_time: Option<Duration>,
     /// Engine threads that own the connections; default: one per core.
     pub shards: usize,
     /// What was taken from the environment of another server's user, as "port from SOKETI_PORT".
@@ -181,7 +187,7 @@ pub struct PresenceStore {
 }
 
 /// One entry of `clients`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct App {
     /// `appId`: names the app in the HTTP API. Empty if the file has no app: then this one is there for
     /// Socket.IO clients, which name none, and nobody knows its key.
@@ -190,8 +196,13 @@ pub struct App {
     pub key: String,
     /// Signs subscriptions and HTTP API requests.
     pub secret: Secret,
+    /// `previousSecrets`: take what is signed with these, too.
+    pub previous_secrets: Vec<Secret>,
     /// The file had no secret; `secret` was made at random for this run.
     pub secret_is_random: bool,
+    /// The file has had this app and does so no more. Its place among the apps stays; nobody knows its key. See
+    /// [`Config::reload`].
+    pub is_removed: bool,
     /// `limits` of the file, with this app's own on top.
     pub limits: Limits,
     /// `keyPrefix`: the app gets exactly the events of Redis that are published under this
@@ -201,6 +212,15 @@ pub struct App {
     pub subscription_count: bool,
     /// `webhooks`: who is told of what happens on the app's channels.
     pub webhooks: Vec<Webhook>,
+}
+
+impl App {
+    /// Whether the text is signed with one of the app's secrets; the signature is in hex.
+    pub fn has_signed(&self, text: &str, hex: &str) -> bool {
+        std::iter::once(&self.secret)
+            .chain(&self.previous_secrets)
+            .any(|secret| signature::verify(secret.expose(), text, hex))
+    }
 }
 
 /// The certificate of `"protocol": "https"`. Paths are relative to the working directory.
@@ -249,7 +269,7 @@ impl fmt::Debug for Secret {
 }
 
 /// Asking Laravel (`authHost`, `authEndpoint` and the settings beside them).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Auth {
     /// `authHost`: `http` or `https` and a host; it may have a path, under which the application
     /// lives. It has no user, password, query or fragment. See [`Auth::url`].
@@ -327,7 +347,7 @@ impl Auth {
 }
 
 /// `databaseConfig.redis`, with ioredis' names in the file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Redis {
     /// Host name or address.
     pub host: String,

@@ -29,7 +29,7 @@ const OURS: &[&str] = &[
 ];
 
 /// One entry of `webhooks`.
-#[derive(Clone)]
+#[derive(Clone, Eq, PartialEq)]
 pub struct Webhook {
     /// `url`: `http` or `https`. May hold a password or token; see [`Webhook::place`].
     pub url: Url,

@@ -192,10 +192,11 @@ impl Application {
         }
     }
 
+    /// The connection of `config/database.php` that it publishes by, or would with its redis driver.
     fn redis_connection(&self) -> String {
         let name = self.connection().unwrap_or_else(|| "redis".to_owned());
-        let text = self.broadcasting.at(&["connections", &name, "connection"]).text();
-        text.unwrap_or("default").to_owned()
+        let of = |name: &str| self.broadcasting.at(&["connections", name, "connection"]).text();
+        of(&name).or_else(|| of("redis")).unwrap_or("default").to_owned()
     }
 
     /// What it puts before the names of Redis channels, if that can be told.
@@ -363,6 +364,13 @@ mod tests {
             (place.host.as_deref(), place.port, place.password),
             (Some("redis.test"), Some(7000), Some(Secret::new("p w")))
         );
+        // What it would do with another driver.
+        let files = files("BROADCAST_CONNECTION=log\nREDIS_HOST=elsewhere\n");
+        let named = BROADCASTING.replace("'connection' => 'default'", "'connection' => 'events'");
+        let database = DATABASE.replace("'default' =>", "'events' =>");
+        let app =
+            application(&[files[0], ("config/broadcasting.php", &named), ("config/database.php", &database)]).unwrap();
+        assert_eq!(app.redis().host.as_deref(), Some("elsewhere"));
         // Without its files, the variables are all there is.
         let app = application(&[(".env", "BROADCAST_DRIVER=redis\nREDIS_PREFIX=shop:\nREDIS_HOST=h\n")]).unwrap();
         assert_eq!((app.connection().as_deref(), app.prefix().as_deref()), (Some("redis"), Some("shop:")));

@@ -20,16 +20,23 @@ pub(super) fn millis_of_date(date: &str) -> Option<i64> {
     let [day, month, year, time, "GMT"] = parts[..] else { return None };
     const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let month = MONTHS.iter().position(|name| *name == month)? as i64 + 1;
-    let (day, year): (i64, i64) = (day.parse().ok()?, year.parse().ok().filter(|year| (1970..10_000).contains(year))?);
+    let (day, year): (i64, i64) = (day.parse().ok()?, year.parse().ok()?);
     let clock: Vec<i64> = time.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
     let [hours, minutes, seconds] = clock[..] else { return None };
-    if !(1..=31).contains(&day) || hours > 24 || minutes > 60 || seconds > 61 || clock.iter().any(|part| *part < 0) {
+    Some(self::seconds([year, month, day], [hours, minutes, seconds])? * 1000)
+}
+
+/// Seconds since 1970 at this year, month and day, and this hour, minute and second, in UTC.
+pub(super) fn seconds([year, month, day]: [i64; 3], [hours, minutes, seconds]: [i64; 3]) -> Option<i64> {
+    let is_date = (1950..10_000).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    let is_time = (0..=24).contains(&hours) && (0..=60).contains(&minutes) && (0..=61).contains(&seconds);
+    if !is_date || !is_time {
         return None;
     }
     // Years that begin in March have their leap day at the end.
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
-    Some((((days * 24 + hours) * 60 + minutes) * 60 + seconds) * 1000)
+    Some(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 }
 
 /// `laravel` and `redis`: how far their clocks are ahead of this one, in milliseconds.

@@ -54,7 +54,19 @@ pub(super) fn judge(subject: &Subject) -> Vec<Finding> {
     }
     findings.extend(front_end(subject, application));
     findings.extend(queue(application, &driver));
-    findings
+    findings.into_iter().map(|finding| cached(application, finding)).collect()
+}
+
+/// What is changed in `.env` counts only once it is in the cache, if there is one.
+fn cached(application: &Application, finding: Finding) -> Finding {
+    let is_env = finding.file.as_ref().is_some_and(|file| file.starts_with(&application.file(".env")));
+    match finding.fix.clone().filter(|_| is_env && application.cache != Cache::None) {
+        Some(fix) => finding.fix(format!(
+            "{}, and run `php artisan config:cache` afterwards, since Laravel reads its cache:",
+            fix.trim_end_matches([':', '.'])
+        )),
+        None => finding,
+    }
 }
 
 /// The variable of `.env` that chooses the driver.

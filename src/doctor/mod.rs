@@ -29,6 +29,7 @@ mod proxy;
 mod redis;
 mod report;
 mod ways;
+mod x509;
 
 pub use application::Application;
 pub use finding::{Finding, IDS, Level};

@@ -12,9 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::finding::Finding;
 use super::handshake::{self, Answer};
 use super::{Running, Subject, in_list};
-
-/// Files beside the clients' sockets: Redis, Laravel, webhooks, the log.
-const OTHER_FILES: u64 = 100;
+use crate::listen::files;
 
 #[derive(Debug, Default)]
 pub(super) struct Facts {
@@ -23,7 +21,7 @@ pub(super) struct Facts {
     /// Who has it: name and process id.
     holder: Option<(String, u32)>,
     /// How many files may be open: those of the running server, or as many as one that is started from here could have.
-    files_max: Option<u64>,
+    files_max: Option<usize>,
     /// What the running server answers to a client.
     answer: Option<Answer>,
     /// What keeps it from being ready, by its own word.
@@ -43,7 +41,7 @@ pub(super) async fn probe(subject: &Subject) -> Facts {
             facts.holder = tokio::task::spawn_blocking(move || holder(port)).await.unwrap_or_default();
         }
     }
-    facts.files_max = getrlimit(Resource::Nofile).maximum;
+    facts.files_max = getrlimit(Resource::Nofile).maximum.and_then(|files| usize::try_from(files).ok());
     if let Some(Running::Here(pid)) = subject.running {
         facts.files_max = files_of(pid).or(facts.files_max);
         facts.is_same_build = is_same_build(pid);
@@ -142,7 +140,7 @@ fn listening(table: &str, port: u16) -> Vec<String> {
 }
 
 /// How many files the process may open.
-fn files_of(pid: u32) -> Option<u64> {
+fn files_of(pid: u32) -> Option<usize> {
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
     limits.lines().find_map(|line| line.strip_prefix("Max open files"))?.split_ascii_whitespace().next()?.parse().ok()
 }
@@ -154,7 +152,7 @@ fn is_same_build(pid: u32) -> Option<bool> {
 
 pub(super) fn judge(subject: &Subject, facts: &Facts) -> Vec<Finding> {
     let mut findings = port(subject, facts).into_iter().collect::<Vec<_>>();
-    findings.push(files(subject, facts));
+    findings.push(file_limit(subject, facts));
     findings.extend(running(subject, facts));
     if facts.is_same_build == Some(false) {
         findings.push(
@@ -202,27 +200,25 @@ fn port(subject: &Subject, facts: &Facts) -> Option<Finding> {
     })
 }
 
-fn files(subject: &Subject, facts: &Facts) -> Finding {
-    let connections = subject.config.limits.connections as u64;
+fn file_limit(subject: &Subject, facts: &Facts) -> Finding {
+    let config = &subject.config;
+    let connections = config.limits.connections;
     let Some(max) = facts.files_max else { return Finding::ok("limits.files", "There is no limit of open files") };
     let whose = match subject.running {
         Some(Running::Here(_)) => "The running server",
         _ => "A server that is started from this shell",
     };
-    if max >= connections + OTHER_FILES {
-        return Finding::ok(
-            "limits.files",
-            format!("{whose} may open {max} files: enough for {connections} connections (\"limits.connections\")"),
-        );
+    let (room, needed) = (files::connections(max, config), files::needed(config));
+    if max >= needed {
+        let what =
+            format!("{whose} may open {max} files: enough for {connections} connections (\"limits.connections\")");
+        return Finding::ok("limits.files", what);
     }
-    let room = max.saturating_sub(OTHER_FILES);
-    let what = format!(
-        "{whose} may open {max} files, which is too few for {connections} connections (\"limits.connections\")"
-    );
+    let what = format!("{whose} may open {max} files, too few for {connections} connections (\"limits.connections\")");
     Finding::warning("limits.files", what)
-        .why(format!("Each connection is a file, so further ones are not accepted beyond some {room}. systemd and Supervisor have limits of their own."))
-        .fix(format!("Raise it (with Supervisor: minfds in supervisord.conf; in a shell: ulimit -n), or set \"limits\": {{ \"connections\": {room} }} in {}:", subject.file))
-        .line("the systemd unit, under [Service]", format!("LimitNOFILE={}", connections + OTHER_FILES))
+        .why(format!("Each connection is a file, and those over {room} are refused. systemd, Supervisor and containers have limits of their own."))
+        .fix(format!("Raise it (Supervisor: minfds={needed} in supervisord.conf; a container: --ulimit nofile={needed}; a shell: ulimit -n {needed}), or set \"limits\": {{ \"connections\": {room} }} in {}:", subject.file))
+        .line("the systemd unit, under [Service]", format!("LimitNOFILE={needed}"))
 }
 
 fn running(subject: &Subject, facts: &Facts) -> Option<Finding> {
@@ -294,14 +290,14 @@ mod tests {
     #[test]
     fn port_files_and_server() {
         let taken = || Some((io::ErrorKind::AddrInUse, "in use".to_owned()));
-        let facts = || Facts { files_max: Some(1100), ..Facts::default() };
+        let facts = || Facts { files_max: Some(1288), ..Facts::default() };
         let well = || Answer { first: Some("0{}".to_owned()), ..Answer::default() };
         let files = ("limits.files", Level::Ok);
         assert_eq!(judged(None, facts()), [("port.free", Level::Ok), files]);
         assert_eq!(judged(None, Facts { port: taken(), ..facts() }), [("port.free", Level::Problem), files]);
         let forbidden = Some((io::ErrorKind::PermissionDenied, "no".to_owned()));
         assert_eq!(judged(None, Facts { port: forbidden, ..facts() })[0], ("port.free", Level::Problem));
-        assert_eq!(judged(None, Facts { files_max: Some(1099), ..facts() })[1], ("limits.files", Level::Warning));
+        assert_eq!(judged(None, Facts { files_max: Some(1287), ..facts() })[1], ("limits.files", Level::Warning));
         assert_eq!(judged(None, Facts { files_max: None, ..facts() })[1], files);
 
         let here = Some(Running::Here(7));

@@ -11,6 +11,7 @@ use super::finding::Finding;
 use super::{Subject, in_list};
 use crate::bus;
 use crate::config::{Config, Redis};
+use crate::inbox::AppIndex;
 use crate::ingress::Audiences;
 use crate::protocol::channel::{self, Access};
 use crate::protocol::event;
@@ -121,8 +122,8 @@ pub(super) async fn probe(subject: &Subject, listen: Duration) -> Facts {
     if facts.failure.is_some() || !config.subscribers.redis {
         return facts;
     }
-    let own: Vec<_> = config.apps.iter().map(|app| app.key_prefix.clone()).collect();
-    let pattern = Audiences::new(&own, config.redis.key_prefix.as_deref()).0.pattern();
+    let own = config.apps.iter().enumerate().map(|(index, app)| (AppIndex(index as u16), app.key_prefix.as_deref()));
+    let pattern = Audiences::new(own.clone(), config.redis.key_prefix.as_deref()).0.pattern();
     let subscription = match link.subscribe(&pattern).await {
         Ok(own) if pattern == "*" => Ok(own),
         // What comes under other prefixes tells most. Who may not hear it hears what the server hears.
@@ -131,7 +132,7 @@ pub(super) async fn probe(subject: &Subject, listen: Duration) -> Facts {
     };
     match subscription {
         Ok(subscription) => {
-            let known = own.into_iter().flatten().chain(config.redis.key_prefix.clone());
+            let known = own.filter_map(|(_, prefix)| prefix.map(str::to_owned)).chain(config.redis.key_prefix.clone());
             let known = known.chain(subject.application.as_ref().and_then(Application::prefix)).collect();
             let heard = Heard { time: listen, known, ..Heard::default() };
             facts.heard = hear(subscription, heard).await;
@@ -260,7 +261,7 @@ fn unusable(subject: &Subject, failure: &str) -> Finding {
         _ if is_login => finding
             .fix("Take the password from redis.conf (requirepass, or the ACL user's):")
             .line(format!("{file}, in databaseConfig.redis"), "\"password\": \"(the password)\""),
-        Some((place, application)) if !is_same(&subject.config.redis, &place) => {
+        Some((place, application)) if place.host.is_some() && !is_same(&subject.config.redis, &place) => {
             let (host, port) = (place.host.unwrap_or_else(|| "127.0.0.1".to_owned()), place.port.unwrap_or(6379));
             finding
                 .fix(format!("Laravel publishes to {host}:{port} ({}).", application.env_line("REDIS_HOST")))

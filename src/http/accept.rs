@@ -19,7 +19,7 @@ use tokio_rustls::server::TlsStream;
 use super::pace::Pace;
 use super::patience::{PATIENCE, Patient};
 use super::proxy_protocol::{self, Told};
-use super::{Front, respond};
+use super::{Front, Fronts, respond};
 use crate::address::{Connection, Source};
 use crate::inbox::OneMore;
 use crate::listen::{self, Listener, Peer, files};
@@ -35,7 +35,7 @@ const QUIET: Duration = Duration::from_secs(10);
 const TOLD_MAX: usize = 100;
 
 /// Accepts connections until told to stop.
-pub async fn serve(listener: Listener, front: Arc<Front>, mut stop: watch::Receiver<bool>) {
+pub async fn serve(listener: Listener, fronts: Fronts, mut stop: watch::Receiver<bool>) {
     let pace = Arc::new(Pace::default());
     tokio::spawn(pace.clone().run());
     let (mut failures, mut dropped) = (Occasionally::default(), Occasionally::default());
@@ -46,6 +46,7 @@ pub async fn serve(listener: Listener, front: Arc<Front>, mut stop: watch::Recei
         };
         match accepted {
             Ok((stream, peer)) => {
+                let front = fronts.load();
                 let counted = OneMore::of(&front.open);
                 let open = front.open.load(Ordering::Relaxed);
                 if open > front.config.limits.connections || open + front.connections() > front.files_room {
@@ -62,7 +63,9 @@ pub async fn serve(listener: Listener, front: Arc<Front>, mut stop: watch::Recei
                 let is_backend = Arc::new(AtomicBool::new(false));
                 let known = is_backend.clone();
                 let is_exempt = move || known.load(Ordering::Relaxed);
-                tokio::spawn(pace.paced(connection(front.clone(), counted, is_backend, stream, peer), is_exempt));
+                tokio::spawn(
+                    pace.paced(connection(fronts.clone(), stop.clone(), counted, is_backend, stream, peer), is_exempt),
+                );
             }
             Err(error) => {
                 let is_out_of_files = listen::is_out_of_files(&error);
@@ -110,13 +113,19 @@ impl Occasionally {
 }
 
 /// A socket that the front has, counted as long as this lives.
+#[derive(Clone)]
 pub(super) struct Open {
     pub(super) front: Arc<Front>,
     /// The last request was a backend's that has signed it: its events do not wait for strangers' handshakes.
     pub(super) is_backend: Arc<AtomicBool>,
     /// Who connects, as far as that is known without a request.
     pub(super) connection: Connection,
-    _counted: OneMore,
+    counted: Arc<Counted>,
+}
+
+/// What counts the socket, as long as this lives.
+struct Counted {
+    _open: OneMore,
     /// The same among the connections of its address, if it is a client's own.
     by_address: Option<OneMore>,
 }
@@ -130,7 +139,7 @@ impl Open {
         };
         let (one, count) = self.front.addresses.connect(address, Instant::now());
         // This socket itself is one of them, until it is a WebSocket.
-        if count - usize::from(self.by_address.is_some()) > limit {
+        if count - usize::from(self.counted.by_address.is_some()) > limit {
             self.front.refused(Refused::AddressOverCapacity, Some(Limit::ConnectionsPerAddress));
             tracing::warn!(
                 "a client was refused: {address} has {limit} connections already (limits.connectionsPerAddress)"
@@ -142,13 +151,15 @@ impl Open {
 }
 
 async fn connection(
-    front: Arc<Front>,
+    fronts: Fronts,
+    stop: watch::Receiver<bool>,
     counted: OneMore,
     is_backend: Arc<AtomicBool>,
     mut stream: TcpStream,
     peer: Peer,
 ) {
     let _ = stream.set_nodelay(true);
+    let front = fronts.load_full();
     let limits = &front.config.limits;
     let is_tls = front.tls.is_some();
     let mut connection = Connection { peer: peer.ip(), is_proxied: false, is_tls };
@@ -177,11 +188,12 @@ async fn connection(
         }
         by_address = Some(one);
     }
-    let open = Arc::new(Open { front: front.clone(), is_backend, connection, _counted: counted, by_address });
+    let counted = Arc::new(Counted { _open: counted, by_address });
+    let open = Open { front: front.clone(), is_backend, connection, counted };
     match &front.tls {
-        None => http(&open, stream, &source).await,
-        Some(tls) => match timeout(limits.handshake_timeout, tls.accept(stream)).await {
-            Ok(Ok(stream)) => http(&open, stream, &source).await,
+        None => http(fronts, stop, open, stream, &source).await,
+        Some((tls, _)) => match timeout(limits.handshake_timeout, tls.accept(stream)).await {
+            Ok(Ok(stream)) => http(fronts, stop, open, stream, &source).await,
             Ok(Err(error)) => {
                 front.refused(Refused::Tls, None);
                 tracing::debug!("no TLS with {source}: {error}");
@@ -194,9 +206,10 @@ async fn connection(
     }
 }
 
-async fn http<S: Stream>(open: &Arc<Open>, stream: S, source: &Source) {
+async fn http<S: Stream>(fronts: Fronts, mut stop: watch::Receiver<bool>, open: Open, stream: S, source: &Source) {
     let service = service_fn(|request: Request<Incoming>| {
-        let open = open.clone();
+        // A backend's connection may outlive many configurations.
+        let open = Arc::new(Open { front: fronts.load_full(), ..open.clone() });
         // Whoever stands in between may take a length that stands beside it for the right one, and what we would
         // take for the next request for a part of this body: so there is no next one.
         let is_last = request.headers().contains_key(header::TRANSFER_ENCODING);
@@ -209,14 +222,25 @@ async fn http<S: Stream>(open: &Arc<Open>, stream: S, source: &Source) {
         }
     });
     let limits = &open.front.config.limits;
-    let served = hyper::server::conn::http1::Builder::new()
+    let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.handshake_timeout)
         .max_buf_size(limits.head_bytes)
         // Not `pipeline_flush`: with it the last answer, as the refusal of a head, is lost if more has been read.
         .serve_connection(TokioIo::new(Patient::new(stream, PATIENCE)), service)
-        .with_upgrades()
-        .await;
+        .with_upgrades();
+    tokio::pin!(connection);
+    let stopping = async move {
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    let served = tokio::select! {
+        served = &mut connection => served,
+        // What has begun is answered, and nothing more is waited for.
+        () = stopping => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
     let Err(error) = served else { return };
     tracing::debug!("a connection from {source} ended: {error}");
     if error.is_parse_too_large() {

@@ -23,7 +23,7 @@ pub(super) struct Known {
 /// Finds out which browser this is, if what it misses is to be kept.
 pub(super) fn known(front: &Front, headers: &HeaderMap) -> Option<Known> {
     let settings = front.config.resume.as_ref()?;
-    let process = front.process;
+    let process = front.publisher.bus().own();
     let shards = front.publisher.shards();
     let connections = |index: usize| shards[index].connections().load(Ordering::Relaxed);
     let idle = front.idle_shard().1;

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -28,7 +30,7 @@ use crate::metrics::{Limit, Refused, Route};
 use crate::protocol::{SocketId, app_tag, pusher};
 use crate::publish::Publisher;
 use crate::query::Everybody;
-use crate::tls;
+use crate::tls::{self, Served};
 use crate::ws::{self, deflate, frame};
 use accept::{Open, Stream};
 use addresses::Addresses;
@@ -56,6 +58,10 @@ const REFUSED_WAIT: Duration = Duration::from_secs(5);
 /// How long the rest of a body that is refused is read.
 const DISCARD_WAIT: Duration = Duration::from_secs(5);
 
+/// The front that answers now. When the configuration changes, another one takes its place; who has begun with one ends
+/// with it.
+pub type Fronts = Arc<ArcSwap<Front>>;
+
 /// What the front needs to answer requests.
 pub struct Front {
     config: Arc<Config>,
@@ -67,7 +73,7 @@ pub struct Front {
     operations: Arc<Operations>,
     user_endpoint: String,
     proxy: Option<Proxy>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<(TlsAcceptor, Served)>,
     /// What pages get as `socket.io.js`.
     client_script: Option<Bytes>,
     /// Sockets that are open here, before a handshake or without one.
@@ -75,15 +81,13 @@ pub struct Front {
     /// How many connections have room under the limit of open files.
     files_room: usize,
     /// What each client's address has.
-    addresses: Addresses,
+    addresses: Arc<Addresses>,
     /// Polls of Socket.IO clients so far.
-    polls: AtomicU64,
+    polls: Arc<AtomicU64>,
     /// Turns of long POSTs of Socket.IO clients.
-    long_bodies: Semaphore,
+    long_bodies: Arc<Semaphore>,
     /// When the server started.
     since: Instant,
-    /// Tells this process from those before it and beside it.
-    process: u64,
 }
 
 impl Front {
@@ -94,14 +98,14 @@ impl Front {
         laravel: Laravel,
         operations: Arc<Operations>,
         app_connections: Arc<[Arc<AtomicUsize>]>,
-        process: u64,
     ) -> anyhow::Result<Self> {
         let proxy = config.proxy.then(|| Proxy::new(&config.auth)).transpose()?;
-        let tls = config.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
+        let tls = config.tls.as_ref().map(tls::read_served).transpose()?;
+        let tls = tls.map(|served| (TlsAcceptor::from(served.config.clone()), served));
         let user_endpoint = config.auth.user_endpoint();
         let everybody = Everybody::new(publisher.shards()).with_bus(publisher.bus().clone());
         let client_script = client_script::load(&config)?;
-        let (open, polls) = (Arc::default(), AtomicU64::new(0));
+        let (open, polls) = (Arc::default(), Arc::default());
         let files_room = files::connections(files::max(), &config);
         Ok(Self {
             config,
@@ -116,12 +120,51 @@ impl Front {
             client_script,
             open,
             files_room,
-            addresses: Addresses::default(),
+            addresses: Arc::default(),
             polls,
-            long_bodies: Semaphore::new(socketio::LONG_BODIES_MAX),
+            long_bodies: Arc::new(Semaphore::new(socketio::LONG_BODIES_MAX)),
             since: Instant::now(),
-            process,
         })
+    }
+
+    /// Takes the place of another one, and goes on with what that has counted.
+    pub fn follow(self, before: &Self) -> Self {
+        Self {
+            everybody: before.everybody.clone(),
+            open: before.open.clone(),
+            polls: before.polls.clone(),
+            long_bodies: before.long_bodies.clone(),
+            addresses: before.addresses.clone(),
+            since: before.since,
+            ..self
+        }
+    }
+
+    /// Asks Laravel.
+    pub fn laravel(&self) -> &Laravel {
+        &self.laravel
+    }
+
+    /// The configuration that it goes by.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Waits until no request is being answered and nobody is about to make one.
+    pub async fn is_empty(&self) {
+        while self.open.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// The certificate that new connections get, with those after it; none without TLS.
+    pub fn certificate(&self) -> &[CertificateDer<'static>] {
+        self.tls.as_ref().map_or(&[], |(_, served)| &served.certificates)
+    }
+
+    /// How many connections each app has.
+    pub fn app_connections(&self) -> &Arc<[Arc<AtomicUsize>]> {
+        &self.app_connections
     }
 
     fn connections(&self) -> usize {
@@ -267,9 +310,13 @@ fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str, so
             let browser = known.map(|known| known.returning);
             let client = NewClient { app, socket_id, credentials, counted, form, socketio: None, browser };
             hand_over(shard, stream, leftover, client);
+            drop(open);
         }
         // It is counted until it is gone.
-        Err(refusal) => refuse(stream, refusal).await,
+        Err(refusal) => {
+            refuse(stream, refusal).await;
+            drop(open);
+        }
     });
     if let Some(cookie) = set_cookie {
         response.headers_mut().insert(header::SET_COOKIE, cookie);

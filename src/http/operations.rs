@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-use super::{Body, Front, api, error, full, json};
+use super::{Body, Front, Fronts, api, error, full, json};
 use crate::address::{Connection, Source};
 use crate::config::Secret;
 use crate::log;
@@ -204,7 +204,7 @@ fn describe(front: &Front, page: &mut Page) {
     }
     let described = [&table::WEBHOOK_EVENTS_DELIVERED, &table::WEBHOOK_REQUESTS_FAILED, &table::WEBHOOK_EVENTS_LOST];
     for (index, description) in described.into_iter().enumerate() {
-        for (app, sums) in front.config.apps.iter().zip(&webhooks) {
+        for (app, sums) in front.config.apps.iter().zip(&webhooks).filter(|(app, _)| !app.is_removed) {
             page.sample(description, &[&app.id], sums[index] as f64);
         }
     }
@@ -224,7 +224,7 @@ fn describe_process(usage: &process::Usage, started: SystemTime, page: &mut Page
 // --- a port of their own -------------------------------------------------------------------
 
 /// Serves these three paths alone. Who reaches this port may read, unless there is a token.
-pub async fn serve(listener: TcpListener, front: Arc<Front>) {
+pub async fn serve(listener: TcpListener, fronts: Fronts) {
     let turns = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(turn) = turns.clone().acquire_owned().await else { return };
@@ -232,10 +232,10 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>) {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let front = front.clone();
+        let fronts = fronts.clone();
         tokio::spawn(async move {
             let service = service_fn(|request: Request<Incoming>| {
-                let front = front.clone();
+                let front = fronts.load_full();
                 async move {
                     let connection = Connection { peer: Some(peer.ip()), is_proxied: false, is_tls: false };
                     let source = Source::of(connection, request.headers(), &front.config.trusted_proxies);
@@ -244,8 +244,8 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>) {
             });
             let served = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(front.config.limits.handshake_timeout)
-                .max_buf_size(front.config.limits.head_bytes)
+                .header_read_timeout(fronts.load().config.limits.handshake_timeout)
+                .max_buf_size(fronts.load().config.limits.head_bytes)
                 .serve_connection(TokioIo::new(stream), service);
             // A client that reads its answer without end must not keep its turn for ever.
             let _ = tokio::time::timeout(CONNECTION_TIME, served).await;

@@ -341,7 +341,7 @@ fn admit<'a>(
     let front = &*open.front;
     let apps = &front.config.apps;
     let index = match &query.key {
-        None => 0,
+        None => front.config.first_app,
         Some(key) => apps
             .iter()
             .position(|app| app.key == *key)

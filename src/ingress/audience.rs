@@ -24,18 +24,29 @@ pub struct Audiences {
 }
 
 impl Audiences {
-    /// `own` holds each app's own prefix, where it has one; `shared` is the prefix of the others,
+    /// Each app comes with its own prefix, where it has one; `shared` is the prefix of the others,
     /// where it is configured. The receivers, one for each app, always have [`Prefix::known`].
-    pub fn new(own: &[Option<String>], shared: Option<&str>) -> (Self, Vec<watch::Receiver<Option<String>>>) {
+    pub fn new<'a>(
+        apps: impl IntoIterator<Item = (AppIndex, Option<&'a str>)>,
+        shared: Option<&str>,
+    ) -> (Self, Vec<watch::Receiver<Option<String>>>) {
         let mut all = Self { configured: Vec::new(), others: None };
-        let mut receivers = Vec::with_capacity(own.len());
-        for (index, own) in own.iter().enumerate() {
-            let audience = all.with(own.as_deref().or(shared));
-            audience.apps.push(AppIndex(index as u16));
+        let mut receivers = Vec::new();
+        for (app, own) in apps {
+            let audience = all.with(own.or(shared));
+            audience.apps.push(app);
             receivers.push(audience.known_prefix.subscribe());
         }
         all.configured.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
         (all, receivers)
+    }
+
+    /// Takes the place of others, with what they have found out about the prefix.
+    pub(super) fn follow(&mut self, before: Self) {
+        if let (Some(own), Some(before)) = (&mut self.others, before.others) {
+            own.prefix = before.prefix;
+            own.known_prefix.send_replace(own.prefix.known().map(str::to_owned));
+        }
     }
 
     fn with(&mut self, prefix: Option<&str>) -> &mut Audience {
@@ -81,8 +92,8 @@ mod tests {
     use super::*;
 
     fn audiences(own: &[Option<&str>], shared: Option<&str>) -> Audiences {
-        let own: Vec<Option<String>> = own.iter().map(|prefix| prefix.map(str::to_owned)).collect();
-        Audiences::new(&own, shared).0
+        let apps = own.iter().enumerate().map(|(index, prefix)| (AppIndex(index as u16), *prefix));
+        Audiences::new(apps, shared).0
     }
 
     fn apps(audiences: &mut Audiences, name: &str) -> Vec<u16> {
@@ -109,6 +120,19 @@ mod tests {
         assert_eq!(apps(&mut all, "b_orders"), [1]);
         assert_eq!(apps(&mut all, "orders"), [3]);
         assert_eq!(audiences(&[None], Some("a*")).pattern(), "a\\**");
+    }
+
+    #[test]
+    fn what_was_found_out_is_kept_when_apps_come_and_go() {
+        let mut before = audiences(&[None, Some("b_")], None);
+        let others = before.others.as_mut().unwrap();
+        others.prefix.route("shop_database_orders", true);
+        assert_eq!(others.prefix.known(), Some("shop_database_"));
+        // The first app has gone, and another one without a prefix has come.
+        let (mut after, known) = Audiences::new([(AppIndex(1), Some("b_")), (AppIndex(2), None)], None);
+        after.follow(before);
+        assert_eq!(known[1].borrow().as_deref(), Some("shop_database_"));
+        assert_eq!((apps(&mut after, "orders"), apps(&mut after, "b_orders")), (vec![2], vec![1]));
     }
 
     #[test]

@@ -29,13 +29,18 @@ pub fn connections(files: usize, config: &Config) -> usize {
     files.saturating_sub(RESERVE + config.auth.concurrency).max(1)
 }
 
+/// How many files `limits.connections` needs.
+pub fn needed(config: &Config) -> usize {
+    config.limits.connections.saturating_add(RESERVE + config.auth.concurrency)
+}
+
 /// What the log says of the limit at the start; `Err` where `limits.connections` does not fit.
 ///
 /// # Errors
 /// The numbers, and what to do.
 pub fn report(files: usize, config: &Config) -> Result<String, String> {
     let wanted = config.limits.connections;
-    let (room, needed) = (connections(files, config), wanted.saturating_add(RESERVE + config.auth.concurrency));
+    let (room, needed) = (connections(files, config), needed(config));
     if room >= wanted {
         let files = if files == usize::MAX { "Any number of".to_owned() } else { format!("Up to {files}") };
         return Ok(format!("{files} files may be open, which is enough for {wanted} connections (limits.connections)"));

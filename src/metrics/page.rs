@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::kinds::BOUNDS_MICROS;
-use super::table::{Description, Type};
+use super::table::Description;
 
 /// A page that is being written, one metric after the other.
 #[derive(Debug)]
@@ -57,12 +57,7 @@ impl Page {
 
     fn head(&mut self, of: &'static Description) {
         if self.last != of.name {
-            let of_type = match of.of_type {
-                Type::Counter => "counter",
-                Type::Gauge => "gauge",
-                Type::Histogram => "histogram",
-            };
-            let _ = writeln!(self.text, "# HELP {} {}\n# TYPE {} {of_type}", of.name, of.help, of.name);
+            let _ = writeln!(self.text, "# HELP {} {}\n# TYPE {} {}", of.name, of.help, of.name, of.of_type);
             self.last = of.name;
         }
     }

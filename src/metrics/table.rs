@@ -18,6 +18,16 @@ pub enum Type {
     Histogram,
 }
 
+impl std::fmt::Display for Type {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        })
+    }
+}
+
 /// What there is to say of a metric.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Description {

@@ -13,6 +13,7 @@ use super::SocketId;
 use super::channel::ChannelName;
 use super::presence::Member;
 use super::pusher::{self, ClientMessage};
+use super::signature;
 use super::user::User;
 
 mod authorise;
@@ -40,6 +41,8 @@ pub struct Rules {
     pub app_key: String,
     /// Verifies `auth`.
     pub secret: String,
+    /// So do these yet, while an application changes its secret.
+    pub previous_secrets: Vec<String>,
     /// See `limits.subscriptionsPerConnection`.
     pub subscriptions_max: usize,
     /// See `limits.subscribesPerSecond`.
@@ -62,6 +65,13 @@ pub struct Rules {
     pub user_authentication_timeout: Option<Millis>,
     /// See `reauthorizeMinutes`: after so long Laravel is asked again about what it has allowed.
     pub reauthorize_after: Option<Millis>,
+}
+
+impl Rules {
+    /// Whether the application has signed this text.
+    pub fn verify(&self, text: &str, hex: &str) -> bool {
+        std::iter::once(&self.secret).chain(&self.previous_secrets).any(|secret| signature::verify(secret, text, hex))
+    }
 }
 
 /// What came of asking Laravel.

@@ -179,11 +179,11 @@ impl Shard {
         }
         let Some(conn) = self.conns.get_mut(slot as usize) else { return };
         let waiting = conn.outbox.waiting();
-        if waiting > self.context.outbound_bytes_max && conn.closing.is_none() {
+        if waiting > self.context.settings.outbound_bytes_max && conn.closing.is_none() {
             tracing::warn!(
                 "{} reads too slowly: {waiting} bytes wait for it, {} are allowed (limits.outboundBytes); it is closed and will reconnect",
                 conn.socket_id,
-                self.context.outbound_bytes_max,
+                self.context.settings.outbound_bytes_max,
             );
             conn.outbox.give_up();
             self.context.publisher.metrics().limit_reached.add(metrics::Limit::OutboundBytes);

@@ -27,7 +27,7 @@ impl Shard {
         let now = self.now();
         let Some(conn) = self.conns.get_mut(slot as usize) else { return };
         let mut actions = Vec::new();
-        conn.session.input(Input::Ended, &self.context.rules[usize::from(conn.app.0)], now, &mut actions);
+        conn.session.input(Input::Ended, &self.context.settings.rules[usize::from(conn.app.0)], now, &mut actions);
         self.act(slot, actions);
     }
 

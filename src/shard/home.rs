@@ -13,7 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::last_events::LastEvents;
 use super::misses::Misses;
 use super::{Context, Shard};
-use crate::inbox::{AppIndex, Cached, Control, Delivery, Joiner, PresenceChanges, PresenceList};
+use crate::inbox::{AppIndex, Cached, Control, Delivery, Joiner, PresenceChanges, PresenceList, Settings};
 use crate::protocol::SocketId;
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::presence::{Holder, Joined, Member, Members};
@@ -28,8 +28,6 @@ pub struct Homes {
     members: HashMap<(AppIndex, ChannelName), Members>,
     last_events: LastEvents,
     misses: Misses,
-    /// For each app.
-    members_max: Arc<[usize]>,
     /// Who wants to know of changed members, if anybody.
     changes: Option<PresenceChanges>,
     changed: HashSet<(AppIndex, ChannelName)>,
@@ -40,12 +38,11 @@ const LISTS_BYTES: usize = 256 * 1024;
 
 impl Homes {
     pub fn new(context: &Context) -> Self {
-        let last_events = LastEvents::new(context.cache_time.as_millis() as Millis, context.cache_bytes_max);
+        let last_events = LastEvents::new(&context.settings);
         Self {
             members: HashMap::new(),
             last_events,
             misses: Misses::default(),
-            members_max: context.presence_members_max.clone(),
             changes: context.presence_changes.clone(),
             changed: HashSet::new(),
         }
@@ -94,6 +91,11 @@ impl Homes {
         all.flat_map(|((app, channel), members)| members.members().map(move |member| (*app, channel, member)))
     }
 
+    /// Keeps the events that come from now on as these say.
+    pub fn change(&mut self, settings: &Settings) {
+        self.last_events.change(settings);
+    }
+
     /// Forgets the events that are too old.
     pub fn expire(&mut self, now: Millis) {
         self.last_events.expire(now);
@@ -103,7 +105,7 @@ impl Homes {
 impl Shard {
     pub(super) fn join(&mut self, app: AppIndex, channel: ChannelName, member: Option<Member>, joiner: Joiner) {
         let Some(member) = member else { return self.list(app, &channel, joiner) };
-        let limit = self.homes.members_max[usize::from(app.0)];
+        let limit = self.context.settings.presence_members_max[usize::from(app.0)];
         let members = self.homes.members.entry((app, channel.clone())).or_default();
         if members.len() >= limit && !members.contains(&member.user_id) {
             let error = format!("The channel has {limit} members; no more are allowed (limits.presenceMembers)");
@@ -126,6 +128,10 @@ impl Shard {
     }
 
     pub(super) fn leave(&mut self, app: AppIndex, channel: ChannelName, user_id: &Arc<str>, socket_id: SocketId) {
+        // Who is closed because the server stops comes back.
+        if self.stopping.is_some() {
+            return;
+        }
         let key = (app, channel);
         let Some(members) = self.homes.members.get_mut(&key) else { return };
         let was_here = members.is_here(user_id);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
-use crate::inbox::AppIndex;
+use crate::inbox::{AppIndex, Settings};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::session::Millis;
 
@@ -36,9 +36,19 @@ struct LastEvent {
 }
 
 impl LastEvents {
-    /// Keeps each for `time`, and `bytes_max` in all.
-    pub fn new(time: Millis, bytes_max: usize) -> Self {
+    /// Keeps each for `cache_time`, and `cache_bytes_max` in all.
+    pub fn new(settings: &Settings) -> Self {
+        Self::with(settings.cache_time.as_millis() as Millis, settings.cache_bytes_max)
+    }
+
+    fn with(time: Millis, bytes_max: usize) -> Self {
         Self { events: HashMap::new(), by_age: BTreeMap::new(), number: 0, bytes: 0, bytes_max, time }
+    }
+
+    /// From now on by these. What is kept already is kept for as long as it was to be.
+    pub fn change(&mut self, settings: &Settings) {
+        (self.time, self.bytes_max) = (settings.cache_time.as_millis() as Millis, settings.cache_bytes_max);
+        while self.bytes > self.bytes_max && self.remove_oldest() {}
     }
 
     /// This is the channel's last event from now on. One that is too long for the bound leaves the
@@ -104,7 +114,7 @@ mod tests {
 
     #[test]
     fn the_last_one_for_as_long_as_it_is_kept() {
-        let mut last = LastEvents::new(1000, 10_000);
+        let mut last = LastEvents::with(1000, 10_000);
         assert_eq!(last.get(&key(1), 0), None);
         last.put(key(1), Bytes::from_static(b"first"), 0);
         last.put(key(1), Bytes::from_static(b"second"), 10);
@@ -120,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_oldest_goes_first_when_there_is_no_room() {
-        let mut last = LastEvents::new(1000, 3 * (EVENT_COST + 20));
+        let mut last = LastEvents::with(1000, 3 * (EVENT_COST + 20));
         for n in [1, 2, 3, 1, 4] {
             last.put(key(n), Bytes::from(vec![n; 10]), 0);
         }
@@ -134,7 +144,7 @@ mod tests {
     proptest! {
         #[test]
         fn within_the_bounds_and_in_order(steps in prop::collection::vec((0u8..20, 0usize..2000, 0u64..50), 0..200)) {
-            let (mut last, mut now) = (LastEvents::new(500, 5000), 0);
+            let (mut last, mut now) = (LastEvents::with(500, 5000), 0);
             for (n, bytes, later) in steps {
                 now += later;
                 last.put(key(n), Bytes::from(vec![n; bytes]), now);

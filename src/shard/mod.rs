@@ -20,11 +20,10 @@ use tokio::task::spawn_local;
 
 use crate::auth::{Asked, Question};
 use crate::inbox::{
-    ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient, PresenceChanges,
+    ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient, PresenceChanges, Settings,
 };
 use crate::metrics::Source;
-use crate::protocol::engineio::Timing;
-use crate::protocol::session::{Action, Input, Millis, Rules, Session};
+use crate::protocol::session::{Action, Input, Millis, Session};
 use crate::protocol::webhook::Event;
 use crate::protocol::{SocketId, pusher, socketio};
 use crate::publish::Publisher;
@@ -38,6 +37,9 @@ use measure::Measure;
 use occupancy::Occupancy;
 use outbox::Outbox;
 use resume::Resume;
+use stop::Stopping;
+
+pub use stop::ANSWER_WAIT;
 use users::Users;
 
 pub mod channels;
@@ -54,6 +56,7 @@ mod outbox;
 mod polling;
 mod query;
 pub mod resume;
+mod stop;
 #[cfg(test)]
 pub(crate) mod test;
 mod users;
@@ -70,8 +73,9 @@ const READ_BYTES: usize = 16 * 1024;
 /// Reads of one socket before the others' turn.
 const READS_MAX: usize = 4;
 
-/// How long the clients get to answer the close frames when the server stops.
-const STOP_WAIT: Duration = Duration::from_secs(3);
+/// What the clients of an app are told that is no longer in the configuration. They do not come back by themselves, as if
+/// they had just been refused.
+const APP_REMOVED: &str = "Application does not exist any more";
 
 /// What a shard needs to know of the world.
 #[derive(Clone, Debug)]
@@ -80,24 +84,10 @@ pub struct Context {
     pub publisher: Publisher,
     /// Takes questions to Laravel.
     pub asker: mpsc::UnboundedSender<Asked>,
-    /// For each app.
-    pub rules: Arc<[Rules]>,
-    /// See `limits.messageBytes`.
-    pub message_bytes_max: usize,
-    /// See `limits.outboundBytes`.
-    pub outbound_bytes_max: usize,
-    /// See `socketio.pingInterval` and `socketio.pingTimeout`.
-    pub socketio: Timing,
-    /// See `limits.presenceMembers`.
-    pub presence_members_max: Arc<[usize]>,
+    /// What the configuration says.
+    pub settings: Settings,
     /// Told of changed members, where somebody keeps copies of the lists.
     pub presence_changes: Option<PresenceChanges>,
-    /// See `limits.cacheSeconds`.
-    pub cache_time: Duration,
-    /// A shard's part of `limits.cacheBytes`.
-    pub cache_bytes_max: usize,
-    /// See `clients[].subscriptionCount`.
-    pub subscription_counts: Arc<[bool]>,
     /// Who is told of what happens on channels.
     pub webhooks: Webhooks,
     /// See `resume`.
@@ -128,7 +118,7 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
     let mut ask = tokio::time::interval(resume::ASK_EVERY);
     ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let resumes = shard.borrow().resume.is_some();
-    let mut stop_at = None;
+    let mut is_stopping = false;
     loop {
         tokio::select! {
             _ = control.recv_many(&mut said, BATCH) => {}
@@ -136,7 +126,7 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
             _ = arrivals.recv_many(&mut arrived, ARRIVALS) => {}
             _ = tick.tick() => shard.borrow_mut().tick(),
             _ = ask.tick(), if resumes => shard.borrow_mut().ask_around(),
-            () = until(stop_at) => return,
+            () = tokio::time::sleep(stop::STEP), if is_stopping => {}
         }
         // What shards say comes before events: a join that others have heard of is done by then.
         while said.len() < BATCH
@@ -147,11 +137,9 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
         if said.len() < BATCH {
             events.take(BATCH, &mut deliveries);
         }
-        if said.iter().any(|message| matches!(message, Control::Stop)) {
-            stop_at = Some(tokio::time::Instant::now() + STOP_WAIT);
-        }
-        let is_empty = shard.borrow_mut().turn(&mut arrived, &mut said, &mut deliveries);
-        if stop_at.is_some() && is_empty && arrivals.is_empty() {
+        is_stopping |= said.iter().any(|message| matches!(message, Control::Stop(_)));
+        shard.borrow_mut().turn(&mut arrived, &mut said, &mut deliveries);
+        if is_stopping && shard.borrow().is_done() && arrivals.is_empty() {
             return;
         }
         // Connections' tasks have their turn before the next batch.
@@ -170,13 +158,6 @@ impl Drop for EndsTheProcess {
             crate::log::flush();
             std::process::exit(1);
         }
-    }
-}
-
-async fn until(moment: Option<tokio::time::Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -206,7 +187,7 @@ pub struct Shard {
     measure: Measure,
     read_buffer: Vec<u8>,
     reached: Reached,
-    stopping: bool,
+    stopping: Option<Stopping>,
 }
 
 impl Shard {
@@ -244,7 +225,7 @@ impl Shard {
             measure,
             read_buffer: vec![0; READ_BYTES],
             reached: Reached::default(),
-            stopping: false,
+            stopping: None,
         }
     }
 
@@ -257,8 +238,8 @@ impl Shard {
         !self.events.is_empty()
     }
 
-    /// Handles a batch of each queue, then writes what came of it. True when no connection is left.
-    fn turn(&mut self, arrived: &mut Vec<Handover>, said: &mut Vec<Control>, deliveries: &mut Vec<Delivery>) -> bool {
+    /// Handles a batch of each queue, then writes what came of it.
+    fn turn(&mut self, arrived: &mut Vec<Handover>, said: &mut Vec<Control>, deliveries: &mut Vec<Delivery>) {
         // Before the joins: what was published before somebody asked to join is the last event then.
         self.relay_published(deliveries);
         for message in said.drain(..) {
@@ -271,10 +252,10 @@ impl Shard {
         self.deliver_relayed();
         self.deliver(deliveries);
         arrived.drain(..).for_each(|handover| self.accept(handover));
+        self.close_due();
         self.flush();
         self.measure.written();
         self.tell_homes_of_changes();
-        self.conns.is_empty()
     }
 
     fn control(&mut self, message: Control) {
@@ -289,7 +270,6 @@ impl Shard {
             Control::Leave { app, channel, user_id, socket_id } => self.leave(app, channel, &user_id, socket_id),
             Control::Elsewhere { app, channel, node, changes } => self.changed_elsewhere(app, channel, node, changes),
             Control::Missed { since, until } => self.tell_of_gap(since, until),
-            Control::HandOver(reply) => drop(reply.send(self.hand_over())),
             Control::Coming(coming) => self.expect(coming),
             Control::PassOn(delivery, _under_way) => self.pass_on(&delivery),
             Control::Occupancy { app, channel, more } => self.occupancy_changed(app, channel, more),
@@ -306,15 +286,29 @@ impl Shard {
             Control::PresenceLists { all, answer } => {
                 let _ = answer.send(self.homes.take_lists(all));
             }
-            Control::Stop => {
-                self.tell_backends_of_the_end();
-                self.stopping = true;
-                let slots: Vec<Slot> = self.conns.iter().map(|(slot, _)| slot as Slot).collect();
-                for slot in slots {
-                    self.close(slot, 1012, "The server is restarting");
-                }
+            Control::Settings(settings, done) => {
+                self.change(*settings);
+                let _ = done.send(());
             }
+            Control::Stop(within) => self.stop(within),
         }
+    }
+
+    /// Goes by other settings from now on.
+    fn change(&mut self, settings: Settings) {
+        let closed = |app: usize| settings.removed[app] && !self.context.settings.removed[app];
+        let conns = self.conns.iter().filter(|(_, conn)| closed(usize::from(conn.app.0)));
+        let conns: Vec<(Slot, Form)> = conns.map(|(slot, conn)| (slot as Slot, conn.form)).collect();
+        // By the rules that they were opened with.
+        for (slot, form) in conns {
+            if form != Form::SocketIo {
+                self.send(slot, frame::encode_text(&pusher::error(Some(4001), APP_REMOVED)));
+            }
+            self.close(slot, 4001, APP_REMOVED);
+        }
+        self.context.settings = settings;
+        self.homes.change(&self.context.settings);
+        self.count_what_was_not();
     }
 
     // --- connections -----------------------------------------------------------------------
@@ -349,7 +343,8 @@ impl Shard {
         let NewClient { app, socket_id, credentials, counted, form, socketio, browser } = client;
         self.generation = self.generation.wrapping_add(1);
         let mut actions = Vec::new();
-        let session = Session::open(socket_id, &self.context.rules[usize::from(app.0)], self.now(), &mut actions);
+        let session =
+            Session::open(socket_id, &self.context.settings.rules[usize::from(app.0)], self.now(), &mut actions);
         let socketio = socketio.map(|what| {
             actions.clear();
             Box::new(self.socketio(what, &mut actions))
@@ -376,7 +371,11 @@ impl Shard {
         self.measure.opened(&self.conns[slot as usize]);
         tracing::debug!("{socket_id} connected");
         self.act(slot, actions);
-        if self.stopping {
+        if self.context.settings.removed[usize::from(app.0)] {
+            // It was let in just before its app was taken out of the configuration.
+            self.close(slot, 4001, APP_REMOVED);
+        }
+        if self.stopping.is_some() {
             self.close(slot, 1012, "The server is restarting");
         }
         let key = ConnKey { slot, generation: self.generation };
@@ -417,7 +416,7 @@ impl Shard {
     }
 
     fn received(&mut self, key: ConnKey, bytes: &mut [u8]) {
-        let limit = self.context.message_bytes_max;
+        let limit = self.context.settings.message_bytes_max;
         let Some(conn) = self.conn(key) else { return };
         if conn.closing.is_some_and(|closing| closing.deaf) {
             return;
@@ -481,7 +480,7 @@ impl Shard {
             return;
         }
         let mut actions = Vec::new();
-        conn.input(input, &self.context.rules[usize::from(conn.app.0)], now, &mut actions);
+        conn.input(input, &self.context.settings.rules[usize::from(conn.app.0)], now, &mut actions);
         self.act(key.slot, actions);
     }
 
@@ -579,7 +578,7 @@ impl Shard {
                 Some(closing) if now >= closing.until => self.remove(slot as Slot, "no answer to the close frame"),
                 Some(_) => {}
                 None if conn.is_given_up(now) => self.remove(slot as Slot, "the client did not go on"),
-                None if conn.is_due(&self.context.rules[usize::from(conn.app.0)], now) => {
+                None if conn.is_due(&self.context.settings.rules[usize::from(conn.app.0)], now) => {
                     self.input(ConnKey { slot: slot as Slot, generation: conn.generation }, Input::Tick);
                 }
                 None => {}

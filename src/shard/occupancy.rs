@@ -26,7 +26,7 @@ const COUNT_EVERY: Millis = 5_000;
 #[derive(Debug)]
 pub struct Occupancy {
     /// For each app.
-    is_counted: Box<[bool]>,
+    is_counted: Vec<bool>,
     /// Of this shard's connections, in this turn.
     changes: HashMap<Key, i64>,
     /// The channels whose home is here.
@@ -61,12 +61,8 @@ impl Occupied {
 
 impl Occupancy {
     pub fn new(context: &Context) -> Self {
-        let is_counted = |(index, counts): (usize, &bool)| {
-            let hears = |kind| context.webhooks.hears(AppIndex(index as u16), kind);
-            *counts || hears(Kind::ChannelOccupied)
-        };
         Self {
-            is_counted: context.subscription_counts.iter().enumerate().map(is_counted).collect(),
+            is_counted: is_counted(context),
             changes: HashMap::new(),
             occupied: HashMap::new(),
             late: HashSet::new(),
@@ -83,7 +79,31 @@ impl Occupancy {
     }
 }
 
+/// For each app, whether anybody wants to know of its channels' subscribers.
+fn is_counted(context: &Context) -> Vec<bool> {
+    let counts = context.settings.subscription_counts.iter().enumerate();
+    let hears = |app| context.webhooks.hears(AppIndex(app), Kind::ChannelOccupied);
+    counts.map(|(app, counts)| *counts || hears(app as u16)).collect()
+}
+
 impl Shard {
+    /// The settings or webhooks have changed: what has not been counted so far is, from now on. What has been goes
+    /// on to be, or those who leave would have to be counted for ever by somebody else.
+    pub(super) fn count_what_was_not(&mut self) {
+        let mut counted = is_counted(&self.context);
+        self.occupancy.is_counted.resize(counted.len(), false);
+        for (app, (now, before)) in counted.iter_mut().zip(&self.occupancy.is_counted).enumerate() {
+            *now |= *before;
+            if *now && !*before {
+                let channels = self.channels.counts(AppIndex(app as u16));
+                let channels = channels.filter(|(channel, _)| channel.access() != Access::User);
+                let changes = channels.map(|(channel, count)| ((AppIndex(app as u16), channel.clone()), count as i64));
+                self.occupancy.changes.extend(changes);
+            }
+        }
+        self.occupancy.is_counted = counted;
+    }
+
     /// Tells the homes what has changed in this turn.
     pub(super) fn tell_homes_of_changes(&mut self) {
         if self.occupancy.changes.is_empty() {
@@ -100,7 +120,7 @@ impl Shard {
     /// As the channel's home: another shard, or this one, has so many more subscribers.
     pub(super) fn occupancy_changed(&mut self, app: AppIndex, channel: ChannelName, more: i64) {
         // Everybody's end has been told already.
-        if self.stopping {
+        if self.stopping.is_some() {
             return;
         }
         let key = (app, channel);
@@ -121,7 +141,7 @@ impl Shard {
 
     /// As the channel's home: another node has so many subscribers.
     pub(super) fn occupancy_elsewhere(&mut self, app: AppIndex, channel: ChannelName, node: u64, count: u64) {
-        if self.stopping || !self.occupancy.is_counted[usize::from(app.0)] {
+        if self.stopping.is_some() || !self.occupancy.is_counted[usize::from(app.0)] {
             return;
         }
         let key = (app, channel);
@@ -154,7 +174,7 @@ impl Shard {
 
     /// Tells the count now or, of a large channel, later.
     fn tell_count(&mut self, app: AppIndex, channel: &ChannelName, subscribers: u64) {
-        if !self.context.subscription_counts[usize::from(app.0)] || channel.access() == Access::Presence {
+        if !self.context.settings.subscription_counts[usize::from(app.0)] || channel.access() == Access::Presence {
             return;
         }
         let (now, key) = (self.now(), (app, channel.clone()));
@@ -193,7 +213,8 @@ impl Shard {
 
     /// Offers an event to the app's webhooks, if it has some.
     pub(super) fn tell_backend(&self, app: AppIndex, channel: &ChannelName, event: Event<'_>) {
-        if !self.stopping {
+        let is_about_people = !matches!(event, Event::ClientEvent { .. } | Event::CacheMiss);
+        if self.stopping.is_none() || !is_about_people {
             self.context.webhooks.offer(app, channel, event);
         }
     }
@@ -216,7 +237,7 @@ impl Shard {
             self.tell_backend(app, channel, Event::MemberRemoved(&member.user_id));
         }
         for (app, channel) in self.occupancy.occupied.keys() {
-            if self.context.subscription_counts[usize::from(app.0)] && channel.access() != Access::Presence {
+            if self.context.settings.subscription_counts[usize::from(app.0)] && channel.access() != Access::Presence {
                 self.tell_backend(*app, channel, Event::SubscriptionCount(0));
             }
             self.tell_backend(*app, channel, Event::ChannelVacated);
@@ -243,7 +264,7 @@ mod tests {
     fn alone(is_counted: bool) -> (Rc<RefCell<Shard>>, Inbox) {
         let (handle, inbox) = inbox();
         let mut context = context(&Publisher::new(vec![handle]));
-        context.subscription_counts = [is_counted].into();
+        context.settings.subscription_counts = vec![is_counted];
         let Inbox { events, interest, connections, .. } = &inbox;
         let (events, interest, connections) = (events.clone(), interest.clone(), connections.clone());
         let shard =

@@ -96,11 +96,11 @@ impl Shard {
         let now = self.now();
         match what {
             inbox::SocketIo::WebSocket(sid, version) => {
-                let link = Link::open(version, sid, false, self.context.socketio, now, actions);
+                let link = Link::open(version, sid, false, self.context.settings.socketio, now, actions);
                 SocketIo::Session(Engine { link, sid, poll: None, probe: None, expected: None })
             }
             inbox::SocketIo::Polling { sid, version, may_upgrade } => {
-                let link = Link::open(version, sid, may_upgrade, self.context.socketio, now, actions);
+                let link = Link::open(version, sid, may_upgrade, self.context.settings.socketio, now, actions);
                 self.polled.insert(sid.socket_id, self.conns.vacant_key() as Slot);
                 SocketIo::Session(Engine { link, sid, poll: None, probe: None, expected: Some(now + FIRST_WAIT) })
             }
@@ -185,7 +185,7 @@ impl Shard {
     }
 
     fn posted(&mut self, key: ConnKey, body: &[u8]) -> PollAnswer {
-        let limit = self.context.message_bytes_max;
+        let limit = self.context.settings.message_bytes_max;
         let Some(conn) = self.conn(key) else { return PollAnswer::Bad("the session has ended") };
         if conn.stream.is_some() {
             return PollAnswer::Bad("the session has a WebSocket");

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::{Context, spawn};
-use crate::inbox::{AppIndex, Form, Handover, NewClient, inbox};
+use crate::inbox::{AppIndex, Form, Handover, NewClient, Settings, inbox};
 use crate::protocol::SocketId;
 use crate::protocol::engineio::Timing;
 use crate::protocol::session::Rules;
@@ -32,6 +32,7 @@ pub fn context(publisher: &Publisher) -> Context {
     let rules = Rules {
         app_key: "key".into(),
         secret: "secret".into(),
+        previous_secrets: Vec::new(),
         subscriptions_max: 100,
         subscribes_per_second: 100,
         presence_joins_per_minute: 1000,
@@ -47,17 +48,20 @@ pub fn context(publisher: &Publisher) -> Context {
     Context {
         publisher: publisher.clone(),
         asker: mpsc::unbounded_channel().0,
-        rules: [rules].into(),
-        message_bytes_max: 10_000,
-        outbound_bytes_max: 1_000_000,
-        presence_members_max: [100].into(),
+        settings: Settings {
+            rules: vec![rules],
+            removed: vec![false],
+            message_bytes_max: 10_000,
+            outbound_bytes_max: 1_000_000,
+            presence_members_max: vec![100],
+            cache_time: Duration::from_secs(60),
+            cache_bytes_max: 100_000,
+            subscription_counts: vec![false],
+            socketio: Timing { ping_interval: 25_000, ping_timeout: 20_000 },
+        },
         presence_changes: None,
-        cache_time: Duration::from_secs(60),
-        cache_bytes_max: 100_000,
-        subscription_counts: [false].into(),
         webhooks: Webhooks::default(),
         resume: None,
-        socketio: Timing { ping_interval: 25_000, ping_timeout: 20_000 },
     }
 }
 

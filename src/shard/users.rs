@@ -207,6 +207,10 @@ impl Shard {
     }
 
     pub(super) fn user_changed(&mut self, app: AppIndex, user_id: Arc<str>, from: usize, change: UserChange) {
+        // As in presence channels: who is closed because the server stops comes back.
+        if self.stopping.is_some() && change == UserChange::Offline && from < self.context.publisher.shards().len() {
+            return;
+        }
         let is_here = |users: &Users| users.is_online_on(app, &user_id, self.context.publisher.shards().len());
         let was_here = is_here(&self.users);
         let was_online = self.users.is_online_on(app, &user_id, usize::MAX);

@@ -112,7 +112,7 @@ impl Courier {
         let endpoint = self.endpoint.clone();
         let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let body = webhook::body(time_ms, batch.iter().map(|event| &*event.text));
-        let signature = signature::sign(endpoint.secret.expose(), &body);
+        let signature = signature::sign(endpoint.secret.load().expose(), &body);
         let body = Bytes::from(body);
         let youngest = batch.iter().map(|event| event.at).max().unwrap_or_else(Instant::now);
         let mut pause = self.bounds.first_pause;
@@ -152,7 +152,11 @@ impl Courier {
         self.is_failing = true;
         let Endpoint { place, app_id, counters, .. } = &*self.endpoint;
         if let Some(count) = counters.gave_up(batch.len() as u64) {
-            let when = if self.is_stopped() { "the server ends" } else { "it is too late to try again" };
+            let when = if self.is_stopped() {
+                "the server ends, or has it no longer in its configuration"
+            } else {
+                "it is too late to try again"
+            };
             tracing::warn!(
                 "webhook {place} of the app {app_id}: {count} events are lost, the last of them {}, since {when}: {why:#}",
                 summary(batch)

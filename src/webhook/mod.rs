@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
@@ -62,6 +63,9 @@ struct Bounds {
     stop_time: Duration,
 }
 
+/// How long what is left may take to go out at the end.
+pub const STOP_TIME: Duration = Duration::from_secs(5);
+
 const BOUNDS: Bounds = Bounds {
     events_max: 10_000,
     bytes_max: 16 * 1024 * 1024,
@@ -73,26 +77,29 @@ const BOUNDS: Bounds = Bounds {
     first_pause: Duration::from_secs(1),
     last_pause: Duration::from_secs(60),
     patience: Duration::from_secs(5 * 60),
-    stop_time: Duration::from_secs(5),
+    stop_time: STOP_TIME,
 };
 
 /// The webhooks of all apps. A clone shares everything; the default has none.
 #[derive(Clone, Debug, Default)]
 pub struct Webhooks {
-    /// For each app.
-    apps: Arc<[Vec<Queue>]>,
+    apps: Arc<ArcSwap<Queues>>,
 }
+
+/// For each app.
+type Queues = Vec<Vec<Queue>>;
 
 /// Whose a URL is, and what its requests are signed with.
 #[derive(Debug)]
 struct Endpoint {
     app_id: String,
     app_key: String,
-    secret: Secret,
+    /// Of the app, which may get another one.
+    secret: ArcSwap<Secret>,
     webhook: Webhook,
     /// The URL as it may be shown.
-    place: String,
-    counters: Counters,
+    place: Arc<str>,
+    counters: Arc<Counters>,
 }
 
 impl Endpoint {
@@ -121,41 +128,15 @@ impl Webhooks {
     }
 
     fn start_with(apps: &[App], bounds: Bounds) -> Result<(Self, Running), reqwest::Error> {
-        let (stop, stopped) = watch::channel(false);
-        let mut running = Running { stop, stop_time: bounds.stop_time, couriers: Vec::new() };
-        // Making the client reads the machine's certificates; without webhooks it is not made.
-        if apps.iter().all(|app| app.webhooks.is_empty()) {
-            return Ok((Self::default(), running));
-        }
-        let client = reqwest::Client::builder()
-            // A redirect would turn the POST into a GET, or take signed events elsewhere.
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .referer(false)
-            .pool_idle_timeout(IDLE)
-            .user_agent(concat!("laravel-echo-server/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        let mut start = |app: &App, webhook: &Webhook| {
-            let endpoint = Arc::new(Endpoint {
-                app_id: app.id.clone(),
-                app_key: app.key.clone(),
-                secret: app.secret.clone(),
-                webhook: webhook.clone(),
-                place: webhook.place(),
-                counters: Counters::default(),
-            });
-            let (queue, waiting) = queue::queue(endpoint.clone(), bounds);
-            let courier = Courier::new(endpoint, client.clone(), bounds, waiting, stopped.clone());
-            running.couriers.push((queue.clone(), tokio::spawn(courier.run())));
-            queue
-        };
-        let apps = apps.iter().map(|app| app.webhooks.iter().map(|webhook| start(app, webhook)).collect()).collect();
-        Ok((Self { apps }, running))
+        let webhooks = Self::default();
+        let mut running = Running { webhooks: webhooks.clone(), bounds, client: None, couriers: Vec::new() };
+        running.change(apps)?;
+        Ok((webhooks, running))
     }
 
     /// Whether anybody wants to know of such events of an app.
     pub fn hears(&self, app: AppIndex, kind: Kind) -> bool {
-        self.of(app).iter().any(|queue| queue.endpoint().hears(kind))
+        of(&self.apps.load(), app).iter().any(|queue| queue.endpoint().hears(kind))
     }
 
     /// Takes an event for those who want to know of it. Never waits: where there is no room, the event
@@ -163,7 +144,7 @@ impl Webhooks {
     pub fn offer(&self, app: AppIndex, channel: &ChannelName, event: Event<'_>) {
         let kind = event.kind();
         let mut made: Option<(Arc<str>, Instant)> = None;
-        for queue in self.of(app) {
+        for queue in of(&self.apps.load(), app) {
             if !queue.endpoint().hears(kind) || !queue.endpoint().is_about(channel.as_str()) {
                 continue;
             }
@@ -174,37 +155,122 @@ impl Webhooks {
     }
 
     /// What has become of the events of each app's URLs so far. A URL comes without password and query.
-    pub fn counters(&self) -> impl Iterator<Item = (AppIndex, &str, &Counters)> {
-        self.apps.iter().enumerate().flat_map(|(index, queues)| {
-            let app = AppIndex(index as u16);
-            queues.iter().map(move |queue| (app, queue.endpoint().place.as_str(), &queue.endpoint().counters))
-        })
+    pub fn counters(&self) -> Vec<(AppIndex, Arc<str>, Arc<Counters>)> {
+        let apps = self.apps.load();
+        let apps = apps.iter().enumerate().flat_map(|(index, queues)| {
+            queues.iter().map(move |queue| {
+                let Endpoint { place, counters, .. } = queue.endpoint();
+                (AppIndex(index as u16), place.clone(), counters.clone())
+            })
+        });
+        apps.collect()
     }
+}
 
-    fn of(&self, app: AppIndex) -> &[Queue] {
-        self.apps.get(usize::from(app.0)).map(Vec::as_slice).unwrap_or_default()
-    }
+fn of(apps: &Queues, app: AppIndex) -> &[Queue] {
+    apps.get(usize::from(app.0)).map(Vec::as_slice).unwrap_or_default()
 }
 
 /// The tasks behind [`Webhooks`].
 #[derive(Debug)]
 pub struct Running {
+    webhooks: Webhooks,
+    bounds: Bounds,
+    client: Option<reqwest::Client>,
+    couriers: Vec<RunningCourier>,
+}
+
+/// One URL's task.
+#[derive(Debug)]
+struct RunningCourier {
+    queue: Queue,
     stop: watch::Sender<bool>,
-    stop_time: Duration,
-    couriers: Vec<(Queue, JoinHandle<()>)>,
+    task: JoinHandle<()>,
 }
 
 impl Running {
+    /// Has these webhooks from now on. Those that are as they were go on, with what waits for them; the others send what
+    /// they have, as at the end.
+    ///
+    /// # Errors
+    /// As [`Webhooks::start`]; then nothing has changed.
+    pub fn change(&mut self, apps: &[App]) -> Result<(), reqwest::Error> {
+        // Making the client reads the machine's certificates; without webhooks it is not made.
+        if self.client.is_none() && apps.iter().any(|app| !app.webhooks.is_empty()) {
+            self.client = Some(client()?);
+        }
+        let before = self.webhooks.apps.load_full();
+        let mut apps_queues = Queues::with_capacity(apps.len());
+        for (index, app) in apps.iter().enumerate() {
+            let mut old: Vec<Queue> = of(&before, AppIndex(index as u16)).to_vec();
+            let queues = app.webhooks.iter().filter_map(|webhook| {
+                match old.iter().position(|queue| queue.endpoint().webhook == *webhook) {
+                    Some(at) => {
+                        let queue = old.swap_remove(at);
+                        queue.endpoint().secret.store(Arc::new(app.secret.clone()));
+                        Some(queue)
+                    }
+                    None => self.start_courier(app, webhook),
+                }
+            });
+            apps_queues.push(queues.collect());
+        }
+        let is_used = |queue: &Queue| apps_queues.iter().flatten().any(|used| used.is(queue));
+        let (used, unused): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.couriers).into_iter().partition(|courier| is_used(&courier.queue));
+        self.couriers = used;
+        self.webhooks.apps.store(Arc::new(apps_queues));
+        let stop_time = self.bounds.stop_time;
+        if !unused.is_empty() {
+            tokio::spawn(finish(unused, stop_time));
+        }
+        Ok(())
+    }
+
+    fn start_courier(&mut self, app: &App, webhook: &Webhook) -> Option<Queue> {
+        let endpoint = Arc::new(Endpoint {
+            app_id: app.id.clone(),
+            app_key: app.key.clone(),
+            secret: ArcSwap::from_pointee(app.secret.clone()),
+            webhook: webhook.clone(),
+            place: webhook.place().into(),
+            counters: Arc::default(),
+        });
+        let (stop, stopped) = watch::channel(false);
+        let (queue, waiting) = queue::queue(endpoint.clone(), self.bounds);
+        let courier = Courier::new(endpoint, self.client.clone()?, self.bounds, waiting, stopped);
+        let task = tokio::spawn(courier.run());
+        self.couriers.push(RunningCourier { queue: queue.clone(), stop, task });
+        Some(queue)
+    }
+
     /// Sends what there is, leaves included, within some seconds. What cannot be sent by then is lost,
     /// and the log says so. Nothing that is offered afterwards is sent.
     pub async fn finish(self) {
-        let until = tokio::time::Instant::now() + self.stop_time;
-        let _ = self.stop.send(true);
-        for (queue, mut courier) in self.couriers {
-            if timeout_at(until, &mut courier).await.is_err() {
-                queue.lost_at_the_end(self.stop_time);
-                courier.abort();
-            }
+        finish(self.couriers, self.bounds.stop_time).await;
+    }
+}
+
+async fn finish(couriers: Vec<RunningCourier>, stop_time: Duration) {
+    let until = tokio::time::Instant::now() + stop_time;
+    for courier in &couriers {
+        let _ = courier.stop.send(true);
+    }
+    for RunningCourier { queue, mut task, .. } in couriers {
+        if timeout_at(until, &mut task).await.is_err() {
+            queue.lost_at_the_end(stop_time);
+            task.abort();
         }
     }
+}
+
+fn client() -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder()
+        // A redirect would turn the POST into a GET, or take signed events elsewhere.
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .referer(false)
+        .pool_idle_timeout(IDLE)
+        .user_agent(concat!("laravel-echo-server/", env!("CARGO_PKG_VERSION")))
+        .build()
 }

@@ -55,6 +55,11 @@ impl Queue {
         &self.endpoint
     }
 
+    /// Whether both are one.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.endpoint, &other.endpoint)
+    }
+
     /// Takes an event if there is room.
     pub fn offer(&self, mut event: Waiting) {
         event.held = self.room.hold(event.text.len() + EVENT_COST);

@@ -39,7 +39,9 @@ fn webhooks(urls: &[&str], bounds: Bounds) -> (Webhooks, Running) {
         id: "app".into(),
         key: "key".into(),
         secret: Secret::new("secret"),
+        previous_secrets: Vec::new(),
         secret_is_random: false,
+        is_removed: false,
         limits: Limits::default(),
         key_prefix: None,
         subscription_count: true,
@@ -65,7 +67,7 @@ fn counted(webhooks: &Webhooks) -> Vec<[u64; 4]> {
         let Counters { delivered, failed_requests, given_up, overflowed, .. } = counters;
         [delivered, failed_requests, given_up, overflowed].map(|counter| counter.load(Ordering::SeqCst))
     };
-    webhooks.counters().map(|(_, _, counters)| counted(counters)).collect()
+    webhooks.counters().into_iter().map(|(_, _, counters)| counted(&counters)).collect()
 }
 
 #[tokio::test]

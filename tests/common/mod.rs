@@ -29,7 +29,7 @@ pub struct Server {
     log: mpsc::UnboundedReceiver<String>,
     http: reqwest::Client,
     scheme: &'static str,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Server {
@@ -82,7 +82,7 @@ impl Server {
             banner,
             log,
             port: port.expect("the server said its port before it was ready"),
-            _dir: dir,
+            dir,
         }
     }
 
@@ -112,6 +112,29 @@ impl Server {
     #[allow(dead_code)]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The folder of its configuration.
+    #[allow(dead_code)]
+    pub fn folder(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    /// Writes its configuration anew, as an editor does: another file in its place.
+    #[allow(dead_code)]
+    pub fn change_config(&self, change: impl FnOnce(&mut Value)) {
+        let path = self.folder().join("laravel-echo-server.json");
+        let mut config = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        change(&mut config);
+        let new = self.folder().join("new.json");
+        std::fs::write(&new, config.to_string()).unwrap();
+        std::fs::rename(new, path).unwrap();
+    }
+
+    #[allow(dead_code)]
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
+        assert!(status.success());
     }
 
     /// Asks the program to end.

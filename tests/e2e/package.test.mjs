@@ -65,7 +65,7 @@ promise('the .deb on a fresh Debian: installed, started as its unit says, used, 
   const redis = await life.keep(startRedis());
   const port = await freePort();
   const variables = service.EnvironmentFile[0].replace(/^-/, '');
-  writeFileSync(join(root, variables), `LARAVEL_ECHO_SERVER_HOST=127.0.0.1\nLARAVEL_ECHO_SERVER_PORT=${port}\nLARAVEL_ECHO_SERVER_REDIS_PORT=${redis.port}\n`);
+  writeFileSync(join(root, variables), `LARAVEL_ECHO_SERVER_HOST=127.0.0.1\nLARAVEL_ECHO_SERVER_PORT=${port}\nLARAVEL_ECHO_SERVER_REDIS_PORT=${redis.port}\nLARAVEL_ECHO_SERVER_LOG_FORMAT=text\n`);
   inside('install', '-d', '-o', service.User[0], '-g', service.Group[0], `/run/${service.RuntimeDirectory[0]}`);
   const server = new Component(NAME, { prefix: 'deb' });
   life.keep(server);

@@ -50,8 +50,7 @@ pub(super) fn authorise(
             "Invalid auth for {channel}: a presence channel needs channel_data, or a connection that is signed in"
         )));
     }
-    let verified =
-        |data| signature::verify(&rules.secret, &signature::channel_text(socket_id, channel.as_str(), data), hex);
+    let verified = |data| rules.verify(&signature::channel_text(socket_id, channel.as_str(), data), hex);
     // Some authorisers sign channel_data on private channels as well. It must have a quote, which
     // no channel name has: the text that is signed for `private-a` with the data `b` is that for
     // `private-a:b`, another channel.

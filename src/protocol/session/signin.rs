@@ -54,7 +54,7 @@ impl Session {
         if key != rules.app_key {
             return Err("auth must begin with this app's key and a colon".into());
         }
-        if !signature::verify(&rules.secret, &signature::user_text(self.socket_id, &signin.user_data), hex) {
+        if !rules.verify(&signature::user_text(self.socket_id, &signin.user_data), hex) {
             return Err("invalid signature: the application signed with another secret than this server's \
                         (clients[].secret in laravel-echo-server.json), or for another socket"
                 .into());

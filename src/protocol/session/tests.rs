@@ -10,6 +10,7 @@ pub fn rules() -> Rules {
     Rules {
         app_key: "app-key".into(),
         secret: SECRET.into(),
+        previous_secrets: Vec::new(),
         subscriptions_max: 5,
         subscribes_per_second: 5,
         presence_joins_per_minute: 20,

@@ -5,70 +5,41 @@
 //! One that has lost a connection says so, too. What that misses is kept where it was lost alone: whoever comes back to another
 //! node is told of a gap.
 
-use std::time::Duration;
-
-use tokio::sync::oneshot;
-
 use super::Shard;
 use super::away::{Claims, Key, Lost, LostSeat};
-use crate::inbox::{Coming, Control};
+use crate::inbox::{Coming, ConnKey};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::resume::{self, Mode};
-use crate::publish::Publisher;
 use crate::ws::frame;
 
-/// How long the shards may take.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Connections that are told of in one message.
-const TOLD_MAX: usize = 100;
-
-/// Tells the other nodes of all browsers that are connected here; gives how many connections they have.
-pub async fn hand_over(publisher: &Publisher) -> usize {
-    if publisher.bus().is_alone() {
-        return 0;
-    }
-    let mut told = Vec::new();
-    for shard in publisher.shards() {
-        let (reply, count) = oneshot::channel();
-        shard.tell(Control::HandOver(reply));
-        told.push(count);
-    }
-    let all = futures_util::future::join_all(told);
-    let counts = tokio::time::timeout(PATIENCE, all).await.unwrap_or_default();
-    counts.into_iter().map(Result::unwrap_or_default).sum()
-}
-
 impl Shard {
-    pub(in super::super) fn hand_over(&self) -> usize {
-        let mut told = 0;
-        let mut coming = Vec::new();
-        let Some(log) = &self.channels.log else { return 0 };
-        for (slot, conn) in &self.conns {
-            let Some(browser) = conn.browser.as_ref().filter(|_| conn.closing.is_none()) else { continue };
-            let seats = self.channels.seats(slot as u32);
-            // What is to come once at most cannot be handed over, since it is not known here what the others have kept.
-            let channels = seats.filter(|(id, _, _)| log.mode(*id) == Mode::AtLeastOnce);
-            let channels: Vec<_> = channels.map(|(_, name, _)| name.clone()).collect();
-            if channels.is_empty() {
-                continue;
-            }
-            told += 1;
-            let (app, browser, socket_id) = (conn.app, browser.id, conn.socket_id);
-            coming.push(Coming { app, browser, socket_id, channels, known_at: None });
-            if coming.len() == TOLD_MAX {
-                self.context.publisher.bus().coming(std::mem::take(&mut coming));
-            }
-        }
+    /// Whether anybody is to be handed over when this node stops.
+    pub(in super::super) fn hands_over(&self) -> bool {
+        self.resume.is_some() && !self.context.publisher.bus().is_alone()
+    }
+
+    /// Tells the other nodes that these connections will be closed.
+    pub(in super::super) fn hand_over(&self, connections: impl Iterator<Item = ConnKey>) {
+        let coming: Vec<Coming> = connections.filter_map(|at| self.coming(at)).collect();
         if !coming.is_empty() {
             self.context.publisher.bus().coming(coming);
         }
-        told
+    }
+
+    fn coming(&self, at: ConnKey) -> Option<Coming> {
+        let conn = self.conns.get(at.slot as usize).filter(|conn| conn.generation == at.generation)?;
+        let browser = conn.browser.as_ref().filter(|_| conn.closing.is_none())?;
+        let log = self.channels.log.as_ref()?;
+        // What is to come once at most cannot be handed over, since it is not known here what the others have kept.
+        let seats = self.channels.seats(at.slot).filter(|(id, _, _)| log.mode(*id) == Mode::AtLeastOnce);
+        let channels: Vec<_> = seats.map(|(_, name, _)| name.clone()).collect();
+        let (app, browser, socket_id) = (conn.app, browser.id, conn.socket_id);
+        (!channels.is_empty()).then_some(Coming { app, browser, socket_id, channels, known_at: None })
     }
 
     /// Tells the other nodes of a connection that was lost here.
     pub(super) fn tell_of_lost(&self, key: Key, lost: &Lost) {
-        let Some(resume) = self.resume.as_ref().filter(|_| !self.stopping) else { return };
+        let Some(resume) = self.resume.as_ref().filter(|_| self.stopping.is_none()) else { return };
         if self.context.publisher.bus().is_alone() {
             return;
         }

@@ -15,6 +15,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::Shard;
 use super::channels::{Change, Slot};
+use crate::config::Config;
 use crate::inbox::{AppIndex, ConnKey, Delivery, Form, Origin, Returning};
 use crate::protocol::SocketId;
 use crate::protocol::channel::{Access, ChannelName};
@@ -23,7 +24,6 @@ use crate::protocol::session::{Input, Millis};
 use crate::ws::frame;
 use away::{Away, Claim, Claims, Key, Lost, LostSeat};
 
-pub use handover::hand_over;
 pub use log::{Bounds, Log};
 
 mod away;
@@ -62,7 +62,28 @@ pub struct Settings {
     pub seats_max: usize,
 }
 
+/// Subscriptions of those who are away, over all shards.
+const AWAY_MAX: usize = 1024 * 1024;
+
+/// A lost connection may be noticed this much later than it was lost, and what it missed is kept as long.
+const LOSS_NOTICED: Duration = Duration::from_secs(15);
+
 impl Settings {
+    /// A shard's part of what the configuration says.
+    pub fn of(config: &Config) -> Option<Self> {
+        let resume = config.resume.as_ref()?;
+        Some(Self {
+            bounds: Bounds {
+                bytes: resume.bytes / config.shards,
+                events_per_channel: resume.events_per_channel,
+                time: (resume.time + LOSS_NOTICED).as_millis() as u64,
+            },
+            modes: resume.modes.clone(),
+            time: resume.time.as_millis() as u64,
+            seats_max: AWAY_MAX / config.shards,
+        })
+    }
+
     /// A log within these bounds.
     pub fn log(&self) -> Log {
         Log::new(self.bounds.clone(), self.modes.clone())
@@ -381,7 +402,7 @@ impl Shard {
         gap_until = gap_until.max(claim.gap_until);
         let is_own = |except: Option<SocketId>| except.is_some_and(|except| claim.socket_ids.contains(&except));
         let mut events = Vec::new();
-        let mut room = self.context.outbound_bytes_max.saturating_sub(conn.outbox.waiting()) / 2;
+        let mut room = self.context.settings.outbound_bytes_max.saturating_sub(conn.outbox.waiting()) / 2;
         for (at, event) in kept.rev().filter(|(_, event)| !is_own(event.except)) {
             let frame = match (conn.form, &event.deflated) {
                 (Form::Deflated, Some(deflated)) => deflated,

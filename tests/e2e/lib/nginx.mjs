@@ -10,7 +10,7 @@ export async function startNginx({ laravel, server, edit = (text) => text }) {
   const nginx = new Component('nginx');
   nginx.port = await freePort();
   nginx.url = `http://127.0.0.1:${nginx.port}`;
-  for (const name of ['broadcasting-auth.conf', 'websocket.conf']) {
+  for (const name of ['broadcasting-auth.conf', 'websocket.conf', 'socket.io.conf']) {
     const example = readFileSync(new URL(name, EXAMPLES), 'utf8');
     if (!example.includes('127.0.0.1:6001')) throw new Error(`${name} does not lead to 127.0.0.1:6001`);
     writeFileSync(join(nginx.dir, name), edit(example.replaceAll('127.0.0.1:6001', `127.0.0.1:${server.port}`), name));
@@ -29,6 +29,7 @@ export async function startNginx({ laravel, server, edit = (text) => text }) {
         }
         include ${nginx.dir}/broadcasting-auth.conf;
         include ${nginx.dir}/websocket.conf;
+        include ${nginx.dir}/socket.io.conf;
       }
     }`);
   nginx.run('nginx', ['-e', 'stderr', '-p', nginx.dir, '-c', join(nginx.dir, 'nginx.conf')], { env: { PATH: `${process.env.PATH}:/usr/sbin` } });
