@@ -365,7 +365,7 @@ impl Task {
             }
             Said::Leave(within, reply) => {
                 // It counts from the last client that is closed.
-                self.hub.leave((self.grace + within).as_secs_f32().ceil() as u32, out);
+                self.hub.leave((self.grace + within).as_secs_f32().round() as u32, out);
                 self.act();
                 self.outbound.mark(reply);
             }

@@ -340,4 +340,12 @@ mod tests {
         drop(listener);
         assert!(path.exists(), "it belongs to whoever made it");
     }
+
+    #[test]
+    fn the_errors_that_waiting_helps_against() {
+        use rustix::io::Errno;
+        for (errno, expected) in [(Errno::MFILE, true), (Errno::NFILE, true), (Errno::CONNABORTED, false)] {
+            assert_eq!(is_out_of_files(&io::Error::from(errno)), expected, "{errno}");
+        }
+    }
 }

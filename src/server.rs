@@ -113,6 +113,7 @@ pub fn run(
             presence_changes: store.as_ref().map(PresenceStore::changes),
             webhooks: webhooks.clone(),
             resume: shard::resume::Settings::of(&config),
+            explains: config.dev_mode,
         };
         let shards = start_shards(inboxes, &context).context("the threads could not be started")?;
         drop(context);
@@ -153,6 +154,8 @@ pub fn run(
             tracing::info!("Metrics are at http://{}/metrics", listener.local_addr().unwrap_or(address));
             tokio::spawn(http::operations::serve(listener, fronts.clone()));
         }
+        reload::tell_expiry(&fronts.load(), true);
+        tokio::spawn(reload::watch_expiry(fronts.clone()));
         let (stop_store, store_stopped) = watch::channel(false);
         let store = store.map(|store| tokio::spawn(store.run(store_stopped)));
         let serving: Vec<_> = listeners
@@ -184,7 +187,6 @@ pub fn run(
         operations.drain();
         let connections = publisher.shards().iter().map(|shard| shard.connections().load(Ordering::Relaxed)).sum();
         let within = closed_within(fronts.load().config(), connections);
-        tracing::info!("{signal}: closing {connections} connections within {within:?}; clients will reconnect");
         tokio::spawn(async move {
             let again = signals.next().await;
             tracing::warn!("{again} again: ending at once");
@@ -196,6 +198,7 @@ pub fn run(
         for serving in serving {
             let _ = serving.await;
         }
+        tracing::info!("{signal}: closing {connections} connections within {within:?}; clients will reconnect");
         // A handshake that has begun leads to a shard that is there yet.
         let _ = tokio::time::timeout(HANDSHAKES_WAIT, fronts.load().is_empty()).await;
         // Before any of them is closed: the others shall not take that for leaving.

@@ -10,7 +10,11 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::config::Tls;
 
+mod expiry;
 mod key;
+pub mod x509;
+
+pub use expiry::Expiry;
 
 /// What the port serves.
 #[derive(Clone, Debug)]

@@ -10,6 +10,7 @@ use std::process::Command;
 
 use laravel_echo_server::config::Config;
 use laravel_echo_server::metrics;
+use laravel_echo_server::protocol::why::Why;
 
 /// What stands in quotes in place of what the server fills in; the longest first.
 const FILLED_IN: &[&str] = &[
@@ -351,5 +352,15 @@ fn collect_expressions(value: &serde_json::Value, found: &mut Vec<String>) {
         }
         serde_json::Value::Array(elements) => elements.iter().for_each(|element| collect_expressions(element, found)),
         _ => {}
+    }
+}
+
+/// Each reason for a refusal stands in the table of the symptoms, with its cure.
+#[test]
+fn each_reason_and_its_cure_is_described() {
+    let text = read("docs/troubleshooting.md");
+    for why in Why::ALL {
+        let row = format!("| `{}` | {} |", why.name(), why.cure());
+        assert!(text.contains(&row), "docs/troubleshooting.md lacks the line\n{row}");
     }
 }

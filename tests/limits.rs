@@ -5,10 +5,13 @@
 #[allow(dead_code)]
 mod common;
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use common::{Call, Client, Server};
 use futures_util::SinkExt;
+use laravel_echo_server::metrics::Limit;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -32,22 +35,42 @@ fn the_table_is_true() {
         let name = key.clone();
         let check = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let answers = runtime.block_on(meet(&key));
+            let servers = RefCell::default();
+            let answers = runtime.block_on(meet(&key, &servers));
             assert!(!answers.is_empty());
+            if Limit::VALUES.contains(&key.as_str()) {
+                let server = servers.borrow()[0].port;
+                assert!(runtime.block_on(counted(server, &key)) > 0, "{key} is not counted");
+            }
             for answer in answers {
                 assert!(cell.contains(&format!("`{answer}`")), "{key}: {answer:?}, and the table says {cell}");
             }
         });
         (name, check)
     };
-    for (key, check) in table.into_iter().map(check).collect::<Vec<_>>() {
-        assert!(check.join().is_ok(), "limits.{key} (see above)");
-    }
+    let checks: Vec<_> = table.into_iter().map(check).collect();
+    // All end before the test does, or their servers would stay.
+    let ended: Vec<_> = checks.into_iter().map(|(key, check)| (key, check.join().is_ok())).collect();
+    let wrong: Vec<_> = ended.into_iter().filter(|(_, is_true)| !is_true).map(|(key, _)| key).collect();
+    assert!(wrong.is_empty(), "see above: {wrong:?}");
 }
 
-/// Goes beyond this limit, and gives what comes back.
-async fn meet(key: &str) -> Vec<String> {
-    let start = |value: Value| Server::start(json!({"shards": 1, "limits": {key: value}}));
+/// How often the metrics say that this limit was reached.
+async fn counted(port: u16, key: &str) -> u64 {
+    let page = reqwest::get(format!("http://127.0.0.1:{port}/metrics")).await.unwrap().text().await.unwrap();
+    let series = format!("laravel_echo_server_limit_reached_total{{limit=\"{key}\"}} ");
+    let line = page.lines().find_map(|line| line.strip_prefix(&series));
+    line.unwrap_or_else(|| panic!("no {series:?} in {page}")).parse().unwrap()
+}
+
+/// Goes beyond this limit, and gives what comes back. The server stays, for its metrics to be read.
+async fn meet(key: &str, servers: &RefCell<Vec<Rc<Server>>>) -> Vec<String> {
+    let start_with = |limits: Value| {
+        let server = Rc::new(Server::start(json!({"shards": 1, "limits": limits})));
+        servers.borrow_mut().push(server.clone());
+        server
+    };
+    let start = |value: Value| start_with(json!({key: value}));
     match key {
         "connections" => {
             let server = start(json!(2));
@@ -63,14 +86,18 @@ async fn meet(key: &str) -> Vec<String> {
             vec![socket.to_string(), http(&server, "GET", "/socket.io/?EIO=4&transport=polling", headers).await]
         }
         "subscriptionsPerConnection" => {
-            let (_server, mut client) = with_client(start(json!(1))).await;
+            let (_server, mut client) = with_client(start_with(json!({key: 1, "subscribesPerSecond": 100}))).await;
             client.subscribe("one").await;
             refused(&mut client, "two").await
         }
         "subscribesPerSecond" => {
             let (_server, mut client) = with_client(start(json!(3))).await;
+            // So many at once that no slow machine spreads them over enough seconds.
+            for _ in 0..100 {
+                client.asks_for("private-a").await;
+            }
             loop {
-                let reply = subscribe(&mut client, "one").await;
+                let reply = client.next().await;
                 if reply["event"] == "pusher:subscription_error" {
                     return words(&reply);
                 }
@@ -125,8 +152,7 @@ async fn meet(key: &str) -> Vec<String> {
             vec![client.closed().await.0.to_string()]
         }
         "outboundBytes" => {
-            let limits = json!({key: 65_536, "eventBytes": 60_000});
-            let server = Server::start(json!({"shards": 1, "limits": limits}));
+            let server = start_with(json!({key: 65_536, "eventBytes": 60_000}));
             let mut slow = server.connect().await;
             slow.subscribe("orders").await;
             // Reads nothing until more waits than the kernel takes and may wait besides.
@@ -141,7 +167,7 @@ async fn meet(key: &str) -> Vec<String> {
             vec![client.next().await["event"].as_str().unwrap().to_owned()]
         }
         "pongTimeout" => {
-            let server = Server::start(json!({"shards": 1, "limits": {"activityTimeout": 1, "pongTimeout": 1}}));
+            let server = start_with(json!({"activityTimeout": 1, key: 1}));
             vec![server.connect().await.closed().await.0.to_string()]
         }
         "handshakeTimeout" => {
@@ -156,13 +182,11 @@ async fn meet(key: &str) -> Vec<String> {
         }
         "authRequestsPerSecond" => {
             let server = start(json!(1));
-            let headers = "X-Forwarded-For: 203.0.113.7\r\nContent-Length: 0\r\n";
-            loop {
-                let status = http(&server, "POST", "/broadcasting/auth", headers).await;
-                if status != "400" {
-                    return vec![status];
-                }
-            }
+            let request = "POST /broadcasting/auth HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 203.0.113.7\r\n\
+                           Content-Length: 0\r\n\r\n";
+            let answers = exchange(&server, &request.repeat(100)).await;
+            let statuses = answers.split("HTTP/1.1 ").skip(1).map(|answer| answer[..3].to_owned());
+            statuses.filter(|status| status != "400").take(1).collect()
         }
         "eventBytes" | "eventNameBytes" => {
             let event = json!({"name": "longer", "channel": "orders", "data": "longer"});
@@ -196,7 +220,7 @@ async fn meet(key: &str) -> Vec<String> {
 }
 
 /// A server, and a connection to it.
-async fn with_client(server: Server) -> (Server, Client) {
+async fn with_client(server: Rc<Server>) -> (Rc<Server>, Client) {
     let client = server.connect().await;
     (server, client)
 }
@@ -240,11 +264,17 @@ async fn http(server: &Server, method: &str, path: &str, headers: &str) -> Strin
 }
 
 async fn http_with(server: &Server, method: &str, path: &str, headers: &str, body: &str) -> String {
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n{body}");
+    exchange(server, &head).await[9..12].to_owned()
+}
+
+/// What comes back for these bytes, until the server closes the connection.
+async fn exchange(server: &Server, bytes: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut socket = tokio::net::TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n{body}");
-    socket.write_all(head.as_bytes()).await.unwrap();
-    let mut answer = [0; 12];
-    socket.read_exact(&mut answer).await.unwrap();
-    String::from_utf8_lossy(&answer[9..]).into_owned()
+    socket.write_all(bytes.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // It ends as an idle connection does.
+    tokio::time::timeout(Duration::from_secs(60), socket.read_to_end(&mut answer)).await.unwrap().unwrap();
+    String::from_utf8(answer).unwrap()
 }

@@ -129,7 +129,7 @@ async fn numbers_move_with_what_happens() {
             ("channels{app=\"app-id\",kind=\"private\"}", 0.0),
             ("subscriptions{app=\"app-id\",kind=\"public\"}", 0.0),
             ("subscriptions{app=\"app-id\",kind=\"presence\"}", 0.0),
-            ("subscriptions_refused_total{app=\"app-id\"}", 1.0),
+            ("subscriptions_refused_total{app=\"app-id\",reason=\"limit\"}", 1.0),
             ("presence_members{app=\"app-id\"}", 0.0),
             ("subscribes_total{app=\"app-id\",kind=\"private\"}", 2.0),
         ],

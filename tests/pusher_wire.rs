@@ -108,13 +108,18 @@ async fn private_channels_need_a_signature() {
 /// A handshake without cookie and token, and no signature: the browser is told the ways out.
 #[tokio::test]
 async fn no_credentials_at_all_has_its_own_message() {
-    let server = Server::start(json!({}));
-    let mut client = server.connect().await;
-    client.send(json!({"event": "pusher:subscribe", "data": {"channel": "private-a"}})).await;
-    let reply = client.next().await;
-    assert_eq!(reply["event"], "pusher:subscription_error");
-    let sentence = reply["data"]["error"].as_str().unwrap();
-    assert!(sentence.contains("authEndpoint"), "{sentence}");
+    for (dev_mode, told) in [(true, true), (false, false)] {
+        let mut server = Server::start(json!({ "devMode": dev_mode }));
+        let mut client = server.connect().await;
+        client.send(json!({"event": "pusher:subscribe", "data": {"channel": "private-a"}})).await;
+        let reply = client.next().await;
+        assert_eq!((&reply["event"], &reply["data"]["status"]), (&json!("pusher:subscription_error"), &json!(401)));
+        let sentence = reply["data"]["error"].as_str().unwrap();
+        // In production how the server is set up is nobody's business; the log says it all the same.
+        assert_eq!(sentence.contains("authEndpoint"), told, "{sentence}");
+        assert!(told || sentence.starts_with("Nothing says who you are"), "{sentence}");
+        assert!(server.says("subscription refused").await.contains("authEndpoint"));
+    }
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ struct Tls {
     server: Server,
     connector: TlsConnector,
     certificate: CertificateDer<'static>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Tls {
@@ -38,11 +38,8 @@ impl Tls {
             "protocol": "https", "sslCertPath": certificate, "sslKeyPath": key, "limits": {"outboundBytes": outbound},
         }));
         let server = server.trusting(certified.cert.der());
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::clone(certified.cert.der())).unwrap();
-        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        let connector = TlsConnector::from(Arc::new(config));
-        Self { server, connector, certificate: certified.cert.der().clone(), _dir: dir }
+        let connector = connector(certified.cert.der());
+        Self { server, connector, certificate: certified.cert.der().clone(), dir }
     }
 
     async fn websocket(&self, path: &str) -> WebSocketStream<TlsStream<TcpStream>> {
@@ -51,6 +48,41 @@ impl Tls {
         let tls = self.connector.connect(name, socket).await.unwrap();
         tokio_tungstenite::client_async(format!("wss://localhost{path}"), tls).await.unwrap().0
     }
+}
+
+/// Who trusts this certificate alone.
+fn connector(certificate: &CertificateDer<'static>) -> TlsConnector {
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone()).unwrap();
+    TlsConnector::from(Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()))
+}
+
+/// New connections get the new certificate, those that are open go on, and files that do not go together change nothing.
+#[tokio::test]
+async fn a_certificate_is_renewed_while_connections_are_open() {
+    let mut tls = Tls::start();
+    assert!(tls.server.banner.contains("The certificate (sslCertPath) is good for"), "{}", tls.server.banner);
+    let mut client = tls.websocket(&format!("/app/{KEY}?protocol=7")).await;
+    client.next().await.unwrap().unwrap();
+    client.send(Message::text(r#"{"event":"pusher:subscribe","data":{"channel":"news"}}"#)).await.unwrap();
+    client.next().await.unwrap().unwrap();
+
+    let renewed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(tls.dir.path().join("cert.pem"), renewed.cert.pem()).unwrap();
+    let said = tls.server.says("is not taken").await;
+    assert!(said.contains("do not go together"), "{said}");
+    // The old one is still served.
+    tls.websocket(&format!("/app/{KEY}?protocol=7")).await.next().await.unwrap().unwrap();
+
+    std::fs::write(tls.dir.path().join("key.pem"), renewed.signing_key.serialize_pem()).unwrap();
+    let said = tls.server.says("Reloaded").await;
+    assert!(said.ends_with("(a file has changed): the certificate"), "{said}");
+    tls.connector = connector(renewed.cert.der());
+    tls.websocket(&format!("/app/{KEY}?protocol=7")).await.next().await.unwrap().unwrap();
+    let server = tls.server.trusting(renewed.cert.der());
+    server.publish(json!({"name": "e", "channel": "news", "data": "still here"})).await;
+    let event = client.next().await.unwrap().unwrap();
+    assert!(event.to_text().unwrap().contains("still here"), "{event}");
 }
 
 /// What the upgraded client says in one record with its upgrade is heard, and what came before is not lost.

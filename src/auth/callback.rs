@@ -13,6 +13,7 @@ use super::reply::{self, No};
 use super::{Answer, Credentials, Question, Refusal, headers};
 use crate::metrics::Way;
 use crate::protocol::channel::Access;
+use crate::protocol::why::Why;
 
 impl Laravel {
     /// Asks whether the socket may join the channel. A refusal is logged here, with more than
@@ -49,6 +50,7 @@ impl Laravel {
             Err(mut no) => {
                 if let (Some(left_out), 401 | 403 | 419) = (left_out, no.refusal.status) {
                     no.refusal.error = format!("{} {left_out}", no.refusal.error);
+                    no.refusal.why = Why::OtherOrigin;
                 }
                 Err(no)
             }
@@ -74,11 +76,11 @@ impl Laravel {
             }
         }
         if headers.is_empty() {
-            let (status, error) = match left_out {
-                Some(left_out) => (403, left_out),
-                None => (401, self.no_credentials()),
+            let refusal = match left_out {
+                Some(left_out) => Refusal::new(403, left_out).because(Why::OtherOrigin),
+                None => Refusal::new(401, self.no_credentials()).because(Why::NoCredentials),
             };
-            return Err(No { refusal: Refusal::new(status, error), detail: "Laravel was not asked".to_owned() });
+            return Err(No { refusal, detail: "Laravel was not asked".to_owned() });
         }
         if let Some(agent) = &handshake.user_agent {
             headers.entry(USER_AGENT).or_insert_with(|| agent.clone());
@@ -129,6 +131,7 @@ pub(super) fn log_refusal(laravel: &Laravel, about: About<'_>, socket_id: crate:
         channel,
         %socket_id,
         status = no.refusal.status,
+        reason = no.refusal.why.name(),
         // authEndpoint may carry a token in its query.
         url = &laravel.url(about)[..url::Position::AfterPath],
         detail = no.detail,

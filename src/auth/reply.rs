@@ -14,6 +14,7 @@ use super::laravel::{ANSWER_BYTES_MAX, About, Body, Failure, Laravel, Reply};
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::presence::Member;
 use crate::protocol::user::UserData;
+use crate::protocol::why::Why;
 
 /// Laravel's leave to join.
 #[derive(Debug, Default)]
@@ -38,6 +39,10 @@ pub(super) struct No {
 impl No {
     fn new(status: u16, error: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { refusal: Refusal::new(status, error), detail: detail.into() }
+    }
+
+    fn because(self, why: Why) -> Self {
+        Self { refusal: self.refusal.because(why), ..self }
     }
 }
 
@@ -145,7 +150,8 @@ fn presence(body: &[u8]) -> Result<Yes, No> {
             403,
             "Laravel answered true without a member, so nobody could be shown: for a presence channel the callback in routes/channels.php must return an array with the member's data, as ['id' => $user->id, 'name' => $user->name], and not true.",
             "presence answered true",
-        ));
+        )
+        .because(Why::NoMember));
     }
     let Ok(answer) = serde_json::from_slice::<Answer>(body) else {
         return Err(no_yes(body));
@@ -161,7 +167,8 @@ fn presence(body: &[u8]) -> Result<Yes, No> {
                 403,
                 "Laravel answered for a presence channel without channel_data: the channel's callback in routes/channels.php must return an array with the member's data.",
                 "auth without channel_data",
-            ));
+            )
+            .because(Why::NoMember));
         }
         _ => return Err(no_yes(body)),
     };
@@ -171,6 +178,7 @@ fn presence(body: &[u8]) -> Result<Yes, No> {
             "Laravel's channel_data names no member: its user_id must be a number without fraction or a text that is not empty. It is what the user model's getAuthIdentifierForBroadcasting() returns.",
             error.to_string(),
         )
+        .because(Why::NoMember)
     })?;
     Ok(Yes { member: Some(member), channel_data: Some(data), shared_secret: None })
 }
@@ -198,6 +206,7 @@ fn no_yes(body: &[u8]) -> No {
         _ => ("a body that is no yes", "Check that authEndpoint is Laravel's broadcasting route."),
     };
     No::new(403, format!("Laravel answered 200 with {what}. {cure}"), format!("{} bytes", body.len()))
+        .because(if body == b"false" { Why::Forbidden } else { Why::NotAYes })
 }
 
 fn no_answer(failure: &Failure) -> No {
@@ -206,7 +215,8 @@ fn no_answer(failure: &Failure) -> No {
             503,
             "Too many subscriptions are waiting for Laravel's answer; try again later. If this lasts, Laravel is slow or needs more workers.",
             format!("no turn among authConcurrency = {concurrency}"),
-        ),
+        )
+        .because(Why::Busy),
         Failure::Timeout(time) => No::new(
             504,
             format!(
@@ -219,7 +229,8 @@ fn no_answer(failure: &Failure) -> No {
             502,
             "This server cannot reach Laravel: is it running, and is authHost in laravel-echo-server.json its address as seen from this server?",
             why,
-        ),
+        )
+        .because(Why::LaravelUnreachable),
         Failure::Broken(why) => broken(why),
     }
 }
@@ -233,6 +244,7 @@ fn too_large() -> No {
         ),
         "answer cut",
     )
+    .because(Why::NotAYes)
 }
 
 fn broken(why: &str) -> No {
@@ -273,7 +285,8 @@ fn refused(url: &Url, status: StatusCode, headers: &HeaderMap) -> No {
     };
     // Other successes are no success here, and must not look like one.
     let shown = if status.is_success() { 403 } else { code };
-    No::new(shown, error, "")
+    let why = if code == 400 { Why::LaravelFailed } else { Why::of_status(shown) };
+    No::new(shown, error, "").because(why)
 }
 
 fn redirected(url: &Url, code: u16, headers: &HeaderMap) -> No {

@@ -9,7 +9,7 @@ use super::finding::Finding;
 use super::{Question, Subject};
 use crate::auth::callback::Laravel;
 use crate::auth::probe::Probed;
-use crate::config::{App, Auth, Secret};
+use crate::config::{App, Auth};
 use crate::metrics::Metrics;
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::{SocketId, app_tag, signature};
@@ -254,7 +254,7 @@ fn credentials(with: &str, channel: &str, is_named: bool, somebody: &Probed) -> 
 /// What Laravel's driver has signed must be right with the client's secret.
 fn signed(subject: &Subject, facts: &Facts, channel: &str, somebody: &Probed) -> Option<Finding> {
     let (socket_id, auth) = (facts.socket_id?, somebody.signature.as_deref().filter(|_| somebody.is_yes)?);
-    let (key, signature) = auth.split_once(':').unwrap_or(("", auth));
+    let (key, signed) = auth.split_once(':').unwrap_or(("", auth));
     let Some((index, app)) = subject.config.apps.iter().enumerate().find(|(_, app)| app.key == key) else {
         return Some(
             Finding::problem(
@@ -270,7 +270,9 @@ fn signed(subject: &Subject, facts: &Facts, channel: &str, somebody: &Probed) ->
     if app.secret_is_random {
         return Some(no_secret(subject, index, app));
     }
-    if is_right(&app.secret, socket_id, channel, somebody.channel_data.as_deref(), signature) {
+    let is_presence = ChannelName::parse(channel).is_ok_and(|channel| channel.access() == Access::Presence);
+    let data = somebody.channel_data.as_deref().filter(|_| is_presence);
+    if app.has_signed(&signature::channel_text(socket_id, channel, data), signed) {
         return Some(Finding::ok("auth.signature", "Laravel signs its yes, and the signature is right"));
     }
     Some(
@@ -292,10 +294,4 @@ fn no_secret(subject: &Subject, index: usize, app: &App) -> Finding {
     .why("Private and presence channels are refused.")
     .fix("Put the secret that Laravel has (PUSHER_APP_SECRET or REVERB_APP_SECRET in its .env) here:")
     .line(format!("{}, in clients[{index}]", subject.file), "\"secret\": \"(Laravel's)\"")
-}
-
-fn is_right(secret: &Secret, socket_id: SocketId, channel: &str, data: Option<&str>, given: &str) -> bool {
-    let is_presence = ChannelName::parse(channel).is_ok_and(|channel| channel.access() == Access::Presence);
-    let text = signature::channel_text(socket_id, channel, data.filter(|_| is_presence));
-    signature::verify(secret.expose(), &text, given)
 }

@@ -11,9 +11,8 @@ use super::Subject;
 use super::clock::now_millis;
 use super::finding::Finding;
 use super::in_list;
-use super::x509::Certificate;
 use crate::config::Tls;
-use crate::tls;
+use crate::tls::{self, x509::Certificate};
 
 /// So many days before its end somebody should look at it.
 const DAYS_LEFT_MIN: i64 = 14;

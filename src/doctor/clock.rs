@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Subject;
 use super::finding::Finding;
+use crate::tls::x509;
 
 /// A difference that nobody need think about, in seconds: answers take their time, and `Date` has whole seconds.
 const HARMLESS_SECONDS: i64 = 15;
@@ -23,20 +24,7 @@ pub(super) fn millis_of_date(date: &str) -> Option<i64> {
     let (day, year): (i64, i64) = (day.parse().ok()?, year.parse().ok()?);
     let clock: Vec<i64> = time.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
     let [hours, minutes, seconds] = clock[..] else { return None };
-    Some(self::seconds([year, month, day], [hours, minutes, seconds])? * 1000)
-}
-
-/// Seconds since 1970 at this year, month and day, and this hour, minute and second, in UTC.
-pub(super) fn seconds([year, month, day]: [i64; 3], [hours, minutes, seconds]: [i64; 3]) -> Option<i64> {
-    let is_date = (1950..10_000).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
-    let is_time = (0..=24).contains(&hours) && (0..=60).contains(&minutes) && (0..=61).contains(&seconds);
-    if !is_date || !is_time {
-        return None;
-    }
-    // Years that begin in March have their leap day at the end.
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
-    Some(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+    Some(x509::seconds([year, month, day], [hours, minutes, seconds])? * 1000)
 }
 
 /// `laravel` and `redis`: how far their clocks are ahead of this one, in milliseconds.

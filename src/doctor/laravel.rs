@@ -202,6 +202,15 @@ fn keys(subject: &Subject, application: &Application, connection: &str, driver: 
         .why(why)
         .fix(format!("Copy it from {}:", application.env_line(&variable("SECRET"))))
         .line(place, line),
+        Some(secret) if app.previous_secrets.iter().any(|previous| previous.expose() == secret) => {
+            Finding::warning("laravel.secret", "Laravel signs with one of the client's \"previousSecrets\"")
+                .why("It is taken, as long as it stands there.")
+                .fix("Give Laravel the new one, then take the old one out:")
+                .line(
+                    application.env_line(&variable("SECRET")),
+                    format!("{}=(the \"secret\" in clients[{index}])", variable("SECRET")),
+                )
+        }
         Some(secret) if secret != app.secret.expose() => Finding::problem(
             "laravel.secret",
             format!("Laravel signs with another secret than that of the client {:?}", app.id),

@@ -29,7 +29,6 @@ mod proxy;
 mod redis;
 mod report;
 mod ways;
-mod x509;
 
 pub use application::Application;
 pub use finding::{Finding, IDS, Level};

@@ -49,7 +49,9 @@ pub async fn serve(listener: Listener, fronts: Fronts, mut stop: watch::Receiver
                 let front = fronts.load();
                 let counted = OneMore::of(&front.open);
                 let open = front.open.load(Ordering::Relaxed);
-                if open > front.config.limits.connections || open + front.connections() > front.files_room {
+                if open > front.config.limits.connections
+                    || open + front.connections() > front.files_room + files::REFUSED
+                {
                     // Not even a refusal: whoever opens so many sockets without a handshake gets none.
                     front.refused(Refused::TooManyOpen, Some(Limit::Connections));
                     if let Some(times) = dropped.note(Instant::now()) {

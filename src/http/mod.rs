@@ -5,7 +5,7 @@
 //! handshakes does not delay deliveries.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
-use crate::address::Source;
+use crate::address::{Counted, Source};
 use crate::auth::callback::Laravel;
 use crate::auth::gateway;
 use crate::config::Config;
@@ -82,6 +82,7 @@ pub struct Front {
     files_room: usize,
     /// What each client's address has.
     addresses: Arc<Addresses>,
+    has_told_of_proxy: AtomicBool,
     /// Polls of Socket.IO clients so far.
     polls: Arc<AtomicU64>,
     /// Turns of long POSTs of Socket.IO clients.
@@ -121,6 +122,7 @@ impl Front {
             open,
             files_room,
             addresses: Arc::default(),
+            has_told_of_proxy: AtomicBool::new(false),
             polls,
             long_bodies: Arc::new(Semaphore::new(socketio::LONG_BODIES_MAX)),
             since: Instant::now(),
@@ -176,6 +178,20 @@ impl Front {
         self.config.limits.connections.min(self.files_room)
     }
 
+    /// Says once that somebody seems to be a proxy whose word does not count: from the public network anybody can
+    /// seem so.
+    fn tell_of_proxy(&self, source: &Source) {
+        let (Some(header), Some(peer)) = (&source.forwarded_by, source.peer) else { return };
+        let is_news = !self.config.trusted_proxies.trusts(source.peer) && Counted::of(peer).is_none();
+        if is_news && !self.has_told_of_proxy.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "{peer} sends the header {header}, which does not count, since it is none of \"trustedProxies\". If it is a \
+                 proxy of yours, add it there, so that the addresses of clients are known: \"trustedProxies\": \
+                 [\"127.0.0.1\", \"::1\", \"{peer}\"]"
+            );
+        }
+    }
+
     /// Counts a connection that is not let in, and the limit that it has met.
     fn refused(&self, why: Refused, limit: Option<Limit>) {
         let metrics = self.publisher.metrics();
@@ -205,6 +221,7 @@ async fn respond<S: Stream>(open: Arc<Open>, request: Request<Incoming>) -> Resp
     // A proxy's connection carries requests of many: each is somebody else's.
     let source = Source::of(open.connection, request.headers(), &front.config.trusted_proxies);
     open.is_backend.store(false, Ordering::Relaxed);
+    front.tell_of_proxy(&source);
     let (route, response) = answer::<S>(open, request, &source).await;
     if let Some(route) = route {
         front.publisher.metrics().http_requests.add((route, response.status().as_u16().into()));

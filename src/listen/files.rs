@@ -4,8 +4,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
 
-/// Files that are needed beside connections: Redis, webhooks, the other end of proxied requests, threads' own.
+/// Files that are needed beside connections: Redis, webhooks, the other end of proxied requests, threads' own, and
+/// [`REFUSED`].
 const RESERVE: usize = 256;
+
+/// Of these, what sockets may have that are only told that there is no room for them.
+pub const REFUSED: usize = 128;
 
 /// Raises the limit as far as this process may: the usual one of 1,024 is a surprise at the 1,025th. Gives the
 /// limit that holds.

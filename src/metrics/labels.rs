@@ -2,6 +2,7 @@
 
 use super::kinds::Labels;
 use crate::protocol::session;
+use crate::protocol::why::Why;
 
 /// An app, by its index in the configuration.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -68,6 +69,35 @@ pub trait OneOf: Labels {
     const LABEL: &'static str;
     /// Its values.
     const TEXTS: &'static [&'static str];
+}
+
+impl Labels for Why {
+    const NAMES: &'static [&'static str] = &["reason"];
+
+    fn count(_: usize) -> usize {
+        Self::ALL.len()
+    }
+
+    fn place(self, _: usize) -> Option<usize> {
+        Some(self as usize)
+    }
+
+    fn texts(_: &[String], _: usize) -> Vec<(usize, Vec<&str>)> {
+        Self::ALL.iter().map(|why| (*why as usize, vec![why.name()])).collect()
+    }
+}
+
+impl OneOf for Why {
+    const LABEL: &'static str = "reason";
+    const TEXTS: &'static [&'static str] = &{
+        let mut texts = [""; Self::ALL.len()];
+        let mut place = 0;
+        while place < texts.len() {
+            texts[place] = Self::ALL[place].name();
+            place += 1;
+        }
+        texts
+    };
 }
 
 label! {

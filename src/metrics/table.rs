@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::kinds::{Counter, Gauge, Histogram, Metric, Seconds};
 use super::labels::*;
 use super::page::Page;
+use crate::protocol::why::Why;
 
 /// What Prometheus calls the type of a metric.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -127,8 +128,8 @@ counted! {
     subscriptions: Gauge<(App, ChannelKind)> = "laravel_echo_server_subscriptions";
     /// Subscriptions that were made.
     subscribes: Counter<(App, ChannelKind)> = "laravel_echo_server_subscribes_total";
-    /// Subscriptions and signins that were refused.
-    subscriptions_refused: Counter<App> = "laravel_echo_server_subscriptions_refused_total";
+    /// Subscriptions that were refused, by reason.
+    subscriptions_refused: Counter<(App, Why)> = "laravel_echo_server_subscriptions_refused_total";
     /// Members of presence channels, each user once in each channel, on all nodes.
     presence_members: Gauge<App> = "laravel_echo_server_presence_members";
     /// Users that are signed in, each once, on all nodes.

@@ -17,6 +17,7 @@ pub mod signature;
 pub mod socketio;
 pub mod user;
 pub mod webhook;
+pub mod why;
 
 /// A connection's id, `digits.digits` on the wire (protocol section 1, handshake).
 ///

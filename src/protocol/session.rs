@@ -15,6 +15,7 @@ use super::presence::Member;
 use super::pusher::{self, ClientMessage};
 use super::signature;
 use super::user::User;
+use super::why::Why;
 
 mod authorise;
 mod client_event;
@@ -92,6 +93,8 @@ pub struct Refusal {
     pub status: u16,
     /// A sentence that says the cause and the cure.
     pub error: String,
+    /// Which of the reasons it is.
+    pub why: Why,
     /// What Laravel replied, where it was asked and `status` may be another; 0: nothing. Socket.IO
     /// clients are told this, as the old server did.
     pub replied: Option<u16>,
@@ -100,7 +103,12 @@ pub struct Refusal {
 impl Refusal {
     /// One that Laravel has no part in.
     pub fn new(status: u16, error: impl Into<String>) -> Self {
-        Self { status, error: error.into(), replied: None }
+        Self { status, error: error.into(), why: Why::of_status(status), replied: None }
+    }
+
+    /// The same, for this reason, where the status alone does not tell.
+    pub fn because(self, why: Why) -> Self {
+        Self { why, ..self }
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -24,6 +24,7 @@ use crate::log;
 use crate::presence_store::{self, Prefixes};
 use crate::protocol::app_tag;
 use crate::publish::Publisher;
+use crate::tls::Expiry;
 use crate::webhook;
 
 /// How often the files are looked at.
@@ -153,6 +154,7 @@ impl Parts {
         let (publisher, operations) = (self.publisher.clone(), self.operations.clone());
         let front = Front::new(config.clone(), publisher, laravel, operations, connections.clone())?.follow(&before);
         if front.certificate() != before.certificate() {
+            tell_expiry(&front, true);
             changed.push("the certificate".to_owned());
         }
         self.webhooks.change(&config.apps).context("the HTTP client for webhooks could not be made")?;
@@ -186,6 +188,29 @@ impl Parts {
         self.fronts.store(Arc::new(front));
         self.config = config;
         Ok((changed, needs_restart))
+    }
+}
+
+/// Says until when the certificate is good; if not `always`, only when that is soon.
+pub fn tell_expiry(front: &Front, always: bool) {
+    let certificate = front.certificate().first();
+    let Some(expiry) = certificate.and_then(|certificate| Expiry::of(certificate, SystemTime::now())) else { return };
+    let Expiry { at, days_left } = &expiry;
+    match expiry.is_soon() {
+        true if *days_left < 0 => {
+            tracing::error!("The certificate (sslCertPath) has expired: {at}. Browsers refuse it.")
+        }
+        true => tracing::warn!("The certificate (sslCertPath) expires in {days_left} days: {at}"),
+        false if always => tracing::info!("The certificate (sslCertPath) is good for {days_left} days, until {at}"),
+        false => {}
+    }
+}
+
+/// Says so each day that it is soon.
+pub async fn watch_expiry(fronts: Fronts) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(24 * 60 * 60)).await;
+        tell_expiry(&fronts.load(), false);
     }
 }
 

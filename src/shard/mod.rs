@@ -92,6 +92,8 @@ pub struct Context {
     pub webhooks: Webhooks,
     /// See `resume`.
     pub resume: Option<resume::Settings>,
+    /// See `devMode`: browsers are told cause and cure of a refusal.
+    pub explains: bool,
 }
 
 /// Starts the thread of the shard with this index. It ends after [`Control::Stop`].
@@ -551,8 +553,9 @@ impl Shard {
                     self.context.publisher.relay_everywhere(&event);
                 }
                 Action::SubscriptionError { channel, kind, refusal } => {
-                    self.measure.subscriptions_refused.add(app.into());
-                    let text = pusher::subscription_error(&channel, kind, &refusal.error, refusal.status);
+                    self.measure.subscriptions_refused.add((app.into(), refusal.why));
+                    let error = if self.context.explains { &refusal.error } else { refusal.why.short() };
+                    let text = pusher::subscription_error(&channel, kind, error, refusal.status);
                     self.send(slot, frame::encode_text(&text));
                 }
                 Action::Limited(limit) => self.limited(socket_id, limit),

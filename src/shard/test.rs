@@ -62,6 +62,7 @@ pub fn context(publisher: &Publisher) -> Context {
         presence_changes: None,
         webhooks: Webhooks::default(),
         resume: None,
+        explains: true,
     }
 }
 

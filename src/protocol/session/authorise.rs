@@ -8,6 +8,7 @@ use crate::protocol::presence::Member;
 use crate::protocol::pusher::Subscribe;
 use crate::protocol::signature;
 use crate::protocol::user::User;
+use crate::protocol::why::Why;
 
 /// The status of a refusal by [`too_big`]; no other has it.
 pub(super) const TOO_BIG: u16 = 413;
@@ -36,12 +37,14 @@ pub(super) fn authorise(
         let is_theirs = user.is_some_and(|user| channel.user_id() == Some(&*user.id));
         return is_theirs.then_some(Authorised::Yes).ok_or_else(|| {
             unsigned(format!("{channel} is for the connections that are signed in as this user (pusher:signin)"))
+                .because(Why::NotThatUser)
         });
     }
     let Some(auth) = &subscribe.auth else { return Ok(Authorised::AskLaravel) };
     let (key, hex) = auth.split_once(':').unwrap_or(("", ""));
     if key != rules.app_key {
-        return Err(unsigned(format!("Invalid auth for {channel}: it must begin with this app's key and a colon")));
+        return Err(unsigned(format!("Invalid auth for {channel}: it must begin with this app's key and a colon"))
+            .because(Why::WrongKey));
     }
     let data = subscribe.channel_data.as_deref();
     let is_presence = access == Access::Presence;
@@ -77,7 +80,7 @@ pub(super) fn authorise(
 }
 
 pub(super) fn unsigned(error: String) -> Refusal {
-    Refusal::new(401, error)
+    Refusal::new(401, error).because(Why::WrongSignature)
 }
 
 pub(super) fn too_big(member: &Member, rules: &Rules) -> Option<Refusal> {

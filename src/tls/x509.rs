@@ -1,14 +1,14 @@
-//! As much of a certificate (RFC 5280, in DER) as the doctor looks at: when it is valid, and for which names.
+//! As much of a certificate (RFC 5280, in DER) as is looked at here: when it is valid, and for which names.
 //! Whether it may be trusted is for rustls to say.
 
 use std::net::IpAddr;
 
-use super::clock;
-
 /// What is read of it.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) struct Certificate {
+pub struct Certificate {
+    /// When it begins to be valid.
     pub not_before: Moment,
+    /// When it ends.
     pub not_after: Moment,
     /// DNS names and addresses of `subjectAltName`; browsers look at no others.
     pub names: Vec<String>,
@@ -16,7 +16,7 @@ pub(super) struct Certificate {
 
 /// A point in time.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) struct Moment {
+pub struct Moment {
     /// Seconds since 1970.
     pub seconds: i64,
     /// `2030-01-31`.
@@ -47,8 +47,7 @@ impl Certificate {
             // The serial number.
             fields.next()?;
         }
-        // The algorithm and the issuer.
-        (fields.content(SEQUENCE)?, fields.content(SEQUENCE)?);
+        let (_algorithm, _issuer) = (fields.content(SEQUENCE)?, fields.content(SEQUENCE)?);
         let mut validity = Values(fields.content(SEQUENCE)?);
         let (not_before, not_after) = (Moment::parse(validity.next()?)?, Moment::parse(validity.next()?)?);
         let extensions =
@@ -92,9 +91,22 @@ impl Moment {
         };
         let part = |from: usize, to: usize| full.get(from..to)?.parse::<i64>().ok();
         let date = [part(0, 4)?, part(4, 6)?, part(6, 8)?];
-        let seconds = clock::seconds(date, [part(8, 10)?, part(10, 12)?, part(12, 14)?])?;
+        let seconds = seconds(date, [part(8, 10)?, part(10, 12)?, part(12, 14)?])?;
         Some(Self { seconds, date: format!("{:04}-{:02}-{:02}", date[0], date[1], date[2]) })
     }
+}
+
+/// Seconds since 1970 at this year, month and day, and this hour, minute and second, in UTC.
+pub fn seconds([year, month, day]: [i64; 3], [hours, minutes, seconds]: [i64; 3]) -> Option<i64> {
+    let is_date = (1950..10_000).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    let is_time = (0..=24).contains(&hours) && (0..=60).contains(&minutes) && (0..=61).contains(&seconds);
+    if !is_date || !is_time {
+        return None;
+    }
+    // Years that begin in March have their leap day at the end.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
+    Some(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 }
 
 /// Values one after the other: each one's tag and content. What is cut off ends it.
