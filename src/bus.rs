@@ -126,7 +126,7 @@ impl Bus {
         match Waiting::new(&self.shared, delivery.frame.len()) {
             // The other forms each node makes for those who need them.
             Some(waiting) => {
-                let delivery = Delivery { socketio: None, deflated: None, ..delivery.clone() };
+                let delivery = Delivery { socketio: None, deflated: None, trace: None, ..delivery.clone() };
                 self.say(Said::Event(delivery, waiting));
             }
             None => {
@@ -285,6 +285,7 @@ mod tests {
             deflated: None,
             except: None,
             is_kept: true,
+            trace: None,
             taken_at: None,
         }
     }

@@ -20,10 +20,11 @@ use crate::inbox::{AppIndex, Control, Counts, Delivery, Found, Query, UserChange
 use crate::metrics::Source;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::session::Millis;
-use crate::protocol::{resume, socketio};
+use crate::protocol::{pusher, resume, socketio};
 use crate::publish::{Backlog, Publisher};
 use crate::query::Everybody;
 use crate::redis::{Backoff, Failure, Link, Subscription, Timing};
+use crate::tap::{Origin, Traced};
 use crate::ws::frame;
 use held::{Changed, Tag};
 use hub::{BEAT, Effect, Hub};
@@ -402,6 +403,7 @@ impl Task {
                     }
                 }
                 Effect::Event { app, channel, except, text } => {
+                    let trace = self.trace(app, &channel, except.as_deref(), &text);
                     self.publisher.metrics().events_received.add(Source::Node);
                     if self.publisher.has_subscribers(app, channel.as_str()) {
                         let except = except.and_then(|except| except.parse().ok());
@@ -410,8 +412,9 @@ impl Task {
                         let for_socketio = || frame::encode_text(&socketio::from_pusher(&text).unwrap_or_default());
                         let (socketio, deflated) = (publisher.for_socketio(for_socketio), publisher.deflated(&frame));
                         let is_kept = !resume::is_client_event(&text);
+                        let taken_at = None;
                         let delivery =
-                            Delivery { app, channel, frame, socketio, deflated, except, is_kept, taken_at: None };
+                            Delivery { app, channel, frame, socketio, deflated, except, is_kept, taken_at, trace };
                         self.backlog.publish(delivery, &self.publisher);
                     } else {
                         self.publisher.metrics().events_unheard.add(Source::Node);
@@ -424,6 +427,17 @@ impl Task {
                 Effect::Counted { node, id, is_last, channels } => self.counted(node, id, is_last, channels),
             }
         }
+    }
+
+    /// For those who look.
+    fn trace(&self, app: AppIndex, channel: &ChannelName, except: Option<&str>, text: &str) -> Option<Traced> {
+        if !self.publisher.tap().is_watched() {
+            return None;
+        }
+        let (event, data) = pusher::event_and_data(text)?;
+        let except = except.and_then(|except| except.parse().ok());
+        let target = [(app.0, channel.as_str())];
+        Some(self.publisher.tap().trace(&event, &data, except, || Origin::Node, target)?.traced(0))
     }
 
     /// Tells the homes, one message for neighbours of one channel.

@@ -23,6 +23,7 @@ use crate::protocol::channel::ChannelName;
 use crate::protocol::engineio::Sid;
 use crate::protocol::presence::Member;
 use crate::protocol::session::{Answer, Refusal, Ticket};
+use crate::tap::Traced;
 
 mod browsers;
 mod presence_lists;
@@ -64,6 +65,8 @@ pub struct Delivery {
     pub except: Option<SocketId>,
     /// It is kept for those who are away: an event of the application, and none of clients or of members.
     pub is_kept: bool,
+    /// Somebody looks at what becomes of it.
+    pub trace: Option<Traced>,
     /// When it arrived here, of an event of Laravel's or of a backend's. Those that came in one piece have the same.
     pub taken_at: Option<Instant>,
 }
@@ -297,6 +300,8 @@ pub struct NewClient {
     pub counted: [Option<OneMore>; 3],
     /// In which form it is sent events.
     pub form: Form,
+    /// It may send compressed messages.
+    pub inflates: bool,
     /// It speaks Socket.IO and not the Pusher protocol.
     pub socketio: Option<SocketIo>,
     /// The browser, if it is to get what it misses.

@@ -19,6 +19,7 @@ use crate::protocol::event::{self, BroadcastError};
 use crate::protocol::prefix::News;
 use crate::publish::{Backlog, Publisher, event_frame, socketio_event_frame};
 use crate::redis::{Backoff, Failure, Link, Published, Reporter, Status, Subscription};
+use crate::tap::{self, Origin, Tap, What};
 
 pub use crate::publish::BACKLOG_BYTES_MAX;
 pub use audience::Audiences;
@@ -106,7 +107,8 @@ impl Ingress {
             return self.ignore(Ignorable::UserChannel, message.channel);
         }
         let Some(audience) = self.audiences.of(name) else {
-            return self.publisher.metrics().redis_messages_ignored.add(IgnoredBecause::OtherPrefix);
+            self.publisher.metrics().redis_messages_ignored.add(IgnoredBecause::OtherPrefix);
+            return tell_watchers(self.publisher.tap(), Unheard::NoApp, message.channel);
         };
         let route = audience.prefix.route(name, broadcast.from_laravel);
         if let Some(news) = &route.news {
@@ -117,18 +119,29 @@ impl Ingress {
             tracing::debug!("Channel: {}", Printable(name.as_bytes()));
             tracing::debug!("Event: {}", Printable(broadcast.event.as_bytes()));
         }
+        let tap = self.publisher.tap();
+        if route.names().next().is_none() {
+            return tell_watchers(tap, Unheard::NoChannel, message.channel);
+        }
+        let targets = || route.names().flat_map(|name| audience.apps.iter().map(move |app| (app.0, name)));
+        let from = || Origin::Redis { channel: tap::cut(name, PRINTED_BYTES_MAX) };
+        let trace = match tap.is_watched() {
+            true => tap.trace(&broadcast.event, &broadcast.data_for_pusher(), broadcast.except, from, targets()),
+            false => None,
+        };
         let metrics = self.publisher.metrics();
         metrics.events_received.add(Source::Redis);
         let mut data = None;
-        for name in route.names() {
+        for (index, name) in route.names().enumerate() {
             if !audience.apps.iter().any(|app| self.publisher.has_subscribers(*app, name)) {
                 continue;
             }
             let data = data.get_or_insert_with(|| broadcast.data_for_pusher());
             let frame = event_frame(name, &broadcast.event, data);
             if frame.len() > self.frame_bytes_max {
-                let over = Ignorable::OverOutbox(frame.len(), self.frame_bytes_max);
-                self.ignored.note(over, name.as_bytes(), self.publisher.metrics());
+                let reason = Ignorable::OverOutbox(frame.len(), self.frame_bytes_max);
+                tell_watchers(tap, reason, name.as_bytes());
+                self.ignored.note(reason, name.as_bytes(), self.publisher.metrics());
                 continue;
             }
             let socketio = self
@@ -136,7 +149,8 @@ impl Ingress {
                 .for_socketio(|| socketio_event_frame(name, &broadcast.event, &broadcast.data_for_socketio()));
             let deflated = self.publisher.deflated(&frame);
             let channel = ChannelName::published(name);
-            for app in &audience.apps {
+            for (app_index, app) in audience.apps.iter().enumerate() {
+                let target = index * audience.apps.len() + app_index;
                 let delivery = Delivery {
                     app: *app,
                     channel: channel.clone(),
@@ -145,6 +159,7 @@ impl Ingress {
                     deflated: deflated.clone(),
                     except: broadcast.except,
                     is_kept: true,
+                    trace: trace.as_ref().map(|trace| trace.traced(target)),
                     taken_at: Some(self.now),
                 };
                 self.backlog.publish(delivery, &self.publisher);
@@ -161,6 +176,7 @@ impl Ingress {
     }
 
     fn ignore(&mut self, reason: Ignorable, channel: &[u8]) {
+        tell_watchers(self.publisher.tap(), reason, channel);
         self.ignored.note(reason, channel, self.publisher.metrics());
     }
 
@@ -342,6 +358,20 @@ impl Ignorable {
     }
 }
 
+/// Why a message is for nobody here: the usual thing where applications share a Redis.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+enum Unheard {
+    #[error("no app has a key prefix (clients[].keyPrefix, databaseConfig.redis.keyPrefix) that this name begins with")]
+    NoApp,
+    #[error("the name does not begin with the key prefix of this server's apps")]
+    NoChannel,
+}
+
+/// For those who look.
+fn tell_watchers(tap: &Tap, reason: impl fmt::Display, channel: &[u8]) {
+    tap.say(|_| What::Ignored { redis_channel: Printable(channel).to_string(), reason: tap::sentence(reason) });
+}
+
 /// Counts what was ignored, by reason; the 1st, 10th, 100th … of each is logged.
 #[derive(Debug, Default)]
 struct Ignored([u64; IgnoredBecause::VALUES.len()]);
@@ -364,13 +394,15 @@ impl Ignored {
     }
 }
 
+/// How much of a name is shown.
+const PRINTED_BYTES_MAX: usize = 200;
+
 /// A name from outside, fit for a line of the log: not endless, no control characters.
 struct Printable<'a>(&'a [u8]);
 
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const BYTES_MAX: usize = 200;
-        let cut = &self.0[..self.0.len().min(BYTES_MAX)];
+        let cut = &self.0[..self.0.len().min(PRINTED_BYTES_MAX)];
         for character in String::from_utf8_lossy(cut).chars() {
             if character.is_control() {
                 write!(f, "{}", character.escape_default())?;

@@ -8,6 +8,7 @@
 //! - [`address`]: where a request comes from, behind proxies too.
 //! - [`metrics`]: what is counted, for operators.
 //! - [`config`]: the application's `laravel-echo-server.json`, typed.
+//! - [`tap`]: what passes, for whoever looks.
 //! - [`log`]: lines that nobody waits for.
 //! - [`tls`]: the certificate that the port serves.
 //! - [`listen`]: the port and the unix socket that connections come from.
@@ -33,6 +34,8 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod doctor;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod http;
 pub mod inbox;
 pub mod ingress;
@@ -47,6 +50,7 @@ pub mod query;
 pub mod redis;
 pub mod server;
 pub mod shard;
+pub mod tap;
 pub mod tls;
 pub mod webhook;
 pub mod ws;

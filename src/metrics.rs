@@ -18,7 +18,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 pub use channels::Channels;
-pub use kinds::{Counter, Gauge, Histogram, Labels, Seconds};
+pub use kinds::{BOUNDS_MICROS, Counter, Gauge, Histogram, Labels, Seconds};
 pub use labels::*;
 pub use page::Page;
 pub use table::{Counters, Description, Type, all};

@@ -13,6 +13,7 @@ use crate::inbox::{AppIndex, Coming, Control, Delivery, Form, OneMore, Relays, S
 use crate::metrics::Metrics;
 use crate::protocol::channel::{self, Access};
 use crate::protocol::{pusher, socketio};
+use crate::tap::Tap;
 use crate::ws::frame;
 
 pub use backlog::{BACKLOG_BYTES_MAX, Backlog};
@@ -52,6 +53,7 @@ pub struct Publisher {
     deflating: Arc<AtomicUsize>,
     relays: Arc<Relays>,
     bus: Bus,
+    tap: Tap,
     metrics: Metrics,
 }
 
@@ -67,12 +69,23 @@ impl Publisher {
             socketio: Arc::default(),
             deflating: Arc::default(),
             bus: Bus::none(),
+            tap: Tap::default(),
         }
     }
 
     /// The same, with other nodes.
     pub fn with_bus(self, bus: Bus) -> Self {
         Self { bus, ..self }
+    }
+
+    /// The same, looked at through this tap.
+    pub fn with_tap(self, tap: Tap) -> Self {
+        Self { tap, ..self }
+    }
+
+    /// Where those look who want to know what passes.
+    pub fn tap(&self) -> &Tap {
+        &self.tap
     }
 
     /// The same, counting in these.
@@ -323,6 +336,7 @@ mod tests {
             deflated: None,
             except: None,
             is_kept: true,
+            trace: None,
             taken_at: None,
         };
         publisher.publish(delivery.clone()).await;

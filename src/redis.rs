@@ -19,7 +19,7 @@ use subscription::Connection;
 mod commands;
 mod outage;
 mod publishing;
-mod resp;
+pub(crate) mod resp;
 mod server;
 mod subscription;
 mod tls;

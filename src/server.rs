@@ -9,11 +9,12 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::auth::Asked;
+use crate::auth;
 use crate::auth::callback::Laravel;
 use crate::bus::{self, Bus};
 use crate::cluster;
 use crate::config::Config;
+use crate::http::admin::Admin;
 use crate::http::operations::Operations;
 use crate::http::{self, Front, Fronts};
 use crate::inbox::{self, AppIndex, Control, Inbox, Query, Settings};
@@ -25,6 +26,7 @@ use crate::publish::Publisher;
 use crate::query::Everybody;
 use crate::redis::Status;
 use crate::shard;
+use crate::tap::Tap;
 use crate::webhook::{self, Webhooks};
 use reload::Parts;
 use signals::Signals;
@@ -83,7 +85,10 @@ pub fn run(
         None => (Bus::none(), bus::bus().1),
     };
     let metrics = Metrics::new(config.shards, reload::app_names(&config));
-    let publisher = Publisher::new(handles).with_bus(bus).with_metrics(metrics.clone());
+    let publisher = Publisher::new(handles)
+        .with_bus(bus)
+        .with_tap(Tap::new(reload::tagged_apps(&config)))
+        .with_metrics(metrics.clone());
     // With one shard, front and shard share one thread: on one core a second one would only
     // make the kernel switch between them, for each event that comes alone twice.
     let mut front = match config.shards {
@@ -123,6 +128,7 @@ pub fn run(
         let (ingress_changes, changes) = mpsc::unbounded_channel();
         let ingress = Ingress::new(audiences, publisher.clone(), config.limits.outbound_bytes).with_changes(changes);
         let laravel = Laravel::new(&config.auth, known_prefixes.clone(), metrics.clone())?;
+        let laravel = laravel.with_tap(publisher.tap().clone());
         let redis = match source {
             Source::Redis if !config.subscribers.redis => {
                 tracing::info!("Redis is not listened to");
@@ -145,8 +151,14 @@ pub fn run(
         let new_apps = cluster::start(&config, &publisher, bus_end, app_connections.clone()).await;
         let (stop, stopped) = watch::channel(false);
         let front = Front::new(config.clone(), publisher.clone(), laravel, operations.clone(), app_connections)?;
+        let front = front.with_admin(Admin::new(places.clone(), stopped.clone()));
         let fronts: Fronts = Arc::new(ArcSwap::from_pointee(front));
-        tokio::spawn(answer(asked, fronts.clone(), publisher.clone()));
+        let (askers, current) = (publisher.clone(), fronts.clone());
+        let current = move || current.load().laravel().clone();
+        tokio::spawn(auth::queue::answer(asked, current, move |asked, answer| {
+            let (conn, ticket) = (asked.conn, asked.ticket);
+            askers.shards()[asked.shard].tell(Control::Answered { conn, ticket, answer });
+        }));
         if let Some(address) = config.metrics.as_ref().and_then(|access| access.listen) {
             let listener = tokio::net::TcpListener::bind(address).await.with_context(|| {
                 format!("cannot listen on {address} for metrics; see \"metrics\" in {}", config.path.display())
@@ -294,16 +306,4 @@ fn start_shards(inboxes: Vec<Inbox>, context: &shard::Context) -> std::io::Resul
         .map(|(index, inbox)| shard::spawn(index, inbox, context.clone()))
         .collect::<Result<_, _>>()
         .map(Shards::Threads)
-}
-
-/// Takes the shards' questions to Laravel and the answers back. The number under way is bounded
-/// by what each connection may ask at once, and by [`Laravel`] itself.
-async fn answer(mut asked: mpsc::UnboundedReceiver<Asked>, fronts: Fronts, publisher: Publisher) {
-    while let Some(Asked { shard, conn, ticket, question }) = asked.recv().await {
-        let (laravel, publisher) = (fronts.load().laravel().clone(), publisher.clone());
-        tokio::spawn(async move {
-            let answer = laravel.ask(&question).await;
-            publisher.shards()[shard].tell(Control::Answered { conn, ticket, answer });
-        });
-    }
 }

@@ -174,7 +174,7 @@ fn lock_of(pid: u32) -> String {
 fn a_server_is_stopped_by_its_lock_file() {
     let place = Place::ready();
     let mut server = place.start(&[]);
-    assert_eq!(place.read(LOCK), lock_of(server.pid()));
+    assert_eq!(place.json(LOCK)["process"], server.pid());
     let second = place.run(&["start"]);
     assert_eq!(stdout(&second), "");
     let expected =
@@ -182,7 +182,7 @@ fn a_server_is_stopped_by_its_lock_file() {
     assert!(stderr(&second).starts_with(expected), "{}", stderr(&second));
     assert_eq!(second.status.code(), Some(1));
     // The one that runs has heard nothing of it.
-    assert_eq!(place.read(LOCK), lock_of(server.pid()));
+    assert_eq!(place.json(LOCK)["process"], server.pid());
 
     says(&place.run(&["stop"]), 0, "Closed the running server.\n", "");
     assert_eq!(server.child.try_wait().unwrap().unwrap().code(), Some(0));
@@ -201,7 +201,7 @@ fn force_replaces_the_one_that_runs() {
     assert_eq!(first.code(), Some(0));
     let expected = format!("Warning: Closing process {} because you used the '--force' option.\n", first.pid());
     assert!(second.said.starts_with(&expected), "{}", second.said);
-    assert_eq!(place.read(LOCK), lock_of(second.pid()));
+    assert_eq!(place.json(LOCK)["process"], second.pid());
 }
 
 /// After a crash, the number may belong to nobody, to somebody else, or to the new server itself.
@@ -213,7 +213,7 @@ fn a_lock_file_that_was_left_behind_stops_nobody() {
         place.write(LOCK, &lock_of(pid));
         let server = place.start(&["--force"]);
         assert!(!server.said.contains("Closing process"), "{}", server.said);
-        assert_eq!(place.read(LOCK), lock_of(server.pid()));
+        assert_eq!(place.json(LOCK)["process"], server.pid());
         drop(server);
         // Ended with SIGKILL, it has left its own.
         assert!(place.path(LOCK).exists());
@@ -247,7 +247,7 @@ fn a_lock_file_that_is_none() {
     assert_eq!(stop.status.code(), Some(1));
     assert_eq!(place.read(LOCK), "what?");
     let server = place.start(&[]);
-    assert_eq!(place.read(LOCK), lock_of(server.pid()));
+    assert_eq!(place.json(LOCK)["process"], server.pid());
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn the_lock_file_has_the_config_files_name_and_place() {
     fs::create_dir(place.path("conf")).unwrap();
     fs::rename(place.path(FILE), place.path("conf/echo.json5")).unwrap();
     let mut server = place.start(&["--dir", "conf", "--config=echo.json5"]);
-    assert_eq!(place.read("conf/echo.json5.lock"), lock_of(server.pid()));
+    assert_eq!(place.json("conf/echo.json5.lock")["process"], server.pid());
     says(&place.run(&["stop", "--dir=conf", "--config", "echo.json5"]), 0, "Closed the running server.\n", "");
     assert_eq!(server.code(), Some(0));
 }
@@ -611,7 +611,7 @@ fn a_server_that_was_killed_is_not_waited_for() {
     server.signal("-KILL");
     assert_eq!(server.child.wait().unwrap().signal(), Some(9));
     let next = place.start(&[]);
-    assert_eq!(place.read(LOCK), lock_of(next.pid()));
+    assert_eq!(place.json(LOCK)["process"], next.pid());
 }
 
 /// Only the lock file's folder may be unwritable: then there is no lock file, and that is all.

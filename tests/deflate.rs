@@ -124,6 +124,21 @@ async fn long_events_are_compressed_for_who_has_agreed() {
     assert_eq!((first, u16::from_be_bytes([payload[0], payload[1]])), (0x88, 1002), "it was not agreed on");
 }
 
+/// Such a client has a window smaller than ours: what it sends is unpacked, what it is sent is plain.
+#[tokio::test]
+async fn a_client_with_a_small_window() {
+    let server = Server::start(json!({"perMessageDeflate": true}));
+    let mut client =
+        Raw::connect(&server, "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=9\r\n").await;
+    let agreed = client.agreed.clone().unwrap_or_default();
+    assert!(agreed.ends_with("; server_max_window_bits=9"), "{agreed}");
+    client.say(&json!({"event": "pusher:subscribe", "data": {"channel": "news"}}).to_string().into_bytes()).await;
+    assert_eq!(client.event().await.1["event"], "pusher_internal:subscription_succeeded");
+    server.publish(json!({"name": "long", "channel": "news", "data": "news ".repeat(1000)})).await;
+    let (is_compressed, event, _) = client.event().await;
+    assert_eq!((is_compressed, &event["event"]), (false, &json!("long")));
+}
+
 #[tokio::test]
 async fn without_the_setting_nothing_is_agreed_on() {
     let server = Server::start(json!({}));

@@ -151,15 +151,15 @@ async fn all_nodes_one_after_the_other() {
         }
         number
     });
-    for index in 0..NODES {
-        nodes[index].terminate();
-        assert_eq!(nodes[index].wait(), Some(0));
-        nodes[index] = start();
-        world.ports[index].store(nodes[index].port, Ordering::SeqCst);
+    for (node, port) in nodes.iter_mut().zip(&world.ports) {
+        node.terminate();
+        assert_eq!(node.wait(), Some(0));
+        *node = start();
+        port.store(node.port, Ordering::SeqCst);
         // Everybody is back before the next one is stopped.
         let back = Instant::now();
         loop {
-            let (_, text) = nodes[index].get("/apps/app-id/channels/news", &[("info", "subscription_count")]).await;
+            let (_, text) = node.get("/apps/app-id/channels/news", &[("info", "subscription_count")]).await;
             if text.contains(&format!("\"subscription_count\":{CLIENTS}")) {
                 break;
             }

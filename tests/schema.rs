@@ -72,7 +72,7 @@ fn special(key: &str) -> Option<Value> {
 /// What else an object may be.
 fn or_else(key: &str) -> Option<Value> {
     Some(match key {
-        "cluster" | "metrics" | "resume" | "databaseConfig.redis.tls" => switch(),
+        "admin" | "cluster" | "metrics" | "resume" | "databaseConfig.redis.tls" => switch(),
         "databaseConfig.redis" => text(),
         _ => return None,
     })

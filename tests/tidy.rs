@@ -128,3 +128,53 @@ fn files_stay_readable() {
         assert!(lines <= LINES_MAX, "src/{} has {lines} lines: it holds two ideas", path.display());
     }
 }
+
+/// Where the wall clock is asked: it jumps, so nothing that waits or counts may depend on it. Times of requests and
+/// of webhooks are told to others; a node's id, the age of the process and the log's lines only look like a time.
+const WALL_CLOCK: &[&str] = &[
+    "cli/bench/publish.rs",
+    "cli/demo/application.rs",
+    "cli/demo/standin.rs",
+    "cluster.rs",
+    "cluster/message.rs",
+    "doctor/clock.rs",
+    "fuzzing.rs",
+    "http/api/legacy.rs",
+    "http/api/mod.rs",
+    "http/api/signed.rs",
+    "http/operations.rs",
+    "log/json.rs",
+    "metrics.rs",
+    "webhook/courier.rs",
+];
+
+#[test]
+fn the_wall_clock_is_asked_in_few_places() {
+    let mut asked: Vec<String> = Vec::new();
+    for (path, text) in sources() {
+        if code(&text).any(|(_, line)| line.contains("SystemTime")) {
+            asked.push(path.display().to_string());
+        }
+    }
+    let new: Vec<_> = asked.iter().filter(|path| !WALL_CLOCK.contains(&path.as_str())).collect();
+    assert!(new.is_empty(), "a jump of the clock must be harmless there: {new:?}");
+    assert!(asked.len() > 5, "only {asked:?}");
+}
+
+/// A comparison that ends at the first wrong byte tells by its time how many were right.
+#[test]
+fn signatures_are_compared_in_constant_time() {
+    let signature = read("src/protocol/signature.rs");
+    let verify = signature.split("pub fn verify(").nth(1).unwrap().split("\n}").next().unwrap();
+    assert!(verify.contains("verify_slice"), "{verify}");
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        for (number, line) in code(&text) {
+            // What is made to be sent, or checked here, is compared nowhere else.
+            if line.contains("sign(") && (line.contains("==") || line.contains("!=")) {
+                wrong.push(format!("src/{}:{number}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "compare with signature::verify: {wrong:?}");
+}

@@ -160,7 +160,9 @@ async fn who_never_says_who_it_is_is_closed_if_that_is_asked_for() {
 /// Beside `authEndpoint`, whatever that is, and for pages of another port.
 #[tokio::test]
 async fn the_gateway_answers_where_users_sign_in() {
-    let server = Server::start(json!({"authEndpoint": "/api/broadcasting/auth", "authHost": "http://127.0.0.1:9"}));
+    let server = Server::start(
+        json!({"authEndpoint": "/api/broadcasting/auth", "authHost": "http://127.0.0.1:9", "authTimeoutMs": 100}),
+    );
     let http = reqwest::Client::new();
     let url = format!("http://127.0.0.1:{}/api/broadcasting/user-auth", server.port);
     let asking = http.request(reqwest::Method::OPTIONS, &url).header("Origin", "http://127.0.0.1:3000");

@@ -3,6 +3,8 @@
 //! Laravel is asked with what the client has shown of itself: the cookie and token of its
 //! WebSocket handshake, and the headers of its subscribe message where a client sends them.
 
+use std::time::Instant;
+
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE, USER_AGENT};
 
@@ -14,35 +16,42 @@ use super::{Answer, Credentials, Question, Refusal, headers};
 use crate::metrics::Way;
 use crate::protocol::channel::Access;
 use crate::protocol::why::Why;
+use crate::tap::{self, What};
 
 impl Laravel {
     /// Asks whether the socket may join the channel. A refusal is logged here, with more than
     /// the browser is told. Public channels are nobody's to ask about; the caller knows.
     pub async fn ask(&self, question: &Question) -> Answer {
+        self.ask_since(question, Instant::now()).await
+    }
+
+    /// The same for a question that is there since then.
+    pub(super) async fn ask_since(&self, question: &Question, since: Instant) -> Answer {
         debug_assert_ne!(question.channel.access(), Access::Public, "public channels are never asked about");
         let credentials = &question.credentials;
         let laravel = self.of_page(credentials.origin.as_deref().or(credentials.referer.as_deref()));
-        match laravel.try_ask(question).await {
+        match laravel.try_ask(question, since).await {
             Ok(answer) => answer,
-            Err(no) => {
-                log_refusal(&laravel, About::Channel(&question.channel), question.socket_id, &no);
-                Answer::No(no.refusal)
-            }
+            Err(no) => refused(&laravel, question, no),
         }
     }
 
-    async fn try_ask(&self, question: &Question) -> Result<Answer, No> {
+    /// The answer to a question for which there is no room.
+    pub(super) fn too_busy(&self, question: &Question) -> Answer {
+        refused(self, question, reply::no_answer(&self.busy()))
+    }
+
+    async fn try_ask(&self, question: &Question, since: Instant) -> Result<Answer, No> {
         let (headers, left_out) = self.credentials(&question.credentials, &question.headers)?;
-        let outcome = self
-            .exchange(Inquiry {
-                way: Way::Callback,
-                about: About::Channel(&question.channel),
-                socket_id: question.socket_id,
-                fields: &[],
-                query: &[],
-                headers,
-            })
-            .await;
+        let inquiry = Inquiry {
+            way: Way::Callback,
+            about: About::Channel(&question.channel),
+            socket_id: question.socket_id,
+            fields: &[],
+            query: &[],
+            headers,
+        };
+        let outcome = self.exchange_since(inquiry, since).await;
         let judged = reply::judge(self, &question.channel, &outcome);
         self.count(Way::Callback, &outcome, judged.is_ok());
         match judged {
@@ -109,6 +118,11 @@ impl Laravel {
     }
 }
 
+fn refused(laravel: &Laravel, question: &Question, no: No) -> Answer {
+    log_refusal(laravel, About::Channel(&question.channel), question.socket_id, &no);
+    Answer::No(no.refusal)
+}
+
 /// The sentence for a page whose cookie does not count.
 pub(super) fn not_allowed(origin: &str) -> String {
     let shown = origin::shown(origin);
@@ -127,6 +141,14 @@ pub(super) fn log_refusal(laravel: &Laravel, about: About<'_>, socket_id: crate:
         About::Channel(channel) => (Some(channel.as_str()), "subscription"),
         About::User => (None, "signin"),
     };
+    laravel.tap().refuse(What::Refused {
+        app: laravel.tap().app_of(socket_id),
+        socket_id,
+        channel: channel.map(str::to_owned),
+        status: Some(no.refusal.status),
+        error: tap::sentence(&no.refusal.error),
+        detail: tap::sentence(&no.detail),
+    });
     tracing::warn!(
         channel,
         %socket_id,

@@ -15,7 +15,7 @@ const FIELDS_MAX: usize = 100;
 
 /// What an auth request says.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) struct Fields {
+pub(crate) struct Fields {
     /// Not in a request that is about a user.
     pub channel_name: Option<String>,
     pub socket_id: String,
@@ -25,7 +25,7 @@ pub(super) struct Fields {
 
 /// Why a body is no auth request; a sentence for the browser.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub(super) enum FieldsError {
+pub(crate) enum FieldsError {
     #[error("The request needs one {0}.")]
     Missing(&'static str),
     #[error(
@@ -86,7 +86,7 @@ impl Fields {
 }
 
 /// The fields of a query that go on to Laravel: all that PHP does not take for one of ours.
-pub(super) fn query(query: &str) -> Vec<(String, String)> {
+pub(crate) fn query(query: &str) -> Vec<(String, String)> {
     form_urlencoded::parse(query.as_bytes())
         .into_owned()
         .take(FIELDS_MAX)

@@ -104,16 +104,15 @@ async fn answer(
     let Some(app) = apps.iter().find(|app| !app.is_removed && app_tag(&app.key) == socket_id.app_tag()) else {
         return Err(bad("This socket id was not issued by this server for one of its apps: the page's WebSocket seems to go to another server, or with another app key, than its authEndpoint.".to_owned()));
     };
-    let outcome = laravel
-        .exchange(Inquiry {
-            way: Way::Gateway,
-            about,
-            socket_id,
-            fields: &fields.others,
-            query: &fields::query(parts.uri.query().unwrap_or_default()),
-            headers: page.headers_for_laravel(&parts.headers),
-        })
-        .await;
+    let inquiry = Inquiry {
+        way: Way::Gateway,
+        about,
+        socket_id,
+        fields: &fields.others,
+        query: &fields::query(parts.uri.query().unwrap_or_default()),
+        headers: page.headers_for_laravel(&parts.headers),
+    };
+    let outcome = laravel.exchange_now(inquiry, HEAD_BYTES + body.len()).await;
     let signed = match about {
         About::Channel(channel) => signed_channel(laravel, app, socket_id, channel, &outcome),
         About::User => reply::judge_user(laravel, &outcome).map(|user_data| signed_user(app, socket_id, &user_data)),
@@ -336,6 +335,9 @@ fn is_header_list(value: &HeaderValue) -> bool {
     value.len() <= REQUESTED_HEADERS_BYTES_MAX
         && value.to_str().is_ok_and(|list| list.split(',').all(|name| name.trim().parse::<HeaderName>().is_ok()))
 }
+
+/// About what the rest of a request takes while it waits.
+const HEAD_BYTES: usize = 4 * 1024;
 
 const REQUESTED_HEADERS_BYTES_MAX: usize = 1024;
 

@@ -4,11 +4,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, Method, StatusCode};
 use reqwest::redirect;
 use tokio::sync::{Semaphore, watch};
@@ -20,15 +22,28 @@ use crate::config::Auth;
 use crate::metrics::{Answered, Metrics, Way};
 use crate::protocol::SocketId;
 use crate::protocol::channel::{self, ChannelName};
+use crate::tap::Tap;
 
 /// The longest answer that is read, in bytes. A yes has some hundred; Laravel's error pages
 /// with stack traces may be longer and need not be read to the end.
 pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// How many times `authTimeoutMs` a question may wait for its turn. After a restart all
+/// How many times `authTimeoutMs` a socket's question may wait for its turn. After a restart all
 /// clients subscribe at once and Laravel answers a few at a time; a client that is refused does not
 /// ask again until it reconnects, so waiting is better than refusing.
-const PATIENCE: u32 = 6;
+const SOCKETS_PATIENCE: u32 = 30;
+
+/// The same for a question at the gateway: a proxy in front waits a minute for an answer.
+const GATEWAYS_PATIENCE: u32 = 4;
+
+/// For so many times `authTimeoutMs` a question is put again while Laravel is away: a restart of PHP takes seconds.
+const AWAY_PATIENCE: u32 = 3;
+
+/// Before a question is put again: at first, and at most. Half of it by chance.
+const PAUSE: RangeInclusive<Duration> = Duration::from_millis(200)..=Duration::from_secs(2);
+
+/// What all questions may take that wait or are under way, in bytes: some 60,000.
+const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// An unused connection is closed before the web servers do it (Apache after 5 s), which would
 /// look like a lost answer.
@@ -43,6 +58,7 @@ pub struct Laravel {
     inner: Arc<Inner>,
     /// What is asked there.
     urls: Arc<Urls>,
+    tap: Tap,
 }
 
 struct Urls {
@@ -54,6 +70,12 @@ struct Inner {
     client: reqwest::Client,
     auth: Auth,
     turns: Semaphore,
+    /// What waits or is under way, in bytes.
+    waiting: AtomicUsize,
+    /// How long a question is put again while Laravel is away.
+    away_patience: Duration,
+    /// Laravel is away, and the log has been told.
+    is_away: AtomicBool,
     known_prefixes: KnownPrefixes,
     metrics: Metrics,
 }
@@ -118,8 +140,29 @@ impl Laravel {
         let client = if auth.is_by_tls() { client } else { client.tls_certs_only([]) };
         let client = client.build().map_err(CannotAsk::Client)?;
         let turns = Semaphore::new(auth.concurrency.clamp(1, Semaphore::MAX_PERMITS));
-        let inner = Arc::new(Inner { client, auth: auth.clone(), turns, known_prefixes, metrics });
-        Ok(Self { inner, urls })
+        let away_patience = auth.timeout.saturating_mul(AWAY_PATIENCE);
+        let inner = Inner {
+            client,
+            auth: auth.clone(),
+            turns,
+            waiting: AtomicUsize::new(0),
+            away_patience,
+            is_away: AtomicBool::new(false),
+            known_prefixes,
+            metrics,
+        };
+        let inner = Arc::new(inner);
+        Ok(Self { inner, urls, tap: Tap::default() })
+    }
+
+    /// The same, whose refusals are seen through this tap.
+    pub fn with_tap(self, tap: Tap) -> Self {
+        Self { tap, ..self }
+    }
+
+    /// Where refusals are told.
+    pub(super) fn tap(&self) -> &Tap {
+        &self.tap
     }
 
     /// The same, to ask the one of several hosts whose page it is.
@@ -127,7 +170,15 @@ impl Laravel {
         let host = page.and_then(|page| hosts::choose(&self.inner.auth, page));
         // A host that makes no URL was none of the configuration's.
         let urls = host.and_then(|host| urls(&host, &self.inner.auth).ok());
-        Self { inner: self.inner.clone(), urls: urls.map_or_else(|| self.urls.clone(), Arc::new) }
+        Self { urls: urls.map_or_else(|| self.urls.clone(), Arc::new), ..self.clone() }
+    }
+
+    /// The same, but what may pass is not waited for.
+    #[cfg(test)]
+    pub fn without_patience(auth: &Auth, known_prefixes: KnownPrefixes) -> Self {
+        let mut laravel = Self::new(auth, known_prefixes, Metrics::new(0, Vec::new())).unwrap();
+        Arc::get_mut(&mut laravel.inner).unwrap().away_patience = Duration::ZERO;
+        laravel
     }
 
     /// The settings it was made with.
@@ -143,13 +194,33 @@ impl Laravel {
         }
     }
 
-    /// Asks, within all bounds.
-    pub(super) async fn exchange(&self, inquiry: Inquiry<'_>) -> Result<Reply, Failure> {
-        let way = inquiry.way;
-        let since = Instant::now();
-        let outcome = self.exchange_in_time(inquiry).await;
-        self.inner.metrics.auth_request_seconds.observe(way, since.elapsed());
-        outcome
+    /// Room for one more question of so many bytes, if there is.
+    pub(super) fn place(&self, bytes: usize) -> Option<Place> {
+        let add = |waiting: usize| waiting.checked_add(bytes).filter(|sum| *sum <= WAITING_BYTES_MAX);
+        self.inner.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok()?;
+        Some(Place { inner: self.inner.clone(), bytes })
+    }
+
+    /// A question of the gateway, from now on.
+    pub(super) async fn exchange_now(&self, inquiry: Inquiry<'_>, bytes: usize) -> Result<Reply, Failure> {
+        let Some(_place) = self.place(bytes) else { return Err(self.busy()) };
+        self.exchange(inquiry, Instant::now(), GATEWAYS_PATIENCE).await
+    }
+
+    /// A socket's question, which is there since then.
+    pub(super) async fn exchange_since(&self, inquiry: Inquiry<'_>, since: Instant) -> Result<Reply, Failure> {
+        self.exchange(inquiry, since, SOCKETS_PATIENCE).await
+    }
+
+    /// A question that is put once, and not again.
+    pub(super) async fn exchange_once(&self, inquiry: Inquiry<'_>) -> Result<Reply, Failure> {
+        let time = self.inner.auth.timeout;
+        timeout(time, self.send(self.request(inquiry))).await.unwrap_or(Err(Failure::Timeout(time)))
+    }
+
+    /// There is no turn for a question.
+    pub(super) fn busy(&self) -> Failure {
+        Failure::Busy(self.inner.auth.concurrency)
     }
 
     /// How many questions are under way.
@@ -163,7 +234,7 @@ impl Laravel {
             _ if is_yes => Answered::Yes,
             Err(Failure::Busy(_)) => Answered::Busy,
             Err(Failure::Timeout(_)) => Answered::Timeout,
-            Err(Failure::Unreachable(_) | Failure::Broken(_)) => Answered::Unreachable,
+            Err(Failure::Unreachable { .. } | Failure::Broken { .. }) => Answered::Unreachable,
             Ok(Reply { status, .. }) => match status.as_u16() {
                 200 => Answered::NotAYes,
                 300..=399 => Answered::Redirected,
@@ -179,12 +250,59 @@ impl Laravel {
         self.inner.metrics.auth_requests.add((way, answered));
     }
 
-    async fn exchange_in_time(&self, inquiry: Inquiry<'_>) -> Result<Reply, Failure> {
+    async fn exchange(&self, inquiry: Inquiry<'_>, since: Instant, patience: u32) -> Result<Reply, Failure> {
+        let way = inquiry.way;
+        let outcome = self.exchange_in_time(inquiry, since, patience).await;
+        self.inner.metrics.auth_request_seconds.observe(way, since.elapsed());
+        outcome
+    }
+
+    /// Asks, within all bounds; again, while nobody is there to answer.
+    async fn exchange_in_time(&self, inquiry: Inquiry<'_>, since: Instant, patience: u32) -> Result<Reply, Failure> {
+        let request = self.request(inquiry);
         let time = self.inner.auth.timeout;
-        let Ok(Ok(_turn)) = timeout(time.saturating_mul(PATIENCE), self.inner.turns.acquire()).await else {
-            return Err(Failure::Busy(self.inner.auth.concurrency));
+        let mut pause = *PAUSE.start();
+        loop {
+            let waits = time.saturating_mul(patience).saturating_sub(since.elapsed());
+            let Ok(Ok(turn)) = timeout(waits, self.inner.turns.acquire()).await else { return Err(self.busy()) };
+            let Some(attempt) = request.try_clone() else { return Err(self.busy()) };
+            let outcome = timeout(time, self.send(attempt)).await.unwrap_or(Err(Failure::Timeout(time)));
+            drop(turn);
+            let Some(after) = away(&outcome) else {
+                self.answers();
+                return outcome;
+            };
+            self.is_away(&outcome);
+            let wait = after.max(pause / 2 + pause.mul_f64(by_chance() / 2.0));
+            if since.elapsed() + wait > self.inner.away_patience {
+                return outcome;
+            }
+            tokio::time::sleep(wait).await;
+            pause = (pause * 2).min(*PAUSE.end());
+        }
+    }
+
+    fn is_away(&self, outcome: &Result<Reply, Failure>) {
+        if self.inner.is_away.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let why = match outcome {
+            Ok(Reply { body: Body::Broken(why), .. })
+            | Err(Failure::Unreachable { why, .. } | Failure::Broken { why, .. }) => why.clone(),
+            Ok(reply) => format!("status {}", reply.status.as_u16()),
+            Err(Failure::Busy(_) | Failure::Timeout(_)) => String::new(),
         };
-        timeout(time, self.send(self.request(inquiry))).await.unwrap_or(Err(Failure::Timeout(time)))
+        let seconds = self.inner.away_patience.as_secs_f64();
+        tracing::warn!(
+            url = &self.urls.channel[..url::Position::AfterPath],
+            "Laravel is away: {why}. Each question is put again for {seconds} s before it is refused"
+        );
+    }
+
+    fn answers(&self) {
+        if self.inner.is_away.load(Ordering::Relaxed) && self.inner.is_away.swap(false, Ordering::Relaxed) {
+            tracing::info!("Laravel answers again");
+        }
     }
 
     /// The one place where a request to Laravel is put together.
@@ -236,6 +354,41 @@ impl fmt::Debug for Laravel {
     }
 }
 
+/// Room for a question, until it is dropped.
+pub(super) struct Place {
+    inner: Arc<Inner>,
+    bytes: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.inner.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Whether this is what comes of a Laravel that is being restarted, and not of one that says no or is slow: then how
+/// long it asks to be left alone.
+fn away(outcome: &Result<Reply, Failure>) -> Option<Duration> {
+    match outcome {
+        Err(Failure::Unreachable { may_pass, .. } | Failure::Broken { may_pass, .. }) => {
+            may_pass.then_some(Duration::ZERO)
+        }
+        Err(Failure::Busy(_) | Failure::Timeout(_)) => None,
+        Ok(Reply { body: Body::Broken(_), .. }) => Some(Duration::ZERO),
+        Ok(reply) if matches!(reply.status.as_u16(), 502..=504) => {
+            let after = reply.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+            Some(Duration::from_secs(after.unwrap_or(0)))
+        }
+        Ok(_) => None,
+    }
+}
+
+/// Between 0 and 1.
+fn by_chance() -> f64 {
+    // Without chance all come at the same time; that is no reason to fail.
+    f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX)
+}
+
 /// What Laravel is asked about.
 #[derive(Clone, Copy)]
 pub(super) enum About<'a> {
@@ -282,17 +435,25 @@ pub(super) enum Failure {
     /// No whole answer in this time.
     Timeout(Duration),
     /// No connection; the reason, for the log.
-    Unreachable(String),
+    Unreachable { why: String, may_pass: bool },
     /// A connection, but no answer that is HTTP; the reason, for the log.
-    Broken(String),
+    Broken { why: String, may_pass: bool },
 }
 
 impl Failure {
     fn from_client(error: reqwest::Error) -> Self {
         let is_connect = error.is_connect();
         // Its URL may carry a token in the query.
-        let why = chain(&error.without_url());
-        if is_connect { Self::Unreachable(why) } else { Self::Broken(why) }
+        let error = error.without_url();
+        let why = chain(&error);
+        // A certificate that is not trusted, or what is no HTTP, stays so.
+        let is_final = causes(&error).any(|cause| {
+            let io = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            let is_http = !cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse);
+            io == Some(std::io::ErrorKind::InvalidData) || !is_http
+        });
+        let may_pass = !is_final;
+        if is_connect { Self::Unreachable { why, may_pass } } else { Self::Broken { why, may_pass } }
     }
 }
 
@@ -322,14 +483,15 @@ fn without_prefix<'a>(name: &'a str, prefix: Option<&str>) -> &'a str {
 }
 
 /// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// An error and its causes.
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
 }
 
 const X_REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");

@@ -46,7 +46,7 @@ impl Laravel {
             query: &[],
             headers: headers::from_message(own),
         };
-        let outcome = self.exchange(inquiry).await;
+        let outcome = self.exchange_once(inquiry).await;
         let verdict = reply::judge(self, channel, &outcome);
         let refusal = verdict.err().map(|no| (no.refusal.error, no.detail));
         let Ok(reply) = outcome else { return Probed { refusal, ..Probed::default() } };

@@ -183,6 +183,16 @@ fn presence(body: &[u8]) -> Result<Yes, No> {
     Ok(Yes { member: Some(member), channel_data: Some(data), shared_secret: None })
 }
 
+/// Reads any bytes as Laravel's answer.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(body: &[u8]) {
+    if let Ok(yes) = presence(body) {
+        let data = yes.channel_data.unwrap_or_default();
+        assert_eq!(Member::parse(&data).ok().map(|member| member.user_id), yes.member.map(|member| member.user_id));
+    }
+    let _ = (private(body), user(body));
+}
+
 /// Laravel's object. A field that stands twice is an error: two readers might take one each.
 #[derive(Deserialize)]
 struct Answer<'a> {
@@ -209,7 +219,8 @@ fn no_yes(body: &[u8]) -> No {
         .because(if body == b"false" { Why::Forbidden } else { Why::NotAYes })
 }
 
-fn no_answer(failure: &Failure) -> No {
+/// What it means that there is none.
+pub(super) fn no_answer(failure: &Failure) -> No {
     match failure {
         Failure::Busy(concurrency) => No::new(
             503,
@@ -225,13 +236,13 @@ fn no_answer(failure: &Failure) -> No {
             ),
             "time limit",
         ),
-        Failure::Unreachable(why) => No::new(
+        Failure::Unreachable { why, .. } => No::new(
             502,
             "This server cannot reach Laravel: is it running, and is authHost in laravel-echo-server.json its address as seen from this server?",
             why,
         )
         .because(Why::LaravelUnreachable),
-        Failure::Broken(why) => broken(why),
+        Failure::Broken { why, .. } => broken(why),
     }
 }
 

@@ -17,7 +17,7 @@ use anyhow::{Context, bail};
 use self::standin::{Libraries, Site};
 use crate::address::TrustedProxies;
 use crate::config::{
-    App, Auth, Config, KeyAuth, Limits, LogFormat, MetricsAccess, Redis, Secret, SocketIo, Subscribers,
+    Admin, App, Auth, Config, KeyAuth, Limits, LogFormat, MetricsAccess, Redis, Secret, SocketIo, Subscribers,
 };
 use crate::listen::Place;
 use crate::log;
@@ -125,6 +125,7 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
             reauthorize_after: None,
         },
         key_auth: KeyAuth::default(),
+        admin: Some(Admin { login: None }),
         proxy: true,
         // Not asked: the events come out of the stand-in's queue.
         subscribers: Subscribers { http: true, redis: false },

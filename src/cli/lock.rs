@@ -7,7 +7,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -75,6 +75,17 @@ pub fn holder(path: &Path) -> Holder {
         Err(TryLockError::Error(_)) => None,
     };
     judge(pid, locked, if pid == rustix::process::getpid() { Process::Itself } else { process(pid) })
+}
+
+/// The TCP port that the server with this lock file has opened, where the file says so.
+pub fn port(path: &Path) -> Option<u16> {
+    #[derive(serde::Deserialize)]
+    struct Content {
+        port: u16,
+    }
+    let mut text = String::new();
+    File::open(path).ok()?.take(FILE_BYTES_MAX).read_to_string(&mut text).ok()?;
+    serde_json::from_str::<Content>(&text).ok().map(|content| content.port)
 }
 
 fn judge(pid: Pid, locked: Option<bool>, process: Process) -> Holder {
@@ -180,6 +191,15 @@ impl Lock {
         file.write_all(format!("{{\n\t\"process\": {}\n}}", std::process::id()).as_bytes())?;
         Ok(Some(Self { file, path }))
     }
+
+    /// Adds the TCP port that the server has opened, for the commands that ask it.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn note_port(&self, port: u16) -> io::Result<()> {
+        let text = format!("{{\n\t\"process\": {},\n\t\"port\": {port}\n}}", std::process::id());
+        self.file.write_all_at(text.as_bytes(), 0)
+    }
 }
 
 impl Drop for Lock {
@@ -252,6 +272,9 @@ mod tests {
         let lock = Lock::take(path.clone()).unwrap().unwrap();
         let expected = format!("{{\n\t\"process\": {}\n}}", std::process::id());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
+        assert_eq!(port(&path), None);
+        lock.note_port(6001).unwrap();
+        assert_eq!(port(&path), Some(6001));
         assert_eq!(holder(&path), Holder::Elsewhere);
         assert!(Lock::take(path.clone()).unwrap().is_none());
         drop(lock);

@@ -15,16 +15,21 @@ use crate::config;
 
 pub mod banner;
 pub mod bench;
+mod channels;
 mod clients;
 pub mod demo;
 mod doctor;
 mod files;
 mod health;
 mod init;
+mod listen;
 mod lock;
 mod manual;
 mod proposals;
+mod publish;
+mod running;
 pub mod start;
+mod status;
 mod stop;
 
 /// What stands after `laravel-echo-server`.
@@ -46,6 +51,16 @@ enum Command {
     Start(StartOptions),
     /// Stops the server.
     Stop(FileOptions),
+    /// Shows how the running server is.
+    Status(status::Options),
+    /// Shows live what passes in the running server, to see why an event does not arrive.
+    Listen(listen::Options),
+    /// Sends a test event to a channel.
+    Publish(publish::Options),
+    /// Lists the channels that have subscribers.
+    Channels(channels::Options),
+    /// Lists who is in a presence channel.
+    Users(channels::UsersOptions),
     /// Creates a custom config file.
     #[command(visible_alias = "init")]
     Configure(Box<init::Options>),
@@ -160,6 +175,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match command {
         Command::Start(options) => done(start::run(&options)),
         Command::Stop(options) => stop::run(&options),
+        Command::Status(options) => done(status::run(&options)),
+        Command::Listen(options) => done(listen::run(&options)),
+        Command::Publish(options) => done(publish::run(&options)),
+        Command::Channels(options) => done(channels::run(&options)),
+        Command::Users(options) => done(channels::run_users(&options)),
         Command::Configure(options) => done(init::run(&options)),
         Command::ClientAdd { id, file } => done(clients::add(id.as_deref(), &file)),
         Command::ClientRemove { id, file } => done(clients::remove(id.as_deref(), &file)),

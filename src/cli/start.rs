@@ -7,6 +7,7 @@ use super::StartOptions;
 use super::banner::banner;
 use super::lock::{self, Holder, Lock};
 use crate::config::{Config, DotEnv};
+use crate::listen::Place;
 use crate::log;
 use crate::server::{self, Origin};
 
@@ -26,10 +27,15 @@ pub fn run(options: &StartOptions) -> anyhow::Result<()> {
         load: Arc::new(move || load(&again)),
         files: vec![path.clone(), folder(&path).join(".env"), PathBuf::from(".env")],
     };
-    let _lock = take_lock(lock::path_for(&path), options.force)?;
+    let lock = take_lock(lock::path_for(&path), options.force)?;
     let for_banner = config.clone();
-    let done = server::run(config, server::Source::Redis, Some(origin), move |places| {
-        log::banner(&banner(&for_banner, places))
+    let noted = |port| lock.as_ref().is_none_or(|lock| lock.note_port(port).is_ok());
+    let done = server::run(config, server::Source::Redis, Some(origin), |places| {
+        let port = places.iter().find_map(Place::address).map(|address| address.port());
+        if !port.is_none_or(noted) {
+            tracing::warn!("the lock file does not say the port; commands ask at the one of the configuration");
+        }
+        log::banner(&banner(&for_banner, places));
     });
     log::flush();
     done

@@ -85,7 +85,7 @@ fn fill_in(value: &str, find: impl Fn(&str) -> Option<String>) -> String {
 }
 
 /// The pairs of a `.env` file; of two of one name the last.
-fn parse(text: &str) -> HashMap<String, String> {
+pub(crate) fn parse(text: &str) -> HashMap<String, String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     text.lines().filter_map(pair).collect()
 }

@@ -18,8 +18,8 @@ use super::error::ConfigError;
 use super::json::{Document, Setting};
 use super::known::{warn_of_placeholders, warn_of_unknown};
 use super::{
-    App, Auth, Cluster, Config, KeyAuth, Limits, LogFormat, Redis, Secret, SocketIo, limits, listen, old, operations,
-    redis, resume, socketio, webhook,
+    App, Auth, Cluster, Config, KeyAuth, Limits, LogFormat, Redis, Secret, SocketIo, admin, limits, listen, old,
+    operations, redis, resume, socketio, webhook,
 };
 use crate::protocol::app_tag;
 
@@ -200,6 +200,12 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
             accept_any_200: file("authAcceptAny200").is_some_and(|flag| flag.flag(&mut warnings)),
         },
         key_auth: file("httpApiKeyAuth").map_or(Ok(KeyAuth::default()), |from| key_auth(&from, &mut warnings))?,
+        admin: admin::read(
+            file("admin"),
+            variable("LARAVEL_ECHO_SERVER_ADMIN_USER", "admin.user"),
+            variable("LARAVEL_ECHO_SERVER_ADMIN_PASSWORD", "admin.password"),
+            &mut warnings,
+        )?,
         proxy: file("proxy").is_some_and(|flag| flag.flag(&mut warnings)),
         redis,
         subscribers,

@@ -4,6 +4,9 @@ use super::json::Setting;
 
 /// Keys that do something. `[]` stands for any element of a list.
 const USED: &[&str] = &[
+    "admin",
+    "admin.password",
+    "admin.user",
     "allowedOrigins",
     "apiOriginAllow",
     "apiOriginAllow.allowCors",

@@ -12,7 +12,8 @@ use crate::address::TrustedProxies;
 use crate::protocol::resume::{Modes, SameSite};
 use crate::protocol::signature;
 
-mod dotenv;
+mod admin;
+pub(crate) mod dotenv;
 pub mod edit;
 mod environment;
 mod error;
@@ -63,6 +64,8 @@ pub struct Config {
     pub auth: Auth,
     /// `httpApiKeyAuth`: from where an app's key alone will do for the old server's HTTP API.
     pub key_auth: KeyAuth,
+    /// `admin`: who may use the dashboard and the commands that ask the running server; `None`: nobody.
+    pub admin: Option<Admin>,
     /// Pass what is not the server's own path on to authHost (development).
     pub proxy: bool,
     /// Where Laravel publishes.
@@ -177,6 +180,23 @@ pub enum KeyAuth {
     Anywhere,
     /// Not at all: requests must be signed.
     Off,
+}
+
+/// `admin`: the dashboard, and the API behind it, may be used from this machine, if `httpApiKeyAuth` does not say
+/// that requests from this machine may be anybody's.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Admin {
+    /// Who may use it from anywhere; `None`: nobody.
+    pub login: Option<Login>,
+}
+
+/// A user and a password.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Login {
+    /// `admin.user`, without a colon.
+    pub user: String,
+    /// `admin.password`, or `LARAVEL_ECHO_SERVER_ADMIN_PASSWORD`.
+    pub password: Secret,
 }
 
 /// Presence lists in Redis: `"database": "redis"`.

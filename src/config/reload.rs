@@ -37,6 +37,7 @@ impl Config {
             first_app,
             auth,
             key_auth,
+            admin,
             proxy,
             redis,
             subscribers,
@@ -74,6 +75,7 @@ impl Config {
             proxy_protocol: diff.live("proxyProtocol", old.proxy_protocol, proxy_protocol),
             auth: diff.live("authHost, auth…, allowedOrigins", old.auth, auth),
             key_auth: diff.live("httpApiKeyAuth", old.key_auth, key_auth),
+            admin: diff.live("admin", old.admin, admin),
             proxy: diff.live("proxy", old.proxy, proxy),
             redis: diff.fixed("databaseConfig.redis", old.redis, redis),
             subscribers: super::Subscribers {

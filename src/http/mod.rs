@@ -30,23 +30,26 @@ use crate::metrics::{Limit, Refused, Route};
 use crate::protocol::{SocketId, app_tag, pusher};
 use crate::publish::Publisher;
 use crate::query::Everybody;
+use crate::tap;
 use crate::tls::{self, Served};
 use crate::ws::{self, deflate, frame};
 use accept::{Open, Stream};
 use addresses::Addresses;
+use admin::Admin;
 use operations::Operations;
 use proxy::Proxy;
 
 mod accept;
 mod addresses;
-mod api;
+pub mod admin;
+pub(crate) mod api;
 mod browser;
 mod client_script;
 pub mod operations;
 mod pace;
 mod patience;
 pub mod proxy;
-mod proxy_protocol;
+pub(crate) mod proxy_protocol;
 mod socketio;
 
 pub use accept::serve;
@@ -89,6 +92,7 @@ pub struct Front {
     long_bodies: Arc<Semaphore>,
     /// When the server started.
     since: Instant,
+    admin: Arc<Admin>,
 }
 
 impl Front {
@@ -126,7 +130,13 @@ impl Front {
             polls,
             long_bodies: Arc::new(Semaphore::new(socketio::LONG_BODIES_MAX)),
             since: Instant::now(),
+            admin: Arc::default(),
         })
+    }
+
+    /// The same, with what only the dashboard needs.
+    pub fn with_admin(self, admin: Admin) -> Self {
+        Self { admin: Arc::new(admin), ..self }
     }
 
     /// Takes the place of another one, and goes on with what that has counted.
@@ -138,6 +148,7 @@ impl Front {
             long_bodies: before.long_bodies.clone(),
             addresses: before.addresses.clone(),
             since: before.since,
+            admin: before.admin.clone(),
             ..self
         }
     }
@@ -258,6 +269,13 @@ async fn answer<S: Stream>(
         }
         return (Some(Route::Api), response);
     }
+    if admin::route(path).is_some() {
+        let response = admin::respond(front, request, source).await;
+        if response.status().is_success() {
+            open.is_backend.store(true, Ordering::Relaxed);
+        }
+        return (Some(Route::Operations), response);
+    }
     if path == front.config.auth.endpoint || path == front.user_endpoint {
         match *method {
             Method::POST => return (Some(Route::Gateway), authorise(front, request, source).await),
@@ -312,8 +330,9 @@ fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str, so
     };
     let admission = admit(&open, key, request.uri().query(), source);
     let credentials = Arc::new(credentials(request.headers()));
-    let deflates = open.front.config.per_message_deflate && deflate::is_offered(request.headers());
-    let form = if deflates { Form::Deflated } else { Form::Plain };
+    let agreed = open.front.config.per_message_deflate.then(|| deflate::agree(request.headers())).flatten();
+    let form = if agreed.as_ref().is_some_and(|agreed| agreed.deflates) { Form::Deflated } else { Form::Plain };
+    let inflates = agreed.is_some();
     let mut known = admission.is_ok().then(|| browser::known(&open.front, request.headers())).flatten();
     let set_cookie = known.as_mut().and_then(|known| known.set_cookie.take());
     let mut response = switch(request, &accept, async move |stream: S, leftover| match admission {
@@ -325,12 +344,14 @@ fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str, so
             };
             let counted = front.count(app, form, by_address);
             let browser = known.map(|known| known.returning);
-            let client = NewClient { app, socket_id, credentials, counted, form, socketio: None, browser };
+            let client = NewClient { app, socket_id, credentials, counted, form, inflates, socketio: None, browser };
             hand_over(shard, stream, leftover, client);
             drop(open);
         }
         // It is counted until it is gone.
         Err(refusal) => {
+            let what = tap::What::Rejected { code: refusal.code, error: refusal.message.clone() };
+            open.front.publisher.tap().refuse(what);
             refuse(stream, refusal).await;
             drop(open);
         }
@@ -338,9 +359,8 @@ fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str, so
     if let Some(cookie) = set_cookie {
         response.headers_mut().insert(header::SET_COOKIE, cookie);
     }
-    if deflates {
-        let agreed = HeaderValue::from_static(deflate::AGREED);
-        response.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, agreed);
+    if let Some(agreed) = agreed {
+        response.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, agreed.answer);
     }
     response
 }

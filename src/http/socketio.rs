@@ -215,6 +215,7 @@ async fn polling(
                 credentials: Arc::new(credentials(request.headers())),
                 counted: front.count(app, Form::SocketIo, by_address),
                 form: Form::SocketIo,
+                inflates: false,
                 socketio: Some(SocketIo::Polling { sid, version, may_upgrade }),
                 browser: None,
             };
@@ -324,6 +325,7 @@ fn websocket<S: Stream>(
             credentials,
             counted,
             form: Form::SocketIo,
+            inflates: false,
             socketio: Some(what),
             browser: None,
         };

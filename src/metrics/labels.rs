@@ -345,7 +345,7 @@ label! {
         Polling = "polling",
         /// What goes to the application.
         Proxy = "proxy",
-        /// `/`, `/health`, `/ready`, `/metrics`.
+        /// `/`, `/health`, `/ready`, `/metrics`, the dashboard.
         Operations = "operations",
         /// Nothing is there.
         NotFound = "not_found",

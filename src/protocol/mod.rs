@@ -50,6 +50,12 @@ impl fmt::Display for SocketId {
     }
 }
 
+impl serde::Serialize for SocketId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// The text is not the id of a socket that this server could have made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("a socket id is two numbers joined by a dot, as 218656.9503498")]

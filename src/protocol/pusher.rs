@@ -347,6 +347,19 @@ pub fn channel_event_data(text: &str) -> Option<String> {
     serde_json::from_str::<Event>(text).ok().map(|event| event.data)
 }
 
+/// Name and data of a [`channel_event`] or [`client_event`].
+pub fn event_and_data(text: &str) -> Option<(String, String)> {
+    #[derive(Deserialize)]
+    struct Event<'a> {
+        event: String,
+        #[serde(borrow)]
+        data: Option<&'a RawValue>,
+    }
+    let Event { event, data } = serde_json::from_str(text).ok()?;
+    let data = data.map_or("null", RawValue::get);
+    Some((event, serde_json::from_str(data).unwrap_or_else(|_| data.to_owned())))
+}
+
 /// About how long [`push_channel_event`] makes a text.
 pub fn channel_event_bytes(channel: &str, event: &str, data: &str) -> usize {
     channel.len() + event.len() + data.len() + data.len() / 4 + 48

@@ -148,6 +148,7 @@ impl Parts {
         let known_prefixes = audiences.as_ref().map_or(&self.known_prefixes, |(_, known_prefixes)| known_prefixes);
         let before = self.fronts.load_full();
         let laravel = Laravel::new(&config.auth, known_prefixes.clone(), self.publisher.metrics().clone())?;
+        let laravel = laravel.with_tap(self.publisher.tap().clone());
         let connections: Vec<_> = before.app_connections().to_vec();
         let more = std::iter::repeat_with(Arc::default).take(config.apps.len() - connections.len());
         let connections: cluster::Connections = connections.into_iter().chain(more).collect();
@@ -171,6 +172,7 @@ impl Parts {
             let _ = taken.await;
         }
         self.publisher.metrics().set_apps(app_names(&config));
+        self.publisher.tap().set_apps(tagged_apps(&config));
         if config.apps.len() > known {
             self.new_apps.add(&config.apps[known..], &config.redis, connections);
         }
@@ -221,6 +223,12 @@ pub fn app_names(config: &Config) -> Vec<String> {
         false => app.id.clone(),
     };
     config.apps.iter().enumerate().map(name).collect()
+}
+
+/// The apps as those who look know them: the tag of an app's socket ids, and its id.
+pub fn tagged_apps(config: &Config) -> Vec<(u16, String)> {
+    let tags = config.apps.iter().map(|app| app_tag(&app.key));
+    tags.zip(config.apps.iter().map(|app| app.id.clone())).collect()
 }
 
 /// Which apps hear what of Redis, and where the prefixes will be known.

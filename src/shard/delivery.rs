@@ -8,8 +8,9 @@ use super::channels::Slot;
 use super::{Shard, conn};
 use crate::inbox::{AppIndex, ConnKey, Delivery, Form};
 use crate::metrics;
-use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
+use crate::protocol::webhook::Event;
+use crate::protocol::{SocketId, pusher, socketio};
 use crate::ws::frame;
 
 /// How long events of one channel may become when they are joined, in bytes: what a write takes
@@ -57,7 +58,29 @@ impl Shard {
         let socketio = publisher.for_socketio(|| frame::encode_text(&socketio()));
         let frame = frame::encode_text(text);
         let deflated = publisher.deflated(&frame);
-        Delivery { app, channel: channel.clone(), frame, socketio, deflated, except, is_kept: false, taken_at: None }
+        Delivery {
+            app,
+            channel: channel.clone(),
+            frame,
+            socketio,
+            deflated,
+            except,
+            is_kept: false,
+            taken_at: None,
+            trace: None,
+        }
+    }
+
+    /// Sends a client event to the channel's other subscribers, on all nodes.
+    pub(super) fn whisper(&mut self, app: AppIndex, channel: &ChannelName, event: Event<'_>) {
+        self.tell_backend(app, channel, event);
+        let Event::ClientEvent { event, data, socket_id, user_id } = event else { return };
+        let text = pusher::client_event(channel.as_str(), event, data, user_id);
+        let socketio = || socketio::channel_event(channel.as_str(), event, data.unwrap_or("null"));
+        let mut delivery = self.delivery(app, channel, &text, socketio, Some(socket_id));
+        delivery.trace = self.trace(app, socket_id, channel, event, data);
+        self.measure.events_received.add(metrics::Source::Client);
+        self.context.publisher.relay_everywhere(&delivery);
     }
 
     pub(super) fn deliver_relayed(&mut self) {
@@ -81,7 +104,9 @@ impl Shard {
                 bytes <= PIECE_BYTES_MAX
             };
             let run = rest.iter().take_while(same).take_while(fits).count().max(1);
+            self.count_for_watchers(&rest[..run]);
             let Some(channel) = self.channels.id(first.app, &first.channel) else {
+                self.measure.delivered(&rest[..run], 0, 0);
                 rest = &rest[run..];
                 continue;
             };

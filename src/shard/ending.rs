@@ -19,6 +19,7 @@ impl Shard {
         conn.outbox.push(frame::encode_close(code, reason));
         tracing::debug!("{} is closed with {code} {reason}", conn.socket_id);
         self.touch(slot);
+        self.tell_of_close(slot, code, reason);
         self.lost(slot, Some(code));
         self.end_session(slot);
     }
@@ -38,6 +39,7 @@ impl Shard {
         let Some(conn) = self.conns.try_remove(slot as usize) else { return };
         self.measure.ended(&conn);
         tracing::debug!("{} disconnected ({reason})", conn.socket_id);
+        self.tell_of_end(&conn, reason);
         if let Some(stream) = &conn.stream {
             let _ = socket2::SockRef::from(&**stream).shutdown(std::net::Shutdown::Both);
         }

@@ -18,14 +18,13 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
-use crate::auth::{Asked, Question};
+use crate::auth::Asked;
 use crate::inbox::{
     ConnKey, Control, Delivery, Events, Form, Handover, Inbox, Interest, Joiner, NewClient, PresenceChanges, Settings,
 };
-use crate::metrics::Source;
 use crate::protocol::session::{Action, Input, Millis, Session};
 use crate::protocol::webhook::Event;
-use crate::protocol::{SocketId, pusher, socketio};
+use crate::protocol::{SocketId, pusher};
 use crate::publish::Publisher;
 use crate::webhook::Webhooks;
 use crate::ws::frame::{self, Message};
@@ -40,6 +39,7 @@ use resume::Resume;
 use stop::Stopping;
 
 pub use stop::ANSWER_WAIT;
+use stop::EndsTheProcess;
 use users::Users;
 
 pub mod channels;
@@ -60,6 +60,7 @@ mod stop;
 #[cfg(test)]
 pub(crate) mod test;
 mod users;
+mod watching;
 
 /// Inbox messages that are handled before the outboxes are written.
 const BATCH: usize = 256;
@@ -146,20 +147,6 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
         }
         // Connections' tasks have their turn before the next batch.
         tokio::task::yield_now().await;
-    }
-}
-
-/// A shard that has panicked would be silent: its connections open and deaf, its inbox full, and
-/// the sources waiting for it. A supervisor starts a process that has ended; clients come back.
-struct EndsTheProcess(usize);
-
-impl Drop for EndsTheProcess {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            tracing::error!("shard {} has panicked (see above), so the server ends; please report this", self.0);
-            crate::log::flush();
-            std::process::exit(1);
-        }
     }
 }
 
@@ -342,7 +329,7 @@ impl Shard {
         tls: Option<Box<rustls::ServerConnection>>,
         client: NewClient,
     ) -> ConnKey {
-        let NewClient { app, socket_id, credentials, counted, form, socketio, browser } = client;
+        let NewClient { app, socket_id, credentials, counted, form, inflates, socketio, browser } = client;
         self.generation = self.generation.wrapping_add(1);
         let mut actions = Vec::new();
         let session =
@@ -362,7 +349,7 @@ impl Shard {
             has_news: false,
             socketio,
             browser: None,
-            decoder: frame::Decoder::new(form == Form::Deflated),
+            decoder: frame::Decoder::new(inflates),
             outbox: Outbox::default(),
             credentials,
             dirty: false,
@@ -372,6 +359,7 @@ impl Shard {
         }) as Slot;
         self.measure.opened(&self.conns[slot as usize]);
         tracing::debug!("{socket_id} connected");
+        self.tell_of_connection(app, socket_id, form);
         self.act(slot, actions);
         if self.context.settings.removed[usize::from(app.0)] {
             // It was let in just before its app was taken out of the configuration.
@@ -425,7 +413,7 @@ impl Shard {
         }
         let mut decoder = std::mem::take(&mut conn.decoder);
         let result = decoder.feed(bytes, limit, |message| {
-            self.message(key, message);
+            self.message(key, message.text_if_it_is_one());
             self.conn(key).is_some()
         });
         if let Some(conn) = self.conn(key) {
@@ -470,7 +458,7 @@ impl Shard {
                 self.answered_ping(key, payload);
                 self.input(key, Input::SignOfLife);
             }
-            Message::Binary => self.input(key, Input::SignOfLife),
+            Message::Binary(_) => self.input(key, Input::SignOfLife),
         }
     }
 
@@ -501,21 +489,22 @@ impl Shard {
                 },
                 Action::Subscribe(channel) => {
                     self.enter(slot, app, &channel, welcome.take());
+                    self.tell_of_subscription(app, socket_id, &channel);
                     tracing::debug!("{socket_id} joined channel: {channel}");
                 }
                 Action::Unsubscribe(channel) => {
                     let last = self.channels.unsubscribe(app, &channel, slot) == channels::Change::Edge;
                     let last = last.then(|| self.context.publisher.hash(app, channel.as_str()));
-                    if let Some(hash) = last {
-                        self.interest.remove(hash);
-                    }
+                    last.inspect(|hash| self.interest.remove(*hash));
                     self.measure.unsubscribed(app, &channel, last);
                     self.occupancy.count(app, &channel, -1);
+                    self.tell_of_unsubscription(app, socket_id, &channel);
                     tracing::debug!("{socket_id} left channel: {channel}");
                 }
                 Action::Ask { ticket, channel, headers } => {
-                    let question = Question { channel, socket_id, credentials: conn.credentials.clone(), headers };
-                    let _ = self.context.asker.send(Asked { shard: self.index, conn: key, ticket, question });
+                    let (shard, credentials) = (self.index, Arc::downgrade(&conn.credentials));
+                    let asked = Asked { shard, conn: key, ticket, channel, socket_id, credentials, headers };
+                    let _ = self.context.asker.send(asked);
                 }
                 Action::Join { ticket, channel, member } => {
                     // From now on, and not only from the answer: what others send to a member that
@@ -544,13 +533,8 @@ impl Shard {
                 }
                 Action::SignOut { user_id } => self.sign_out(app, &user_id, key),
                 Action::Whisper { channel, event, data, user_id } => {
-                    let (name, data, user_id) = (channel.as_str(), data.as_deref(), user_id.as_deref());
-                    self.tell_backend(app, &channel, Event::ClientEvent { event: &event, data, socket_id, user_id });
-                    let text = pusher::client_event(name, &event, data, user_id);
-                    let socketio = || socketio::channel_event(name, &event, data.unwrap_or("null"));
-                    let event = self.delivery(app, &channel, &text, socketio, Some(socket_id));
-                    self.measure.events_received.add(Source::Client);
-                    self.context.publisher.relay_everywhere(&event);
+                    let (data, user_id) = (data.as_deref(), user_id.as_deref());
+                    self.whisper(app, &channel, Event::ClientEvent { event: &event, data, socket_id, user_id });
                 }
                 Action::SubscriptionError { channel, kind, refusal } => {
                     self.measure.subscriptions_refused.add((app.into(), refusal.why));
@@ -559,8 +543,8 @@ impl Shard {
                     self.send(slot, frame::encode_text(&text));
                 }
                 Action::Limited(limit) => self.limited(socket_id, limit),
-                Action::Refused { channel, error } => tracing::warn!("{socket_id} may not join {channel:?}: {error}"),
-                Action::SigninRefused { error } => tracing::warn!("{socket_id} may not sign in: {error}"),
+                Action::Refused { channel, error } => self.tell_of_refusal(app, socket_id, Some(channel), &error),
+                Action::SigninRefused { error } => self.tell_of_refusal(app, socket_id, None, &error),
                 Action::Close { code, reason } => self.close(slot, code, reason),
             }
         }

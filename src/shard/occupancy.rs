@@ -189,8 +189,17 @@ impl Shard {
             let (frame, publisher) = (frame::encode_text(&text), &self.context.publisher);
             let deflated = publisher.deflated(&frame);
             let channel = channel.clone();
-            let (socketio, except, taken_at) = (None, None, None);
-            publisher.relay(&Delivery { app, channel, frame, socketio, deflated, except, is_kept: false, taken_at });
+            publisher.relay(&Delivery {
+                app,
+                channel,
+                frame,
+                socketio: None,
+                deflated,
+                except: None,
+                is_kept: false,
+                taken_at: None,
+                trace: None,
+            });
         }
         self.occupancy.late.remove(&key);
         self.tell_backend_for_all(app, channel, Event::SubscriptionCount(subscribers));

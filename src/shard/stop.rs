@@ -85,3 +85,17 @@ fn random(below: Millis) -> Millis {
     // Without random numbers the steps are only more even.
     getrandom::u64().unwrap_or_default().checked_rem(below).unwrap_or_default()
 }
+
+/// A shard that has panicked would be silent: its connections open and deaf, its inbox full, and
+/// the sources waiting for it. A supervisor starts a process that has ended; clients come back.
+pub struct EndsTheProcess(pub usize);
+
+impl Drop for EndsTheProcess {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("shard {} has panicked (see above), so the server ends; please report this", self.0);
+            crate::log::flush();
+            std::process::exit(1);
+        }
+    }
+}

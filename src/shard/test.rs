@@ -88,6 +88,7 @@ impl Client {
                 credentials: Arc::default(),
                 counted: [None, None, None],
                 form: Form::Plain,
+                inflates: false,
                 socketio: None,
                 browser: None,
             },

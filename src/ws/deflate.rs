@@ -5,44 +5,68 @@
 use std::borrow::Cow;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
-use http::{HeaderMap, header};
+use http::header::{self, HeaderMap, HeaderValue};
 
 use super::frame::Violation;
 
 /// Texts shorter than this, in bytes, go out as they are: little would be saved, and they fit into one packet.
 pub const BYTES_MIN: usize = 1024;
 
-/// What a client's offer is answered with, in `Sec-WebSocket-Extensions`.
-pub const AGREED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
-
 /// What ends a message that was flushed and is cut off on the wire (RFC 7692 section 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
-/// Whether the client offers what [`AGREED`] is an answer to. An offer with a parameter that is
-/// unknown, or with a smaller window than ours, is passed over.
-pub fn is_offered(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
-    let mut offers = values.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    offers.any(|offer| {
-        let mut parts = offer.split(';').map(str::trim);
-        parts.next() == Some("permessage-deflate") && parts.all(is_acceptable)
-    })
+/// What was agreed on with a client: its messages may be compressed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Agreed {
+    /// Ours to it may be, too. A client with a window smaller than ours gets them as they are, which it always may.
+    pub deflates: bool,
+    /// What its offer is answered with, in `Sec-WebSocket-Extensions`.
+    pub answer: HeaderValue,
 }
 
-fn is_acceptable(parameter: &str) -> bool {
-    let (name, value) = match parameter.split_once('=') {
-        Some((name, value)) => (name.trim(), Some(value.trim().trim_matches('"'))),
-        None => (parameter, None),
+/// The answer to the best of a client's offers. One with a parameter that is unknown is passed over.
+pub fn agree(headers: &HeaderMap) -> Option<Agreed> {
+    let values = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
+    let offers = values.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    let window = offers.filter_map(window).max()?;
+    const ANSWER: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+    let deflates = window == WINDOW_BITS_MAX;
+    let answer = match deflates {
+        true => HeaderValue::from_static(ANSWER),
+        false => HeaderValue::try_from(format!("{ANSWER}; server_max_window_bits={window}")).ok()?,
     };
-    match name {
-        "server_no_context_takeover" | "client_no_context_takeover" => value.is_none(),
-        "client_max_window_bits" => {
-            value.is_none_or(|bits| bits.parse::<u8>().is_ok_and(|bits| (8..=15).contains(&bits)))
-        }
-        "server_max_window_bits" => value == Some("15"),
-        _ => false,
-    }
+    Some(Agreed { deflates, answer })
 }
+
+/// The size of the window, as a power of two, that an offer leaves to the server; `None` if it cannot be accepted.
+fn window(offer: &str) -> Option<u8> {
+    let mut parts = offer.split(';').map(str::trim);
+    if parts.next() != Some("permessage-deflate") {
+        return None;
+    }
+    let mut window = WINDOW_BITS_MAX;
+    let mut seen = Vec::new();
+    for part in parts {
+        let (name, value) = match part.split_once('=') {
+            Some((name, value)) => (name.trim(), Some(value.trim().trim_matches('"'))),
+            None => (part, None),
+        };
+        if seen.contains(&name) {
+            return None;
+        }
+        seen.push(name);
+        let bits = value.and_then(|bits| bits.parse::<u8>().ok()).filter(|bits| (8..=WINDOW_BITS_MAX).contains(bits));
+        match name {
+            "server_no_context_takeover" | "client_no_context_takeover" if value.is_none() => {}
+            "client_max_window_bits" if value.is_none() || bits.is_some() => {}
+            "server_max_window_bits" => window = bits?,
+            _ => return None,
+        }
+    }
+    Some(window)
+}
+
+const WINDOW_BITS_MAX: u8 = 15;
 
 /// Compresses a message; `None` where nothing is saved.
 pub(super) fn deflate(text: &[u8]) -> Option<Vec<u8>> {
@@ -113,18 +137,18 @@ fn finish<'a>(inflated: Vec<u8>, limit: usize) -> Result<Cow<'a, [u8]>, Violatio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
     use proptest::prelude::*;
 
-    fn offers(value: &'static str) -> bool {
+    fn answer(offer: &'static str) -> Option<(bool, String)> {
         let mut headers = HeaderMap::new();
-        headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(value));
-        is_offered(&headers)
+        headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(offer));
+        agree(&headers).map(|agreed| (agreed.deflates, agreed.answer.to_str().unwrap().to_owned()))
     }
 
     #[test]
     fn offers_of_browsers_and_libraries() {
-        for value in [
+        const ANSWER: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+        for offer in [
             "permessage-deflate",
             "permessage-deflate; client_max_window_bits",
             "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
@@ -132,19 +156,24 @@ mod tests {
             "x-webkit-deflate-frame, permessage-deflate",
             "permessage-deflate; server_max_window_bits=10, permessage-deflate",
         ] {
-            assert!(offers(value), "{value}");
+            assert_eq!(answer(offer), Some((true, ANSWER.to_owned())), "{offer}");
         }
-        for value in [
+        // RFC 7692 section 7.1.2.1: what it is sent must need no larger window, and uncompressed it needs none.
+        let small = "permessage-deflate; server_max_window_bits=9, permessage-deflate; server_max_window_bits=\"10\"";
+        assert_eq!(answer(small), Some((false, format!("{ANSWER}; server_max_window_bits=10"))));
+        for offer in [
             "",
             "x-webkit-deflate-frame",
-            "permessage-deflate; server_max_window_bits=10",
+            "permessage-deflate; server_max_window_bits",
+            "permessage-deflate; server_max_window_bits=7",
             "permessage-deflate; client_max_window_bits=16",
+            "permessage-deflate; client_max_window_bits; client_max_window_bits",
             "permessage-deflate; unknown",
             "permessage-deflate; server_no_context_takeover=1",
         ] {
-            assert!(!offers(value), "{value}");
+            assert_eq!(answer(offer), None, "{offer}");
         }
-        assert!(!is_offered(&HeaderMap::new()));
+        assert_eq!(agree(&HeaderMap::new()), None);
     }
 
     /// The example of RFC 7692 section 7.2.3.1, and the one with a final block of 7.2.3.5's form.

@@ -152,16 +152,33 @@ pub fn sent(mut piece: &[u8]) -> impl Iterator<Item = Sent<'_>> {
 /// What a client said.
 #[derive(Debug, Eq, PartialEq)]
 pub enum Message<'a> {
-    /// A text message; a binary one that is UTF-8 counts as text, as with other Pusher servers.
+    /// A text message.
     Text(Cow<'a, str>),
-    /// A binary message that is no text: nothing in the Pusher protocol.
-    Binary,
+    /// A binary message.
+    Binary(Cow<'a, [u8]>),
     /// A ping, to be answered with the same payload.
     Ping(&'a [u8]),
     /// The answer to [`encode_ping`], with its payload, or one that nobody has asked for: a sign of life.
     Pong(&'a [u8]),
     /// The client closes, with this code if it gave one.
     Close(Option<u16>),
+}
+
+impl Message<'_> {
+    /// A binary message that is UTF-8 as a text, for which other Pusher servers take it.
+    pub fn text_if_it_is_one(self) -> Self {
+        match self {
+            Self::Binary(Cow::Borrowed(bytes)) => match std::str::from_utf8(bytes) {
+                Ok(text) => Self::Text(Cow::Borrowed(text)),
+                Err(_) => Self::Binary(Cow::Borrowed(bytes)),
+            },
+            Self::Binary(Cow::Owned(bytes)) => match String::from_utf8(bytes) {
+                Ok(text) => Self::Text(Cow::Owned(text)),
+                Err(error) => Self::Binary(Cow::Owned(error.into_bytes())),
+            },
+            other => other,
+        }
+    }
 }
 
 /// The client broke the protocol: the connection is closed with [`Violation::code`].
@@ -362,14 +379,17 @@ fn header(input: &[u8], limit: usize, inflates: bool) -> Result<Option<Header>, 
 
 fn whole(opcode: u8, is_compressed: bool, payload: Cow<'_, [u8]>, limit: usize) -> Result<Message<'_>, Violation> {
     let payload = if is_compressed { inflate(&payload, limit)? } else { payload };
-    let text = match payload {
+    match opcode {
+        BINARY => Ok(Message::Binary(payload)),
+        _ => text_of(payload).map(Message::Text).ok_or(Violation::NotUtf8),
+    }
+}
+
+/// The text that a payload is, if it is UTF-8.
+fn text_of(payload: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
+    match payload {
         Cow::Borrowed(bytes) => std::str::from_utf8(bytes).ok().map(Cow::Borrowed),
         Cow::Owned(bytes) => String::from_utf8(bytes).ok().map(Cow::Owned),
-    };
-    match text {
-        Some(text) => Ok(Message::Text(text)),
-        None if opcode == BINARY => Ok(Message::Binary),
-        None => Err(Violation::NotUtf8),
     }
 }
 
@@ -496,7 +516,7 @@ mod tests {
             assert_eq!(decode(&[bytes]).unwrap_err().code(), 1002, "{bytes:?}");
         }
         assert_eq!(decode(&[&client_frame(true, TEXT, b"\xff", [7; 4])]).unwrap_err().code(), 1007);
-        assert_eq!(decode(&[&client_frame(true, BINARY, b"\xff", [7; 4])]).unwrap(), ["Binary"]);
+        assert_eq!(decode(&[&client_frame(true, BINARY, b"\xff", [7; 4])]).unwrap(), ["Binary([255])"]);
     }
 
     #[test]

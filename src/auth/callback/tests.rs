@@ -14,7 +14,7 @@ use crate::config::Auth;
 use crate::protocol::channel::ChannelName;
 
 fn laravel_with(auth: &Auth, prefix: Option<&str>) -> Laravel {
-    Laravel::new(auth, known(watch::channel(prefix.map(str::to_owned)).1), Metrics::new(0, Vec::new())).unwrap()
+    Laravel::without_patience(auth, known(watch::channel(prefix.map(str::to_owned)).1))
 }
 
 /// Of the app of [`question`]'s socket.
@@ -369,7 +369,7 @@ async fn waiting_for_a_turn_ends_too() {
     auth.concurrency = 1;
     auth.timeout = Duration::from_millis(40);
     let laravel = laravel_with(&auth, None);
-    let asking: Vec<_> = (0..20)
+    let asking: Vec<_> = (0..60)
         .map(|_| {
             let laravel = laravel.clone();
             tokio::spawn(async move { refusal(laravel.ask(&question("private-a", bearer())).await).status })
@@ -623,4 +623,77 @@ async fn of_several_hosts_the_one_is_asked_whose_page_it_is() {
         assert_eq!(told(&laravel.ask(&question("private-user.1", credentials)).await), expected);
     }
     assert_eq!((first.asked().len(), second.asked().len()), (2, 2));
+}
+
+/// A Laravel that gives each of these in turn, and then a yes; what came of asking it, and how often it was asked.
+async fn after(replies: &[&str]) -> (String, usize) {
+    let replies: Vec<String> = replies.iter().map(|reply| (*reply).to_owned()).collect();
+    let given = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let fake = FakeLaravel::with(move |mut socket, _| {
+        let index = given.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let reply = replies.get(index).cloned().unwrap_or_else(|| response("200 OK", "", "true"));
+        async move {
+            let _ = socket.write_all(reply.as_bytes()).await;
+            let _ = socket.shutdown().await;
+        }
+    })
+    .await;
+    let laravel = Laravel::new(&fake.auth(), KnownPrefixes::new(), Metrics::new(0, Vec::new())).unwrap();
+    let told = told(&laravel.ask(&question("private-a", bearer())).await);
+    (told, fake.asked().len())
+}
+
+/// A client that is refused does not ask again, so a restart of PHP must not be a no.
+#[tokio::test]
+async fn while_laravel_is_away_it_is_asked_again() {
+    let (bad_gateway, unavailable) = (response("502 Bad Gateway", "", ""), response("503 Service Unavailable", "", ""));
+    let timeout = response("504 Gateway Timeout", "", "");
+    assert_eq!(after(&[&bad_gateway, &unavailable, &timeout]).await, ("yes".to_owned(), 4));
+    // Closed before the answer (which is tried at once a second time), and in the middle of it.
+    assert_eq!(after(&["", "", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntr"]).await, ("yes".to_owned(), 4));
+}
+
+#[tokio::test]
+async fn a_no_is_a_no_at_once() {
+    for (status, headers) in [
+        ("401 Unauthorized", ""),
+        ("403 Forbidden", ""),
+        ("419 unknown status", ""),
+        ("429 Too Many Requests", "Retry-After: 1\r\n"),
+        ("500 Internal Server Error", ""),
+        // Maintenance that says how long it takes.
+        ("503 Service Unavailable", "Retry-After: 60\r\n"),
+    ] {
+        assert_eq!(after(&[&response(status, headers, "")]).await, (status[..3].to_owned(), 1));
+    }
+    // A web server that speaks no HTTP here will not learn it.
+    let start = std::time::Instant::now();
+    assert_eq!(after(&["SSH-2.0-OpenSSH\r\n", "SSH-2.0-OpenSSH\r\n"]).await.0, "502");
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn a_laravel_that_is_started_later() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    drop(listener);
+    let laravel =
+        Laravel::new(&auth_of(&format!("http://{addr}")), KnownPrefixes::new(), Metrics::new(0, Vec::new())).unwrap();
+    let question = question("private-a", bearer());
+    let asking = laravel.ask(&question);
+    let starting = async {
+        // Long enough for one attempt at least to be refused.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let listener = tokio::net::TcpListener::bind(addr).await.unwrap();
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut request = [0; 4096];
+        assert!(tokio::io::AsyncReadExt::read(&mut socket, &mut request).await.unwrap() > 0);
+        socket.write_all(response("200 OK", "", "true").as_bytes()).await.unwrap();
+        socket.shutdown().await.unwrap();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        answer = asking => assert_eq!(told(&answer), "yes"),
+        () = starting => {}
+    }
 }

@@ -6,7 +6,6 @@ use serde_json::Value;
 use super::*;
 use crate::auth::fake::{FakeLaravel, response};
 use crate::config::{Limits, Secret};
-use crate::metrics::Metrics;
 
 const BEFORE: &str =
     "Content-Type: application/json\r\nSet-Cookie: session=new; path=/\r\nSet-Cookie: XSRF-TOKEN=y\r\n";
@@ -47,7 +46,7 @@ fn parts_at(target: &str, headers: &[(&str, &str)]) -> Parts {
 }
 
 fn laravel(auth: &Auth) -> Laravel {
-    Laravel::new(auth, HashMap::new(), Metrics::new(0, Vec::new())).unwrap()
+    Laravel::without_patience(auth, HashMap::new())
 }
 
 async fn post(fake: &FakeLaravel, headers: &[(&str, &str)], body: &str) -> Response<Bytes> {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::StatusCode;
@@ -18,6 +19,8 @@ use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::{engineio, socketio};
 use crate::publish::{Publisher, event_frame, socketio_event_frame};
+use crate::tap::Traced;
+use crate::tap::{Origin, Trace};
 
 /// What answers a request that asked for no `info`.
 const NOTHING: &str = "{}";
@@ -104,6 +107,7 @@ impl<'a> Event<'a> {
         app: AppIndex,
         limits: &Limits,
         publisher: &Publisher,
+        trace: Option<Traced>,
     ) -> Result<Delivery, Refusal> {
         let frame = event_frame(channel.as_str(), &self.name, &self.data);
         let (bytes, limit) = (frame.len(), limits.outbound_bytes);
@@ -127,12 +131,34 @@ impl<'a> Event<'a> {
             except: self.except,
             is_kept: true,
             taken_at: Some(Instant::now()),
+            trace,
         })
     }
 
     fn deliveries(&self, app: AppIndex, limits: &Limits, publisher: &Publisher) -> Result<Vec<Delivery>, Refusal> {
-        self.channels.iter().map(|channel| self.delivery(channel, app, limits, publisher)).collect()
+        let trace = self.trace(app, publisher);
+        let traced = |index| trace.as_ref().map(|trace| trace.traced(index));
+        let delivery = |(index, channel)| self.delivery(channel, app, limits, publisher, traced(index));
+        self.channels.iter().enumerate().map(delivery).collect()
     }
+
+    /// Follows the event to its channels, if anybody looks.
+    fn trace(&self, app: AppIndex, publisher: &Publisher) -> Option<Arc<Trace>> {
+        let targets = self.channels.iter().map(|channel| (app.0, channel.as_str()));
+        publisher.tap().trace(&self.name, &self.data, self.except, || Origin::Http, targets)
+    }
+}
+
+/// See [`super::fuzz`].
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(body: &[u8]) {
+    let limits = Limits::default();
+    for event in one(body, &limits).into_iter().chain(batch(body, &limits).into_iter().flatten()) {
+        let frame = event_frame(event.channels[0].as_str(), &event.name, &event.data);
+        let text = crate::ws::frame::text(&frame).unwrap_or_default();
+        assert!(serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok(), "{text}");
+    }
+    super::legacy::fuzz(body);
 }
 
 fn one<'a>(body: &'a [u8], limits: &Limits) -> Result<Event<'a>, Refusal> {
@@ -189,8 +215,10 @@ pub(super) async fn send(front: &Front, app: AppIndex, limits: &Limits, written:
     let mut event = Event::check(written, limits)?;
     // The longest frame first: if that one may go out, so may the others.
     event.channels.sort_by_key(|channel| Reverse(channel.as_str().len()));
+    let trace = event.trace(app, &front.publisher);
     for (index, channel) in event.channels.iter().enumerate() {
-        let delivery = event.delivery(channel, app, limits, &front.publisher)?;
+        let traced = trace.as_ref().map(|trace| trace.traced(index));
+        let delivery = event.delivery(channel, app, limits, &front.publisher, traced)?;
         if index == 0 {
             count(front, app, Source::LegacyHttpApi, &event);
         }

@@ -89,7 +89,7 @@ pub(super) async fn respond(
         Ok(text) => (StatusCode::OK, text),
         Err(denied) => {
             let sentence = denied.message.clone().unwrap_or_else(|| denied.error.clone());
-            log(&Refusal { status: denied.status, error: sentence });
+            log(front, &Refusal { status: denied.status, error: sentence });
             (denied.status, refusal_text(&denied))
         }
     };
@@ -283,6 +283,12 @@ impl<'a> Posted<'a> {
             info: None,
         })
     }
+}
+
+/// See [`super::fuzz`].
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(body: &[u8]) {
+    let _ = Posted::parse(body);
 }
 
 fn is_truthy(value: &RawValue) -> bool {

@@ -18,6 +18,7 @@ use super::{Body, Front, collect, discard, error, json};
 use crate::address::Source;
 use crate::config::Limits;
 use crate::inbox::AppIndex;
+use crate::tap::{self, What};
 use signed::Parameters;
 
 mod channels;
@@ -28,6 +29,31 @@ mod signed;
 
 pub(super) use cors::put as allow_pages;
 pub(super) use legacy::{came_straight_from_here, health};
+
+/// Reads any bytes as the bodies of requests.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(body: &[u8]) {
+    events::fuzz(body);
+}
+
+/// Whether a query without a secret passes for a signed one.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn is_signed(query: &str, now: std::time::SystemTime) -> bool {
+    use crate::config::{App, Limits, Secret};
+    let app = App {
+        id: "1".into(),
+        key: "key".into(),
+        secret: Secret::new("secret"),
+        secret_is_random: false,
+        is_removed: false,
+        previous_secrets: Vec::new(),
+        limits: Limits::default(),
+        key_prefix: None,
+        subscription_count: false,
+        webhooks: Vec::new(),
+    };
+    signed::verify(&app, &http::Method::POST, "/apps/1/events", &Parameters::parse(query), now).is_ok()
+}
 
 /// Room in a request beside the events' data, in bytes: names, channels, what JSON needs.
 const BODY_BYTES_EXTRA: usize = 64 * 1024;
@@ -140,11 +166,27 @@ pub(super) async fn respond(
     response
 }
 
+/// Publishes an event that whoever runs the server has written, as for `POST /apps/{id}/events`.
+///
+/// # Errors
+/// Status and sentence of a refusal.
+pub(super) async fn publish_for_operator(
+    front: &Front,
+    app: AppIndex,
+    body: Incoming,
+) -> Result<String, (StatusCode, String)> {
+    let limits = &front.config.apps[usize::from(app.0)].limits;
+    let body = collect(front, body, body_bytes_max(&Endpoint::Events, limits)).await?;
+    events::publish(front, app, limits, &body).await.map_err(|refusal| (refusal.status, refusal.error))
+}
+
 /// A refusal is logged: the backend's own log may not say what the body said.
-fn log(refusal: &Refusal) {
+fn log(front: &Front, refusal: &Refusal) {
     // A path and a name may be long, and hold what a terminal would obey.
     let harmless = |character: char| if character.is_control() { ' ' } else { character };
     let sentence: String = refusal.error.chars().take(400).map(harmless).collect();
+    let what = What::RequestRefused { status: refusal.status.as_u16(), error: tap::sentence(&refusal.error) };
+    front.publisher.tap().refuse(what);
     tracing::warn!("an HTTP API request was refused with {}: {sentence}", refusal.status);
 }
 
@@ -153,7 +195,7 @@ async fn respond_to_signed(front: &Front, request: Request<Incoming>, route: Rou
     match answer(front, request, route).await {
         Ok(text) => json(StatusCode::OK, text),
         Err(refusal) => {
-            log(&refusal);
+            log(front, &refusal);
             let mut response = error(refusal.status, &refusal.error);
             if refusal.status == StatusCode::METHOD_NOT_ALLOWED
                 && let Some(Ok(method)) = method.map(|method| HeaderValue::from_str(method.as_str()))

@@ -2,7 +2,7 @@
 
 use super::authorise::unsigned;
 use super::subscribe::{leave, subscription_error};
-use super::{ASKING_MAX, Action, Answer, Millis, Session, Subscription, Ticket};
+use super::{ASKING_MAX, Action, Answer, Millis, Session, State, Subscription, Ticket};
 
 impl Session {
     /// Asks Laravel again about what it allowed long ago, a few at a time.
@@ -10,7 +10,9 @@ impl Session {
         let mut next = None;
         for subscription in &mut self.subscriptions {
             let Some(consent) = &mut subscription.consent else { continue };
-            if now >= consent.asked_at + after && consent.ticket.is_none() && self.asking < ASKING_MAX {
+            // The first question may still wait for its turn.
+            let is_answered = !matches!(subscription.state, State::Waiting(_) | State::Asking);
+            if is_answered && now >= consent.asked_at + after && consent.ticket.is_none() && self.asking < ASKING_MAX {
                 self.next_ticket = self.next_ticket.wrapping_add(1);
                 self.asking += 1;
                 consent.ticket = Some(self.next_ticket);

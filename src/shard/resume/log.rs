@@ -218,6 +218,7 @@ mod tests {
             except: None,
             is_kept: true,
             taken_at: None,
+            trace: None,
         }
     }
 

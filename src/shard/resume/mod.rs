@@ -452,6 +452,7 @@ impl Shard {
                     except: None,
                     is_kept: true,
                     taken_at: None,
+                    trace: None,
                 });
             }
         }
