@@ -228,8 +228,10 @@ fn socketio(data: &[u8]) {
             Ok(read) => read.into_iter().map(Cow::into_owned).collect(),
             Err(error) => panic!("{error} in {again:?}"),
         };
-        // Of an empty body version 4 makes one empty packet.
-        assert!(read.iter().eq(packets.iter()) || again.is_empty(), "{packets:?} {read:?}");
+        // An empty packet, which is never sent, leaves no trace in version 4.
+        let full = |packet: &&str| !packet.is_empty();
+        let packets: Vec<&str> = packets.iter().map(|packet| &**packet).filter(full).collect();
+        assert!(read.iter().map(String::as_str).filter(full).eq(packets.iter().copied()), "{packets:?} {read:?}");
     }
     let text = String::from_utf8_lossy(data);
     let _ = (engineio::packet(&text), engineio::socket_id_of_client(&text));

@@ -145,6 +145,9 @@ const WALL_CLOCK: &[&str] = &[
     "http/operations.rs",
     "log/json.rs",
     "metrics.rs",
+    "server/reload.rs",
+    "tap.rs",
+    "tls/expiry.rs",
     "webhook/courier.rs",
 ];
 

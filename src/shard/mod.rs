@@ -537,10 +537,7 @@ impl Shard {
                     self.whisper(app, &channel, Event::ClientEvent { event: &event, data, socket_id, user_id });
                 }
                 Action::SubscriptionError { channel, kind, refusal } => {
-                    self.measure.subscriptions_refused.add((app.into(), refusal.why));
-                    let error = if self.context.explains { &refusal.error } else { refusal.why.short() };
-                    let text = pusher::subscription_error(&channel, kind, error, refusal.status);
-                    self.send(slot, frame::encode_text(&text));
+                    self.refuse_subscription(slot, app, &channel, kind, &refusal);
                 }
                 Action::Limited(limit) => self.limited(socket_id, limit),
                 Action::Refused { channel, error } => self.tell_of_refusal(app, socket_id, Some(channel), &error),

@@ -1,12 +1,15 @@
-//! What a shard says to those who look ([`Tap`]): who comes and goes, who is refused, and how many got an event.
+//! What a shard says to those who look ([`Tap`]): who comes and goes, who is refused, and how many got an event; and to
+//! those who are refused.
 
 use super::Shard;
 use super::channels::Slot;
 use super::conn::Conn;
 use crate::inbox::{AppIndex, Delivery, Form};
-use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
+use crate::protocol::session::Refusal;
+use crate::protocol::{SocketId, pusher};
 use crate::tap::{self, Origin, Tap, Traced, What};
+use crate::ws::frame;
 
 impl Shard {
     fn tap(&self) -> &Tap {
@@ -24,6 +27,21 @@ impl Shard {
 
     pub(super) fn tell_of_unsubscription(&self, app: AppIndex, socket_id: SocketId, channel: &ChannelName) {
         self.tap().say(|tap| What::Unsubscribed { app: tap.app(app.0), socket_id, channel: channel.to_string() });
+    }
+
+    /// Tells the client that it may not join.
+    pub(super) fn refuse_subscription(
+        &mut self,
+        slot: Slot,
+        app: AppIndex,
+        channel: &str,
+        kind: &str,
+        refusal: &Refusal,
+    ) {
+        self.measure.subscriptions_refused.add((app.into(), refusal.why));
+        let error = if self.context.explains { &refusal.error } else { refusal.why.short() };
+        let text = pusher::subscription_error(channel, kind, error, refusal.status);
+        self.send(slot, frame::encode_text(&text));
     }
 
     /// A refusal that Laravel has no part in, of a channel or a signin; those of Laravel's are told where it is asked.
