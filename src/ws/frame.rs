@@ -110,13 +110,8 @@ fn header_of(opcode: u8, payload_bytes: usize) -> ([u8; 10], usize) {
 
 /// The first frame of a piece that was made here.
 pub fn first(piece: &Bytes) -> Bytes {
-    let header = match piece.get(1) {
-        Some(126) => 4,
-        Some(127) => 10,
-        _ => 2,
-    };
-    let payload = sent(piece).next().map_or(0, |sent| if let Sent::Text(text) = sent { text.len() } else { 0 });
-    piece.slice(..piece.len().min(header + payload))
+    let Some(Sent::Text(text)) = sent(piece).next() else { return Bytes::new() };
+    piece.slice(..text.as_ptr().addr() - piece.as_ptr().addr() + text.len())
 }
 
 /// A frame of ours, taken apart again.
