@@ -459,6 +459,14 @@ async fn who_comes_back_to_another_node_is_told_as_soon_as_the_loss_is_known() {
     let (first, second) = (node(&redis), node(&redis));
     let (mut lost, cookie) = new_browser(&first).await;
     lost.subscribe("a").await;
+    // Another browser, whose cookie is of the first node: it may keep it as soon as the second knows of that.
+    let (_, process) = cookie.split_once('.').unwrap();
+    let other = format!("echo_resume={:032x}.{process}", 1);
+    for node in [&second, &first] {
+        while open(node, Some(&other), None).await.1.is_some() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
     // A new tab has missed nothing, wherever the balancer sends it.
     let mut tab = back(&second, &cookie).await;
     tab.subscribe("b").await;
