@@ -14,7 +14,7 @@ const APP: AppIndex = AppIndex(0);
 fn table(connections: u32, names: &[ChannelName]) -> Channels {
     let mut channels = Channels::default();
     for slot in 0..connections {
-        channels.subscribe(APP, &names[slot as usize % names.len()], slot);
+        channels.subscribe(APP, &names[slot as usize % names.len()], slot, None, 0);
     }
     channels
 }
@@ -31,7 +31,9 @@ fn walk(criterion: &mut Criterion) {
         let each = connections / channels;
         group.throughput(Throughput::Elements(u64::from(each)));
         group.bench_function(format!("{each} of {connections}"), |bencher| {
-            bencher.iter(|| table.subscribers(APP, black_box(&names[0])).map(u64::from).sum::<u64>());
+            bencher.iter(|| {
+                table.id(APP, black_box(&names[0])).map(|id| table.subscribers(id).map(u64::from).sum::<u64>())
+            });
         });
     }
     group.finish();
@@ -48,7 +50,7 @@ fn change(criterion: &mut Criterion) {
                 slot = (slot + 1) % 10_000;
                 let name = &names[slot as usize % names.len()];
                 table.unsubscribe(APP, black_box(name), slot);
-                table.subscribe(APP, black_box(name), slot)
+                table.subscribe(APP, black_box(name), slot, None, 0)
             });
         });
     }

@@ -97,7 +97,7 @@ async fn echo(mut stream: TcpStream, mut first: Vec<u8>, inflates: bool, deflate
                 }
                 Message::Binary(payload) => binary(payload),
                 Message::Ping(payload) => frame::encode_pong(payload),
-                Message::Pong => return true,
+                Message::Pong(_) => return true,
                 Message::Close(code) => {
                     closed = true;
                     frame::encode_close(code.unwrap_or(1000), "")

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::inbox::{AppIndex, Delivery, Found, Query};
+use crate::inbox::{AppIndex, Coming, Delivery, Found, Query};
 use crate::protocol::channel::ChannelName;
 
 /// What every message between nodes begins with; no event of Laravel's does.
@@ -29,6 +29,8 @@ pub enum Said {
     User { app: AppIndex, channel: Option<ChannelName>, user_id: Arc<str>, info: Option<Arc<str>> },
     /// End the user's connections.
     Terminate { app: AppIndex, user_id: Arc<str> },
+    /// These connections will be closed or were lost, and may come to other nodes.
+    Coming(Vec<Coming>),
     /// How many subscriptions there are elsewhere.
     Count { app: AppIndex, query: Query, reply: oneshot::Sender<Found> },
     /// This node stops. Answered when the others have been told.
@@ -51,6 +53,8 @@ struct Shared {
     lost_events: AtomicU64,
     /// Another node says what only one shall say.
     another_speaks: AtomicBool,
+    /// This node's number.
+    own: AtomicU64,
 }
 
 /// The end of a [`Bus`] that the task in `cluster` holds.
@@ -163,6 +167,29 @@ impl Bus {
         }
     }
 
+    /// These connections of this node may come to the others.
+    pub fn coming(&self, connections: Vec<Coming>) {
+        if !self.is_alone() {
+            self.say(Said::Coming(connections));
+        }
+    }
+
+    /// This process's number, on all nodes: 0 until it has one.
+    pub fn own(&self) -> u64 {
+        self.shared.own.load(Ordering::Relaxed)
+    }
+
+    /// Gives this process a number, where it does not get one as a node.
+    pub fn set_own(&self, own: u64) {
+        self.shared.own.store(own, Ordering::Relaxed);
+    }
+
+    /// Whether another node that lives and goes on has this number.
+    pub fn is_node(&self, id: u64) -> bool {
+        let id = format!("{id:016x}");
+        self.status.borrow().nodes.iter().any(|node| node.id == id && !node.is_leaving)
+    }
+
     /// How many subscriptions the others have; nodes that do not answer in time are left out.
     pub async fn count(&self, app: AppIndex, query: &Query) -> Found {
         if self.is_alone() || !matches!(query, Query::Prefix(_) | Query::Channels(_)) {
@@ -203,6 +230,11 @@ impl BusEnd {
     pub fn set_others(&self, count: usize, another_speaks: bool) {
         self.shared.others.store(count, Ordering::Relaxed);
         self.shared.another_speaks.store(another_speaks, Ordering::Relaxed);
+    }
+
+    /// This node's number.
+    pub fn set_own(&self, own: u64) {
+        self.shared.own.store(own, Ordering::Relaxed);
     }
 
     /// Events that were not told.
@@ -252,6 +284,7 @@ mod tests {
             socketio: None,
             deflated: None,
             except: None,
+            is_kept: true,
             trace: None,
             taken_at: None,
         }

@@ -20,7 +20,7 @@ use crate::inbox::{AppIndex, Control, Counts, Delivery, Found, Query, UserChange
 use crate::metrics::Source;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::session::Millis;
-use crate::protocol::{pusher, socketio};
+use crate::protocol::{pusher, resume, socketio};
 use crate::publish::{Backlog, Publisher};
 use crate::query::Everybody;
 use crate::redis::{Backoff, Failure, Link, Subscription, Timing};
@@ -106,6 +106,7 @@ async fn join(
         }
     };
     let (ready, is_ready) = oneshot::channel();
+    end.set_own(own.0);
     let task = Task::new(own, config, cluster, publisher.clone(), end, connections, ready);
     tokio::spawn(task.run(cluster.clone(), config.redis.clone(), new_apps));
     let _ = tokio::time::timeout(START_WAIT, is_ready).await;
@@ -351,6 +352,7 @@ impl Task {
                 self.hub.user(app, channel, user_id, info, out);
             }
             Said::Terminate { app, user_id } => self.hub.terminate(app, &user_id, out),
+            Said::Coming(connections) => self.hub.coming(&connections, out),
             Said::Count { app, query, reply } => {
                 let missing: Vec<NodeId> = self.hub.live().collect();
                 if missing.is_empty() || self.outbound.state() != State::Up {
@@ -409,8 +411,10 @@ impl Task {
                         let publisher = &self.publisher;
                         let for_socketio = || frame::encode_text(&socketio::from_pusher(&text).unwrap_or_default());
                         let (socketio, deflated) = (publisher.for_socketio(for_socketio), publisher.deflated(&frame));
+                        let is_kept = !resume::is_client_event(&text);
+                        let taken_at = None;
                         let delivery =
-                            Delivery { app, channel, frame, socketio, deflated, except, taken_at: None, trace };
+                            Delivery { app, channel, frame, socketio, deflated, except, is_kept, taken_at, trace };
                         self.backlog.publish(delivery, &self.publisher);
                     } else {
                         self.publisher.metrics().events_unheard.add(Source::Node);
@@ -418,6 +422,7 @@ impl Task {
                 }
                 Effect::Changed { node, changes } => self.changed(node, changes),
                 Effect::Terminate { app, user_id } => self.publisher.terminate_here(app, &user_id),
+                Effect::Coming(coming) => self.publisher.expect(coming),
                 Effect::Count { node, id, app, query } => self.answer(node, id, app, query),
                 Effect::Counted { node, id, is_last, channels } => self.counted(node, id, is_last, channels),
             }

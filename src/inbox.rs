@@ -25,10 +25,12 @@ use crate::protocol::presence::Member;
 use crate::protocol::session::{Answer, Refusal, Ticket};
 use crate::tap::Traced;
 
+mod browsers;
 mod presence_lists;
 mod settings;
 mod socketio;
 
+pub use browsers::{Coming, Origin, Returning};
 pub use presence_lists::{PresenceChanges, PresenceList};
 pub use settings::Settings;
 pub use socketio::{Poll, PollAnswer, PollRequest, SocketIo};
@@ -61,6 +63,8 @@ pub struct Delivery {
     pub deflated: Option<Bytes>,
     /// The connection that shall not get it (`toOthers`, the sender of a client event).
     pub except: Option<SocketId>,
+    /// It is kept for those who are away: an event of the application, and none of clients or of members.
+    pub is_kept: bool,
     /// Somebody looks at what becomes of it.
     pub trace: Option<Traced>,
     /// When it arrived here, of an event of Laravel's or of a backend's. Those that came in one piece have the same.
@@ -129,6 +133,10 @@ pub enum Control {
     /// To a home shard: tell the lists of presence channels that have changed since the last time, or
     /// of all; some of them, none when there are no more.
     PresenceLists { all: bool, answer: oneshot::Sender<Vec<PresenceList>> },
+    /// Redis was away, and what it sent between these Unix times, in milliseconds, is not known here.
+    Missed { since: u64, until: u64 },
+    /// A connection of another node may come here.
+    Coming(Coming),
     /// Go by these from now on, and say so. Connections of apps that are removed are closed.
     Settings(Box<Settings>, oneshot::Sender<()>),
     /// Close every connection within this time, then end.
@@ -296,6 +304,8 @@ pub struct NewClient {
     pub inflates: bool,
     /// It speaks Socket.IO and not the Pusher protocol.
     pub socketio: Option<SocketIo>,
+    /// The browser, if it is to get what it misses.
+    pub browser: Option<Returning>,
 }
 
 /// One more of something, for as long as this lives.

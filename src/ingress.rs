@@ -158,6 +158,7 @@ impl Ingress {
                     socketio: socketio.clone(),
                     deflated: deflated.clone(),
                     except: broadcast.except,
+                    is_kept: true,
                     trace: trace.as_ref().map(|trace| trace.traced(target)),
                     taken_at: Some(self.now),
                 };
@@ -196,6 +197,7 @@ pub async fn from_link(link: Link, mut ingress: Ingress, status: watch::Sender<S
     let mut backoff = Backoff::new(link.timing());
     let mut changes = ingress.changes.take();
     let mut away_since = Instant::now();
+    let mut heard_at = None;
     loop {
         while let Some(Ok(change)) = changes.as_mut().map(|changes| changes.try_recv()) {
             ingress.change(change);
@@ -211,7 +213,11 @@ pub async fn from_link(link: Link, mut ingress: Ingress, status: watch::Sender<S
             Ok(mut subscription) => {
                 let since = Instant::now();
                 reporter.connected();
-                let failure = listen(&mut subscription, &mut ingress, &mut changes).await;
+                if let Some(since) = heard_at {
+                    // What was published meanwhile is lost, and nobody knows how much that is.
+                    ingress.publisher.tell_of_gap(since, unix_millis());
+                }
+                let failure = listen(&mut subscription, &mut ingress, &mut changes, &mut heard_at).await;
                 drop(subscription);
                 away_since = Instant::now();
                 let Some(failure) = failure else {
@@ -237,7 +243,9 @@ async fn listen(
     subscription: &mut Subscription,
     ingress: &mut Ingress,
     changes: &mut Option<mpsc::UnboundedReceiver<Change>>,
+    heard_at: &mut Option<u64>,
 ) -> Option<Failure> {
+    *heard_at = Some(unix_millis());
     loop {
         let is_behind = !ingress.backlog.is_empty();
         tokio::select! {
@@ -250,6 +258,7 @@ async fn listen(
             },
         }
         ingress.arrives();
+        *heard_at = Some(unix_millis());
         if let Err(failure) = subscription.each(|message| ingress.take(message)) {
             return Some(failure);
         }
@@ -264,6 +273,11 @@ async fn listen(
         // A flood must not keep others from their turn.
         tokio::task::yield_now().await;
     }
+}
+
+fn unix_millis() -> u64 {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    since_epoch.as_millis() as u64
 }
 
 async fn next(changes: &mut Option<mpsc::UnboundedReceiver<Change>>) -> Change {

@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 
 use crate::bus::Bus;
-use crate::inbox::{AppIndex, Control, Delivery, Form, OneMore, Relays, ShardHandle};
+use crate::inbox::{AppIndex, Coming, Control, Delivery, Form, OneMore, Relays, ShardHandle};
 use crate::metrics::Metrics;
 use crate::protocol::channel::{self, Access};
 use crate::protocol::{pusher, socketio};
@@ -162,6 +162,18 @@ impl Publisher {
         for shard in self.shards.iter() {
             shard.tell(Control::Terminate { app, user_id: user_id.clone() });
         }
+    }
+
+    /// Redis was away between these Unix times, in milliseconds, and what it has sent meanwhile is not known.
+    pub fn tell_of_gap(&self, since: u64, until: u64) {
+        for shard in self.shards.iter() {
+            shard.tell(Control::Missed { since, until });
+        }
+    }
+
+    /// A connection of another node may come to the shard that its browser belongs to.
+    pub fn expect(&self, coming: Coming) {
+        self.shards[coming.browser.shard(self.shards.len())].tell(Control::Coming(coming));
     }
 
     /// Whether any shard may have subscribers of the channel: encoding for nobody is saved by asking.
@@ -323,6 +335,7 @@ mod tests {
             socketio: None,
             deflated: None,
             except: None,
+            is_kept: true,
             trace: None,
             taken_at: None,
         };

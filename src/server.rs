@@ -117,6 +117,7 @@ pub fn run(
             settings: Settings::of(&config),
             presence_changes: store.as_ref().map(PresenceStore::changes),
             webhooks: webhooks.clone(),
+            resume: shard::resume::Settings::of(&config),
             explains: config.dev_mode,
         };
         let shards = start_shards(inboxes, &context).context("the threads could not be started")?;
@@ -145,6 +146,7 @@ pub fn run(
         };
         let operations = Arc::new(Operations::new(redis, webhooks));
         let app_connections: Arc<[Arc<AtomicUsize>]> = config.apps.iter().map(|_| Arc::default()).collect();
+        publisher.bus().set_own(getrandom::u64().context("the system gives no random numbers")?);
         // Before anybody is let in: a member list shall hold those of the other nodes.
         let new_apps = cluster::start(&config, &publisher, bus_end, app_connections.clone()).await;
         let (stop, stopped) = watch::channel(false);

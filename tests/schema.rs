@@ -36,6 +36,11 @@ fn special(key: &str) -> Option<Value> {
         "shards" | "metrics.port" => number(),
         "protocol" => one_of(&["http", "https"]),
         "logFormat" => one_of(&["auto", "text", "json"]),
+        "resume.sameSite" => one_of(&["lax", "none"]),
+        "resume.channels" => {
+            let mode = json!({ "enum": ["at-least-once", "at-most-once", "off"] });
+            json!({ "type": ["object", "null"], "additionalProperties": mode })
+        }
         "database" => one_of(&["redis", "sqlite"]),
         "httpApiKeyAuth" => one_of(&["loopback", "anywhere", "off"]),
         "databaseConfig.redis.family" => json!({ "enum": [0, 4, 6, "0", "4", "6", "IPv4", "IPv6", null] }),
@@ -67,7 +72,7 @@ fn special(key: &str) -> Option<Value> {
 /// What else an object may be.
 fn or_else(key: &str) -> Option<Value> {
     Some(match key {
-        "admin" | "cluster" | "metrics" | "databaseConfig.redis.tls" => switch(),
+        "admin" | "cluster" | "metrics" | "resume" | "databaseConfig.redis.tls" => switch(),
         "databaseConfig.redis" => text(),
         _ => return None,
     })

@@ -138,6 +138,7 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         metrics: Some(MetricsAccess::default()),
         per_message_deflate: false,
         socketio: SocketIo::default(),
+        resume: None,
         limits: Limits::default(),
         shutdown_time: None,
         shards: std::thread::available_parallelism().map_or(1, usize::from),

@@ -11,9 +11,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::held::{BUCKETS, Changed, Held, Place, Tag};
-use super::message::{Beat, Body, Change, Header, NodeId, Unreadable, decode};
-use crate::inbox::{AppIndex, Query};
+use super::message::{self, Beat, Body, Change, Header, NodeId, Unreadable, decode};
+use crate::inbox::{AppIndex, Coming, Query};
 use crate::protocol::channel::ChannelName;
+use crate::protocol::resume::BrowserId;
 use crate::protocol::session::Millis;
 
 /// A node is gone when it is silent while so many beats of one's own came back, and one more.
@@ -45,6 +46,8 @@ pub enum Effect {
     Changed { node: NodeId, changes: Vec<Changed> },
     /// End the user's connections.
     Terminate { app: AppIndex, user_id: Arc<str> },
+    /// A connection of another node may come here.
+    Coming(Coming),
     /// Count subscriptions, for [`Hub::counted`].
     Count { node: NodeId, id: u64, app: AppIndex, query: Query },
     /// A part of an answer has come.
@@ -253,6 +256,21 @@ impl Hub {
         self.publish(&Body::Terminate { app, user_id }, out);
     }
 
+    /// Tells of connections that may come to other nodes.
+    pub fn coming(&mut self, connections: &[Coming], out: &mut Vec<Effect>) {
+        for of_app in connections.chunk_by(|one, next| one.app == next.app) {
+            let Some(app) = self.apps.get(usize::from(of_app[0].app.0)).copied() else { continue };
+            let ids: Vec<String> = of_app.iter().map(|coming| coming.socket_id.to_string()).collect();
+            let connections = of_app.iter().zip(&ids).map(|(coming, socket_id)| message::Coming {
+                browser: coming.browser.0,
+                socket_id,
+                channels: coming.channels.iter().map(ChannelName::as_str).collect(),
+                known_at: coming.known_at.unwrap_or(0),
+            });
+            self.publish(&Body::Coming { app, connections: connections.collect() }, out);
+        }
+    }
+
     /// Asks all others how many subscriptions they have.
     pub fn count(&mut self, id: u64, app: AppIndex, query: &Query, out: &mut Vec<Effect>) {
         let Some(app) = self.apps.get(usize::from(app.0)).copied() else { return };
@@ -410,6 +428,15 @@ impl Hub {
             Body::Terminate { app, user_id } => {
                 let Some(app) = self.app(app) else { return };
                 out.push(Effect::Terminate { app, user_id: user_id.into() });
+            }
+            Body::Coming { app, connections } => {
+                let Some(app) = self.app(app) else { return };
+                for message::Coming { browser, socket_id, channels, known_at } in connections {
+                    let Ok(socket_id) = socket_id.parse() else { continue };
+                    let channels = channels.into_iter().map(ChannelName::published).collect();
+                    let (browser, known_at) = (BrowserId(browser), Some(known_at).filter(|at| *at > 0));
+                    out.push(Effect::Coming(Coming { app, browser, socket_id, channels, known_at }));
+                }
             }
             Body::CountPrefix { id, app, prefix } => {
                 let Some(app) = self.app(app) else { return self.counted(node, id, &[], out) };

@@ -54,12 +54,27 @@ pub enum Body<'a> {
     Leaving { grace_secs: u32 },
     /// End the user's connections.
     Terminate { app: Tag, user_id: &'a str },
+    /// These connections will be closed, or were lost: their browsers may come to others.
+    Coming { app: Tag, connections: Vec<Coming<'a>> },
     /// Say how many subscriptions there are in the channels that begin so.
     CountPrefix { id: u64, app: Tag, prefix: &'a str },
     /// Say how many subscriptions there are in these channels.
     Count { id: u64, app: Tag, channels: Vec<&'a str> },
     /// To `node`, which has asked: a part of the answer.
     Counted { node: NodeId, id: u64, is_last: bool, channels: Vec<(&'a str, u32)> },
+}
+
+/// A connection that will be closed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Coming<'a> {
+    /// Its browser.
+    pub browser: u128,
+    /// Its id.
+    pub socket_id: &'a str,
+    /// What it is subscribed to.
+    pub channels: Vec<&'a str>,
+    /// 0: it will be closed. Else it was lost, and has got everything up to then, in Unix milliseconds.
+    pub known_at: u64,
 }
 
 /// A sign of life, and what is needed to notice that something was missed.
@@ -139,6 +154,16 @@ impl Body<'_> {
                 to.u64(app.0);
                 to.text(user_id);
             }
+            Body::Coming { app, connections } => {
+                to.u64(app.0);
+                to.list(connections, |to, coming| {
+                    to.u64((coming.browser >> 64) as u64);
+                    to.u64(coming.browser as u64);
+                    to.text(coming.socket_id);
+                    to.list(&coming.channels, |to, channel| to.text(channel));
+                    to.u64(coming.known_at);
+                });
+            }
             Body::CountPrefix { id, app, prefix } => {
                 to.u64(*id);
                 to.u64(app.0);
@@ -174,6 +199,7 @@ impl Body<'_> {
             Body::CountPrefix { .. } => 8,
             Body::Count { .. } => 9,
             Body::Counted { .. } => 10,
+            Body::Coming { .. } => 11,
         }
     }
 }
@@ -191,7 +217,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Header, Result<Body<'_>, Unreadable>), Un
         None => return Err(Unreadable::Damaged),
     }
     let (kind, header) = from.header().ok_or(Unreadable::Damaged)?;
-    if !(1..=10).contains(&kind) {
+    if !(1..=11).contains(&kind) {
         return Ok((header, Err(Unreadable::Kind(kind))));
     }
     Ok((header, body(kind, &mut from).ok_or(Unreadable::Damaged)))
@@ -219,6 +245,7 @@ fn body<'a>(kind: u8, from: &mut Reader<'a>) -> Option<Body<'a>> {
         7 => Body::Terminate { app: Tag(from.u64()?), user_id: from.text()? },
         8 => Body::CountPrefix { id: from.u64()?, app: Tag(from.u64()?), prefix: from.text()? },
         9 => Body::Count { id: from.u64()?, app: Tag(from.u64()?), channels: from.list(Reader::text)? },
+        11 => Body::Coming { app: Tag(from.u64()?), connections: from.list(Reader::coming)? },
         _ => {
             let (node, id, is_last) = (NodeId(from.u64()?), from.u64()?, from.u8()? != 0);
             Body::Counted { node, id, is_last, channels: from.list(|from| Some((from.text()?, from.u32()?)))? }
@@ -313,6 +340,11 @@ impl<'a> Reader<'a> {
         Some((self.u8()?, Header { node: NodeId(self.u64()?), number: self.u64()? }))
     }
 
+    fn coming(&mut self) -> Option<Coming<'a>> {
+        let browser = (u128::from(self.u64()?) << 64) | u128::from(self.u64()?);
+        Some(Coming { browser, socket_id: self.text()?, channels: self.list(Reader::text)?, known_at: self.u64()? })
+    }
+
     fn change(&mut self) -> Option<Change<'a>> {
         Some(Change { app: Tag(self.u64()?), channel: self.text()?, user_id: self.text()?, info: self.optional()? })
     }
@@ -345,6 +377,15 @@ mod tests {
             Body::Want { node: NodeId(1), buckets: u64::MAX },
             Body::Leaving { grace_secs: 10 },
             Body::Terminate { app, user_id: "7" },
+            Body::Coming {
+                app,
+                connections: vec![Coming {
+                    browser: 1 << 100,
+                    socket_id: "1.2",
+                    channels: vec!["a", "private-b"],
+                    known_at: 5,
+                }],
+            },
             Body::CountPrefix { id: 1, app, prefix: "presence-" },
             Body::Count { id: 2, app, channels: vec!["a", "b"] },
             Body::Counted { node: NodeId(1), id: 2, is_last: true, channels: vec![("a", 1), ("b", 2)] },

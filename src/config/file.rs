@@ -19,7 +19,7 @@ use super::json::{Document, Setting};
 use super::known::{warn_of_placeholders, warn_of_unknown};
 use super::{
     App, Auth, Cluster, Config, KeyAuth, Limits, LogFormat, Redis, Secret, SocketIo, admin, limits, listen, old,
-    operations, redis, socketio, webhook,
+    operations, redis, resume, socketio, webhook,
 };
 use crate::protocol::app_tag;
 
@@ -217,6 +217,10 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         metrics: operations::read_metrics(file("metrics"), metrics_token, &mut warnings)?,
         per_message_deflate: file("perMessageDeflate").is_some_and(|flag| flag.flag(&mut warnings)),
         socketio: file("socketio").map_or_else(|| Ok(SocketIo::default()), |it| socketio::read(&it, &mut warnings))?,
+        resume: match file("resume") {
+            Some(setting) => resume::read(&setting, &mut warnings)?,
+            None => None,
+        },
         limits,
         shutdown_time: match file("shutdownSeconds") {
             Some(_) => Some(Duration::from_secs(number(&file("shutdownSeconds"), 5, 0..=60, "of seconds")?)),

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::address::TrustedProxies;
+use crate::protocol::resume::{Modes, SameSite};
 use crate::protocol::signature;
 
 mod admin;
@@ -25,6 +26,7 @@ mod old;
 mod operations;
 mod redis;
 mod reload;
+mod resume;
 mod socketio;
 #[cfg(test)]
 mod tests;
@@ -86,6 +88,8 @@ pub struct Config {
     pub per_message_deflate: bool,
     /// How Socket.IO clients are served.
     pub socketio: SocketIo,
+    /// `resume`: what is kept for browsers whose connection was lost; `None`: nothing.
+    pub resume: Option<Resume>,
     /// Bounds on what clients may do.
     pub limits: Limits,
     /// `shutdownSeconds`: within which time connections are closed when the server stops; `None`: by their number.
@@ -426,6 +430,33 @@ impl Default for SocketIo {
             allow_upgrades: true,
             origins: Vec::new(),
             client_script: None,
+        }
+    }
+}
+
+/// `resume`: what is kept for browsers whose connection was lost, so that they get it when they come back.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Resume {
+    /// `seconds`: for how long.
+    pub time: Duration,
+    /// `eventsPerChannel`: how many of each channel.
+    pub events_per_channel: usize,
+    /// `bytes`: what all events that are kept may take.
+    pub bytes: usize,
+    /// `channels`: which of them are resumed how.
+    pub modes: Modes,
+    /// `sameSite`: pages of which sites get the cookie.
+    pub same_site: SameSite,
+}
+
+impl Default for Resume {
+    fn default() -> Self {
+        Self {
+            time: Duration::from_secs(120),
+            events_per_channel: 1000,
+            bytes: 64 * 1024 * 1024,
+            modes: Modes::default(),
+            same_site: SameSite::Lax,
         }
     }
 }

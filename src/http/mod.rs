@@ -43,6 +43,7 @@ mod accept;
 mod addresses;
 pub mod admin;
 pub(crate) mod api;
+mod browser;
 mod client_script;
 pub mod operations;
 mod pace;
@@ -332,11 +333,18 @@ fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str, so
     let agreed = open.front.config.per_message_deflate.then(|| deflate::agree(request.headers())).flatten();
     let form = if agreed.as_ref().is_some_and(|agreed| agreed.deflates) { Form::Deflated } else { Form::Plain };
     let inflates = agreed.is_some();
+    let mut known = admission.is_ok().then(|| browser::known(&open.front, request.headers())).flatten();
+    let set_cookie = known.as_mut().and_then(|known| known.set_cookie.take());
     let mut response = switch(request, &accept, async move |stream: S, leftover| match admission {
         Ok((app, socket_id, by_address)) => {
-            let shard = open.front.idle_shard().0;
-            let counted = open.front.count(app, form, by_address);
-            let client = NewClient { app, socket_id, credentials, counted, form, inflates, socketio: None };
+            let front = &open.front;
+            let shard = match &known {
+                Some(known) => &front.publisher.shards()[known.shard],
+                None => front.idle_shard().0,
+            };
+            let counted = front.count(app, form, by_address);
+            let browser = known.map(|known| known.returning);
+            let client = NewClient { app, socket_id, credentials, counted, form, inflates, socketio: None, browser };
             hand_over(shard, stream, leftover, client);
             drop(open);
         }
@@ -348,6 +356,9 @@ fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str, so
             drop(open);
         }
     });
+    if let Some(cookie) = set_cookie {
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
     if let Some(agreed) = agreed {
         response.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, agreed.answer);
     }

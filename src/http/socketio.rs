@@ -217,6 +217,7 @@ async fn polling(
                 form: Form::SocketIo,
                 inflates: false,
                 socketio: Some(SocketIo::Polling { sid, version, may_upgrade }),
+                browser: None,
             };
             shard.connections().fetch_add(1, Ordering::Relaxed);
             wait(shard, sid, 0, Poll::Open(client)).await
@@ -326,6 +327,7 @@ fn websocket<S: Stream>(
             form: Form::SocketIo,
             inflates: false,
             socketio: Some(what),
+            browser: None,
         };
         hand_over(shard, stream, leftover, client);
     }))

@@ -11,6 +11,7 @@ pub mod event;
 pub mod prefix;
 pub mod presence;
 pub mod pusher;
+pub mod resume;
 pub mod session;
 pub mod signature;
 pub mod socketio;

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use super::Shard;
 use super::outbox::{Outbox, Socket};
 use super::polling::SocketIo;
+use super::resume::Browser;
 use crate::inbox::{AppIndex, ConnKey, Credentials, Form, OneMore};
 use crate::protocol::SocketId;
 use crate::protocol::session::{Action, Input, Millis, Rules, Session};
@@ -48,6 +49,8 @@ pub struct Conn {
     pub draining: bool,
     /// In which form it is sent events.
     pub form: Form,
+    /// It was sent something that is kept for those who are away, and has not been asked since whether it has it.
+    pub has_news: bool,
     /// Bytes out.
     pub outbox: Outbox,
     /// See [`ConnKey::generation`].
@@ -60,6 +63,8 @@ pub struct Conn {
     pub session: Session,
     /// Bytes in.
     pub decoder: Decoder,
+    /// Its browser, if it is to get what it misses.
+    pub browser: Option<Box<Browser>>,
     /// For asking Laravel.
     pub credentials: Arc<Credentials>,
     /// See [`NewClient::counted`](crate::inbox::NewClient).

@@ -58,7 +58,17 @@ impl Shard {
         let socketio = publisher.for_socketio(|| frame::encode_text(&socketio()));
         let frame = frame::encode_text(text);
         let deflated = publisher.deflated(&frame);
-        Delivery { app, channel: channel.clone(), frame, socketio, deflated, except, taken_at: None, trace: None }
+        Delivery {
+            app,
+            channel: channel.clone(),
+            frame,
+            socketio,
+            deflated,
+            except,
+            is_kept: false,
+            taken_at: None,
+            trace: None,
+        }
     }
 
     /// Sends a client event to the channel's other subscribers, on all nodes.
@@ -83,6 +93,7 @@ impl Shard {
     /// once for all subscribers.
     pub(super) fn deliver(&mut self, batch: &mut Vec<Delivery>) {
         let mut rest = batch.as_slice();
+        let now = if self.resume.is_some() { self.now() } else { 0 };
         while let Some(first) = rest.first() {
             let same = |other: &&Delivery| {
                 other.app == first.app && other.except == first.except && other.channel == first.channel
@@ -93,17 +104,23 @@ impl Shard {
                 bytes <= PIECE_BYTES_MAX
             };
             let run = rest.iter().take_while(same).take_while(fits).count().max(1);
+            self.count_for_watchers(&rest[..run]);
+            let Some(channel) = self.channels.id(first.app, &first.channel) else {
+                self.measure.delivered(&rest[..run], 0, 0);
+                rest = &rest[run..];
+                continue;
+            };
+            let is_kept = self.channels.keep(channel, &rest[..run], now);
             let piece = joined(rest[..run].iter().map(|delivery| &delivery.frame));
             let socketio = joined(rest[..run].iter().filter_map(|delivery| delivery.socketio.as_ref()));
             let deflated = rest[..run].iter().any(|delivery| delivery.deflated.is_some()).then(|| {
                 joined(rest[..run].iter().map(|delivery| delivery.deflated.as_ref().unwrap_or(&delivery.frame)))
             });
-            self.count_for_watchers(&rest[..run]);
             // All that there is for anybody in this turn is written here and now, while the
             // connection is at hand; else each outbox is written once, at the turn's end.
             let is_all = run == batch.len() && self.dirty.is_empty();
             let (mut connections, mut bytes) = (0, 0);
-            for slot in self.channels.subscribers(first.app, &first.channel) {
+            for slot in self.channels.subscribers(channel) {
                 let conn = &mut self.conns[slot as usize];
                 if first.except == Some(conn.socket_id) {
                     continue;
@@ -119,6 +136,10 @@ impl Shard {
                 }
                 connections += 1;
                 bytes += piece.len() as u64;
+                if is_kept && !conn.has_news {
+                    conn.has_news = true;
+                    self.news.push_back(slot);
+                }
                 if is_all
                     && conn.tls.is_none()
                     && !conn.draining

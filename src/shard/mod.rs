@@ -5,7 +5,7 @@
 //! What one shard alone must know of a channel or a user, its *home* knows: `home`, `users`.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -28,13 +28,14 @@ use crate::protocol::{SocketId, pusher};
 use crate::publish::Publisher;
 use crate::webhook::Webhooks;
 use crate::ws::frame::{self, Message};
-use channels::{Change, Channels, Slot};
-use conn::{CLOSE_WAIT, Closing, Conn};
+use channels::{Channels, Slot};
+use conn::Conn;
 use home::Homes;
 use limits::Reached;
 use measure::Measure;
 use occupancy::Occupancy;
 use outbox::Outbox;
+use resume::Resume;
 use stop::Stopping;
 
 pub use stop::ANSWER_WAIT;
@@ -44,6 +45,7 @@ use users::Users;
 pub mod channels;
 mod conn;
 mod delivery;
+mod ending;
 mod home;
 mod last_events;
 mod limits;
@@ -53,6 +55,7 @@ mod occupancy;
 mod outbox;
 mod polling;
 mod query;
+pub mod resume;
 mod stop;
 #[cfg(test)]
 pub(crate) mod test;
@@ -88,6 +91,8 @@ pub struct Context {
     pub presence_changes: Option<PresenceChanges>,
     /// Who is told of what happens on channels.
     pub webhooks: Webhooks,
+    /// See `resume`.
+    pub resume: Option<resume::Settings>,
     /// See `devMode`: browsers are told cause and cure of a refusal.
     pub explains: bool,
 }
@@ -113,6 +118,9 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
     let mut deliveries = Vec::with_capacity(BATCH);
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ask = tokio::time::interval(resume::ASK_EVERY);
+    ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let resumes = shard.borrow().resume.is_some();
     let mut is_stopping = false;
     loop {
         tokio::select! {
@@ -120,6 +128,7 @@ pub async fn run(index: usize, inbox: Inbox, context: Context) {
             () = events.ready() => {}
             _ = arrivals.recv_many(&mut arrived, ARRIVALS) => {}
             _ = tick.tick() => shard.borrow_mut().tick(),
+            _ = ask.tick(), if resumes => shard.borrow_mut().ask_around(),
             () = tokio::time::sleep(stop::STEP), if is_stopping => {}
         }
         // What shards say comes before events: a join that others have heard of is done by then.
@@ -156,10 +165,13 @@ pub struct Shard {
     homes: Homes,
     occupancy: Occupancy,
     users: Users,
+    resume: Option<Resume>,
     /// Socket.IO sessions that began with polling.
     polled: HashMap<SocketId, Slot>,
     /// Those with something in their outbox since the last flush.
     dirty: Vec<Slot>,
+    /// Those that are to be asked how far they have got; see [`Conn::has_news`].
+    news: VecDeque<Slot>,
     relayed: Vec<Delivery>,
     measure: Measure,
     read_buffer: Vec<u8>,
@@ -177,6 +189,8 @@ impl Shard {
         this: Weak<RefCell<Shard>>,
     ) -> Self {
         let (homes, occupancy) = (Homes::new(&context), Occupancy::new(&context));
+        let resume = context.resume.as_ref().map(Resume::new);
+        let channels = Channels::new(context.resume.as_ref().map(resume::Settings::log));
         let measure = Measure::new(context.publisher.metrics(), index);
         Self {
             index,
@@ -188,12 +202,14 @@ impl Shard {
             started: Instant::now(),
             conns: Slab::new(),
             generation: 0,
-            channels: Channels::default(),
+            channels,
             homes,
             occupancy,
             users: Users::default(),
+            resume,
             polled: HashMap::new(),
             dirty: Vec::new(),
+            news: VecDeque::new(),
             relayed: Vec::new(),
             measure,
             read_buffer: vec![0; READ_BYTES],
@@ -242,6 +258,8 @@ impl Shard {
             Control::List { app, channel, joiner } => self.list(app, &channel, joiner),
             Control::Leave { app, channel, user_id, socket_id } => self.leave(app, channel, &user_id, socket_id),
             Control::Elsewhere { app, channel, node, changes } => self.changed_elsewhere(app, channel, node, changes),
+            Control::Missed { since, until } => self.tell_of_gap(since, until),
+            Control::Coming(coming) => self.expect(coming),
             Control::PassOn(delivery, _under_way) => self.pass_on(&delivery),
             Control::Occupancy { app, channel, more } => self.occupancy_changed(app, channel, more),
             Control::SubscribersElsewhere { app, channel, node, count } => {
@@ -311,7 +329,7 @@ impl Shard {
         tls: Option<Box<rustls::ServerConnection>>,
         client: NewClient,
     ) -> ConnKey {
-        let NewClient { app, socket_id, credentials, counted, form, inflates, socketio } = client;
+        let NewClient { app, socket_id, credentials, counted, form, inflates, socketio, browser } = client;
         self.generation = self.generation.wrapping_add(1);
         let mut actions = Vec::new();
         let session =
@@ -328,7 +346,9 @@ impl Shard {
             tls,
             session,
             form,
+            has_news: false,
             socketio,
+            browser: None,
             decoder: frame::Decoder::new(inflates),
             outbox: Outbox::default(),
             credentials,
@@ -348,7 +368,11 @@ impl Shard {
         if self.stopping.is_some() {
             self.close(slot, 1012, "The server is restarting");
         }
-        ConnKey { slot, generation: self.generation }
+        let key = ConnKey { slot, generation: self.generation };
+        if let Some(browser) = browser {
+            self.arrived(key, &browser);
+        }
+        key
     }
 
     fn conn(&mut self, key: ConnKey) -> Option<&mut Conn> {
@@ -421,14 +445,20 @@ impl Shard {
             Message::Text(text) => {
                 let app = conn.app.into();
                 self.measure.messages_received.add(app);
-                self.input(key, Input::Text(&text));
+                if !self.holds_back(key, &text) {
+                    self.input(key, Input::Text(&text));
+                }
             }
             Message::Ping(payload) => {
                 conn.outbox.push(frame::encode_pong(payload));
                 self.touch(key.slot);
                 self.input(key, Input::SignOfLife);
             }
-            Message::Pong | Message::Binary(_) => self.input(key, Input::SignOfLife),
+            Message::Pong(payload) => {
+                self.answered_ping(key, payload);
+                self.input(key, Input::SignOfLife);
+            }
+            Message::Binary(_) => self.input(key, Input::SignOfLife),
         }
     }
 
@@ -445,24 +475,25 @@ impl Shard {
     }
 
     fn act(&mut self, slot: Slot, actions: Vec<Action>) {
-        for action in actions {
+        let mut actions = actions.into_iter().peekable();
+        let mut welcome = None;
+        while let Some(action) = actions.next() {
             let Some(conn) = self.conns.get_mut(slot as usize) else { return };
             let (app, socket_id, is_socketio) = (conn.app, conn.socket_id, conn.form == Form::SocketIo);
             let key = ConnKey { slot, generation: conn.generation };
             match action {
                 Action::Send(text) => self.send(slot, frame::encode_text(&text)),
-                Action::SendFrame(frame) => self.send(slot, frame),
+                Action::SendFrame(frame) => match actions.peek() {
+                    Some(Action::Subscribe(channel)) if channel.is_cache() => welcome = Some(frame),
+                    _ => self.send(slot, frame),
+                },
                 Action::Subscribe(channel) => {
-                    let first = self.channels.subscribe(app, &channel, slot) == Change::Edge;
-                    let first = first.then(|| self.context.publisher.hash(app, channel.as_str()));
-                    first.inspect(|hash| self.interest.add(*hash));
-                    self.measure.subscribed(app, &channel, first);
-                    self.occupancy.count(app, &channel, 1);
+                    self.enter(slot, app, &channel, welcome.take());
                     self.tell_of_subscription(app, socket_id, &channel);
                     tracing::debug!("{socket_id} joined channel: {channel}");
                 }
                 Action::Unsubscribe(channel) => {
-                    let last = self.channels.unsubscribe(app, &channel, slot) == Change::Edge;
+                    let last = self.channels.unsubscribe(app, &channel, slot) == channels::Change::Edge;
                     let last = last.then(|| self.context.publisher.hash(app, channel.as_str()));
                     last.inspect(|hash| self.interest.remove(*hash));
                     self.measure.unsubscribed(app, &channel, last);
@@ -523,43 +554,6 @@ impl Shard {
         }
     }
 
-    /// Sends a close frame and nothing after it. The connection's subscriptions end now, the
-    /// connection itself when the client has answered, or after [`CLOSE_WAIT`].
-    fn close(&mut self, slot: Slot, code: u16, reason: &str) {
-        let until = self.now() + CLOSE_WAIT;
-        let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| conn.closing.is_none()) else { return };
-        conn.closing = Some(Closing { until, code, heard: false, deaf: false });
-        conn.outbox.push(frame::encode_close(code, reason));
-        tracing::debug!("{} is closed with {code} {reason}", conn.socket_id);
-        self.touch(slot);
-        self.tell_of_close(slot, code, reason);
-        self.end_session(slot);
-    }
-
-    fn end_session(&mut self, slot: Slot) {
-        let now = self.now();
-        let Some(conn) = self.conns.get_mut(slot as usize) else { return };
-        let mut actions = Vec::new();
-        conn.session.input(Input::Ended, &self.context.settings.rules[usize::from(conn.app.0)], now, &mut actions);
-        self.act(slot, actions);
-    }
-
-    /// Drops a connection. Its reading task sees the socket's end and finds nothing.
-    fn remove(&mut self, slot: Slot, reason: &str) {
-        self.end_session(slot);
-        let Some(conn) = self.conns.try_remove(slot as usize) else { return };
-        self.measure.ended(&conn);
-        tracing::debug!("{} disconnected ({reason})", conn.socket_id);
-        self.tell_of_end(&conn, reason);
-        if let Some(stream) = &conn.stream {
-            let _ = socket2::SockRef::from(&**stream).shutdown(std::net::Shutdown::Both);
-        }
-        self.connections.fetch_sub(1, Ordering::Relaxed);
-        if let Some(socketio) = conn.socketio {
-            self.removed(&socketio);
-        }
-    }
-
     fn tick(&mut self) {
         let now = self.now();
         for slot in 0..self.conns.capacity() {
@@ -578,6 +572,7 @@ impl Shard {
         self.homes.expire(now);
         self.tell_late_counts(now);
         self.tell_watchers_of_changes();
+        self.tick_resume();
         self.flush();
     }
 }

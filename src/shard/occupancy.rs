@@ -196,6 +196,7 @@ impl Shard {
                 socketio: None,
                 deflated,
                 except: None,
+                is_kept: false,
                 taken_at: None,
                 trace: None,
             });

@@ -18,11 +18,16 @@ pub const STEP: Duration = Duration::from_millis(20);
 /// How long the clients get to answer the close frames, after the last of them.
 pub const ANSWER_WAIT: Duration = Duration::from_secs(3);
 
+/// How long before a connection is closed the other nodes are told, so that they keep events for it.
+const HANDED_OVER: Millis = 200;
+
 /// A shard that is ending.
 #[derive(Debug)]
 pub struct Stopping {
     /// Who is to be closed, and when.
     due: VecDeque<(Millis, ConnKey)>,
+    /// Who of them is to be handed over before, and when.
+    handed_over: VecDeque<(Millis, ConnKey)>,
     /// When the last of any shard's are.
     last: Millis,
 }
@@ -36,17 +41,25 @@ impl Shard {
         self.tell_backends_of_the_end();
         let (now, within) = (self.now(), within.as_millis() as Millis);
         let count = self.conns.len().max(1) as u64;
-        let at = |index: usize| now + (index as u64 * within + random(within)) / count;
+        let before = if self.hands_over() { HANDED_OVER } else { 0 };
+        let at = |index: usize| now + before + (index as u64 * within + random(within)) / count;
         let conns = self.conns.iter().enumerate().map(|(index, (slot, conn))| {
             let key = ConnKey { slot: slot as Slot, generation: conn.generation };
             (at(index), key)
         });
-        self.stopping = Some(Stopping { due: conns.collect(), last: now + within });
+        let due: VecDeque<(Millis, ConnKey)> = conns.collect();
+        let handed_over = due.iter().filter(|_| before > 0).map(|(at, key)| (at - before, *key)).collect();
+        self.stopping = Some(Stopping { due, handed_over, last: now + before + within });
     }
 
     /// Closes those whose time it is.
     pub(super) fn close_due(&mut self) {
         let now = self.now();
+        if let Some(stopping) = &mut self.stopping {
+            let next = std::iter::from_fn(|| stopping.handed_over.pop_front_if(|(at, _)| *at <= now));
+            let next: Vec<ConnKey> = next.map(|(_, key)| key).collect();
+            self.hand_over(next.into_iter());
+        }
         while let Some(stopping) = &mut self.stopping
             && let Some((_, key)) = stopping.due.pop_front_if(|(due, _)| *due <= now)
         {

@@ -61,6 +61,7 @@ pub fn context(publisher: &Publisher) -> Context {
         },
         presence_changes: None,
         webhooks: Webhooks::default(),
+        resume: None,
         explains: true,
     }
 }
@@ -89,6 +90,7 @@ impl Client {
                 form: Form::Plain,
                 inflates: false,
                 socketio: None,
+                browser: None,
             },
         };
         publisher.shards()[shard].hand_over(handover);

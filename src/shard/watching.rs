@@ -96,7 +96,8 @@ impl Shard {
     /// Counts who gets these events of one channel, where somebody looks.
     pub(super) fn count_for_watchers(&self, run: &[Delivery]) {
         for (delivery, traced) in run.iter().filter_map(|delivery| Some((delivery, delivery.trace.as_ref()?))) {
-            let mut subscribers = self.channels.subscribers(delivery.app, &delivery.channel);
+            let id = self.channels.id(delivery.app, &delivery.channel);
+            let mut subscribers = id.into_iter().flat_map(|id| self.channels.subscribers(id));
             let is_left_out = |slot: Slot| delivery.except == Some(self.conns[slot as usize].socket_id);
             let excluded = usize::from(delivery.except.is_some() && subscribers.any(is_left_out));
             traced.count(self.channels.count(delivery.app, &delivery.channel) - excluded, excluded);

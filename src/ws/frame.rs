@@ -56,6 +56,11 @@ pub fn deflated(frame: &[u8]) -> Option<Bytes> {
     deflate(text(frame)?.as_bytes()).map(|payload| encode(TEXT | RSV1, &payload))
 }
 
+/// A ping, which the client's WebSocket answers by itself, with the same payload.
+pub fn encode_ping(payload: &[u8]) -> Bytes {
+    encode(PING, payload)
+}
+
 /// The answer to a ping.
 pub fn encode_pong(payload: &[u8]) -> Bytes {
     encode(PONG, payload)
@@ -103,6 +108,12 @@ fn header_of(opcode: u8, payload_bytes: usize) -> ([u8; 10], usize) {
     }
 }
 
+/// The first frame of a piece that was made here.
+pub fn first(piece: &Bytes) -> Bytes {
+    let Some(Sent::Text(text)) = sent(piece).next() else { return Bytes::new() };
+    piece.slice(..text.as_ptr().addr() - piece.as_ptr().addr() + text.len())
+}
+
 /// A frame of ours, taken apart again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Sent<'a> {
@@ -142,8 +153,8 @@ pub enum Message<'a> {
     Binary(Cow<'a, [u8]>),
     /// A ping, to be answered with the same payload.
     Ping(&'a [u8]),
-    /// A pong: a sign of life.
-    Pong,
+    /// The answer to [`encode_ping`], with its payload, or one that nobody has asked for: a sign of life.
+    Pong(&'a [u8]),
     /// The client closes, with this code if it gave one.
     Close(Option<u16>),
 }
@@ -288,7 +299,7 @@ impl Decoder {
     ) -> Result<Option<Message<'a>>, Violation> {
         match header.opcode {
             PING => Ok(Some(Message::Ping(payload))),
-            PONG => Ok(Some(Message::Pong)),
+            PONG => Ok(Some(Message::Pong(payload))),
             CLOSE => close(payload).map(Some),
             TEXT | BINARY if self.fragments.is_some() => {
                 Err(Violation::Protocol("a new message began before the fragments of the last one ended"))

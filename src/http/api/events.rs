@@ -129,6 +129,7 @@ impl<'a> Event<'a> {
             socketio,
             deflated,
             except: self.except,
+            is_kept: true,
             taken_at: Some(Instant::now()),
             trace,
         })

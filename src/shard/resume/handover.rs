@@ -1,0 +1,108 @@
+//! From node to node. One that stops says whose connections are about to be closed, and what they are subscribed to: the
+//! others keep events for them from then on, so wherever a browser comes back, nothing is missing. What arrives here
+//! between that and the close comes twice.
+//!
+//! One that has lost a connection says so, too. What that misses is kept where it was lost alone: whoever comes back to another
+//! node is told of a gap.
+
+use super::Shard;
+use super::away::{Claims, Key, Lost, LostSeat};
+use crate::inbox::{Coming, ConnKey};
+use crate::protocol::channel::ChannelName;
+use crate::protocol::resume::{self, Mode};
+use crate::ws::frame;
+
+impl Shard {
+    /// Whether anybody is to be handed over when this node stops.
+    pub(in super::super) fn hands_over(&self) -> bool {
+        self.resume.is_some() && !self.context.publisher.bus().is_alone()
+    }
+
+    /// Tells the other nodes that these connections will be closed.
+    pub(in super::super) fn hand_over(&self, connections: impl Iterator<Item = ConnKey>) {
+        let coming: Vec<Coming> = connections.filter_map(|at| self.coming(at)).collect();
+        if !coming.is_empty() {
+            self.context.publisher.bus().coming(coming);
+        }
+    }
+
+    fn coming(&self, at: ConnKey) -> Option<Coming> {
+        let conn = self.conns.get(at.slot as usize).filter(|conn| conn.generation == at.generation)?;
+        let browser = conn.browser.as_ref().filter(|_| conn.closing.is_none())?;
+        let log = self.channels.log.as_ref()?;
+        // What is to come once at most cannot be handed over, since it is not known here what the others have kept.
+        let seats = self.channels.seats(at.slot).filter(|(id, _, _)| log.mode(*id) == Mode::AtLeastOnce);
+        let channels: Vec<_> = seats.map(|(_, name, _)| name.clone()).collect();
+        let (app, browser, socket_id) = (conn.app, browser.id, conn.socket_id);
+        (!channels.is_empty()).then_some(Coming { app, browser, socket_id, channels, known_at: None })
+    }
+
+    /// Tells the other nodes of a connection that was lost here.
+    pub(super) fn tell_of_lost(&self, key: Key, lost: &Lost) {
+        let Some(resume) = self.resume.as_ref().filter(|_| self.stopping.is_none()) else { return };
+        if self.context.publisher.bus().is_alone() {
+            return;
+        }
+        let names = lost.seats.iter().filter_map(|seat| self.channels.name(seat.channel));
+        let channels: Vec<_> = names.cloned().collect();
+        let (Some(socket_id), false) = (lost.socket_ids.first().copied(), channels.is_empty()) else { return };
+        let known_at = Some(resume.epoch + lost.known_at);
+        self.context.publisher.bus().coming(vec![Coming { app: key.0, browser: key.1, socket_id, channels, known_at }]);
+    }
+
+    /// A connection of another node was lost. If its browser is here already, it is told what it may have missed.
+    fn lost_elsewhere(&mut self, coming: &Coming, known_at: u64) {
+        let now = self.now();
+        let key = (coming.app, coming.browser);
+        let Some(resume) = &mut self.resume else { return };
+        let (since, until) = (known_at.saturating_sub(resume.epoch), resume.epoch + now);
+        let connections = resume.browsers.get(&key).cloned().unwrap_or_default();
+        let mut told = Vec::new();
+        for at in connections {
+            let conn = self.conns.get(at.slot as usize);
+            if conn.and_then(|conn| conn.browser.as_ref()).is_none_or(|browser| browser.opened < since) {
+                continue;
+            }
+            let here = self.channels.seats(at.slot).map(|(_, name, _)| name);
+            told.extend(here.filter(|name| coming.channels.contains(name)).map(|name| (at.slot, name.clone())));
+        }
+        if told.is_empty() {
+            let seat = |name: &ChannelName| {
+                let hash = self.context.publisher.hash(coming.app, name.as_str());
+                LostSeat { hash, channel: u32::MAX, position: 0, is_unsure: false }
+            };
+            let seats = coming.channels.iter().map(seat).collect();
+            let lost = Lost { socket_ids: vec![coming.socket_id], known_at: since, lost_at: now, seats };
+            for channel in resume.away.note(key, lost, now) {
+                self.release(channel);
+            }
+        }
+        for (slot, name) in told.into_iter().filter(|(_, name)| !name.is_encrypted()) {
+            self.send(slot, frame::encode_text(&resume::gap(name.as_str(), Some(known_at), until)));
+        }
+    }
+
+    /// A connection of another node may come here. If it is about to be closed, what it misses from now on is kept.
+    pub(in super::super) fn expect(&mut self, coming: Coming) {
+        if let Some(known_at) = coming.known_at {
+            return self.lost_elsewhere(&coming, known_at);
+        }
+        let now = self.now();
+        let position = self.newest();
+        let Some(resume) = &mut self.resume else { return };
+        let mut seats = Vec::new();
+        for name in &coming.channels {
+            let hash = self.context.publisher.hash(coming.app, name.as_str());
+            let (channel, is_first) = self.channels.hold_named(coming.app, name, now);
+            if is_first {
+                self.interest.add(hash);
+            }
+            seats.push(LostSeat { hash, channel, position, is_unsure: false });
+        }
+        let lost = Lost { socket_ids: vec![coming.socket_id], known_at: now, lost_at: now, seats };
+        let key = (coming.app, coming.browser);
+        for channel in resume.away.put(key, lost, &Claims::default(), now) {
+            self.release(channel);
+        }
+    }
+}
