@@ -32,6 +32,23 @@ fn nodes(redis: &Redis, count: usize) -> Vec<Server> {
     (0..count).map(|_| node(redis)).collect()
 }
 
+/// Waits until every node has heard of every other one. A start does so, too, but not for longer than two seconds.
+async fn know_each_other(nodes: &[Server]) {
+    for node in nodes {
+        let start = Instant::now();
+        let url = format!("http://127.0.0.1:{}/echo-server/api/status", node.port);
+        loop {
+            let status = reqwest::get(&url).await.unwrap().text().await.unwrap();
+            let status: Value = serde_json::from_str(&status).unwrap();
+            if status["nodes"].as_array().unwrap().len() == nodes.len() {
+                break;
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "{status}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
 /// Waits until every node has heard of these members.
 async fn know(nodes: &[Server], channel: &str, members: &[&str]) {
     for node in nodes {
@@ -338,6 +355,7 @@ async fn backends_are_told_once_and_subscribers_counted_over_all_nodes() {
     });
     let settings = json!({"clients": [app], "cluster": {"presenceGraceSeconds": 1}});
     let mut nodes: Vec<Server> = (0..3).map(|_| node_with(&redis, settings.clone())).collect();
+    know_each_other(&nodes).await;
     let mut told = async |expected: &[&str]| {
         let events = receiver.events(expected.len()).await;
         let mut events: Vec<String> = events
@@ -379,6 +397,7 @@ async fn one_node_keeps_the_lists_in_redis_for_all() {
     let redis = Redis::start(&[]);
     let settings = json!({"database": "redis"});
     let mut nodes: Vec<Server> = (0..2).map(|_| node_with(&redis, settings.clone())).collect();
+    know_each_other(&nodes).await;
     let mut ann = nodes[0].connect().await;
     ann.subscribe_signed("presence-a", Some(&member("ann"))).await;
     let mut bob = nodes[1].connect().await;

@@ -153,7 +153,7 @@ async fn whispers_reach_the_others_only() {
 /// connection is on, and however close together they join.
 #[tokio::test]
 async fn members_who_join_at_once_hear_of_each_other() {
-    let server = Server::start(json!({}));
+    let server = Server::start(json!({"limits": {"presenceJoinsPerMinute": 1000}}));
     let (mut ann, mut bob) = (server.connect().await, server.connect().await);
     for round in 0..150 {
         let channel = format!("presence-{round}");
@@ -258,7 +258,8 @@ async fn presence_agrees(shards: usize) {
 
 #[tokio::test]
 async fn a_slow_reader_is_closed_and_the_others_go_on() {
-    let server = Server::start(json!({"shards": 1, "limits": {"outboundBytes": 100_000}}));
+    // No ping comes in between, however long it takes.
+    let server = Server::start(json!({"shards": 1, "limits": {"outboundBytes": 100_000, "activityTimeout": 600}}));
     let mut slow = server.connect().await;
     slow.subscribe("news").await;
     let mut quick = server.connect().await;
