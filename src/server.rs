@@ -215,16 +215,17 @@ pub fn run(
         let _ = tokio::time::timeout(HANDSHAKES_WAIT, fronts.load().is_empty()).await;
         // Before any of them is closed: the others shall not take that for leaving.
         let _ = tokio::time::timeout(LEAVE_WAIT, publisher.bus().leave(within)).await;
-        for shard in publisher.shards() {
-            shard.tell(Control::Stop(within));
-        }
-        // Meanwhile events go on to those who are there, and requests are answered.
-        shards.ended().await?;
+        // Nor are the lists in Redis to become empty first, and then to go.
         let _ = stop_store.send(true);
         if let Some(store) = store {
             // Redis may be away: then the keys expire by themselves.
             let _ = tokio::time::timeout(STORE_WAIT, store).await;
         }
+        for shard in publisher.shards() {
+            shard.tell(Control::Stop(within));
+        }
+        // Meanwhile events go on to those who are there, and requests are answered.
+        shards.ended().await?;
         // The shards have said who has left by their end.
         let webhooks = reloading.await.map_err(|_| anyhow::anyhow!("a reload has panicked; please report this"))?;
         webhooks.finish().await;
