@@ -232,7 +232,7 @@ async fn refusals_carry_laravels_status() {
         assert_eq!(client.text().await, format!(r#"42["subscription_error","{channel}",{status}]"#));
     }
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let server = Server::start(json!({"authHost": format!("http://{closed}")}));
+    let server = Server::start(json!({"authHost": format!("http://{closed}"), "authTimeoutMs": 200}));
     let mut client = Socket::connect(&server).await;
     client.subscribe("private-a", 1).await;
     assert_eq!(client.text().await, r#"42["subscription_error","private-a",0]"#);

@@ -36,8 +36,6 @@ const SOCKETS_PATIENCE: u32 = 30;
 /// The same for a question at the gateway: a proxy in front waits a minute for an answer.
 const GATEWAYS_PATIENCE: u32 = 4;
 
-/// For so many times `authTimeoutMs` a question is put again while Laravel is away: a restart of PHP takes seconds.
-const AWAY_PATIENCE: u32 = 3;
 
 /// Before a question is put again: at first, and at most. Half of it by chance.
 const PAUSE: RangeInclusive<Duration> = Duration::from_millis(200)..=Duration::from_secs(2);
@@ -140,7 +138,8 @@ impl Laravel {
         let client = if auth.is_by_tls() { client } else { client.tls_certs_only([]) };
         let client = client.build().map_err(CannotAsk::Client)?;
         let turns = Semaphore::new(auth.concurrency.clamp(1, Semaphore::MAX_PERMITS));
-        let away_patience = auth.timeout.saturating_mul(AWAY_PATIENCE);
+        // A restart of PHP takes seconds; who has given a wrong authHost shall not look at a silent page for longer.
+        let away_patience = auth.timeout;
         let inner = Inner {
             client,
             auth: auth.clone(),
