@@ -52,7 +52,9 @@ pub fn set_up(format: LogFormat, dev_mode: bool) {
         LogFormat::Json => true,
     };
     let Ok(lines) = Lines::start() else { return };
-    if LOG.set(Log { lines, kinds: Kinds::default(), is_json }).is_err() {
+    let kinds = Kinds::default();
+    kinds.set_dev_mode(dev_mode);
+    if LOG.set(Log { lines, kinds, is_json }).is_err() {
         return;
     }
     let colours = is_terminal && !is_json && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -93,6 +95,9 @@ pub fn set_up(format: LogFormat, dev_mode: bool) {
 
 /// Says more from now on, or less, unless `RUST_LOG` says what is said.
 pub fn set_dev_mode(dev_mode: bool) {
+    if let Some(log) = LOG.get() {
+        log.kinds.set_dev_mode(dev_mode);
+    }
     if let Some(change) = CHANGE_FILTER.get() {
         change(default_filter(dev_mode));
     }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,9 @@ use super::ALWAYS;
 
 /// Lines of one kind that are said in each interval.
 const LINES_MAX: u32 = 10;
+
+/// The same in dev mode: who looks at each refusal misses none, and a flood is one yet.
+const LINES_MAX_IN_DEV_MODE: u32 = 1000;
 
 /// After so long the count of the rest is said, and the next ones are said again.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -35,6 +38,7 @@ pub(super) enum Verdict {
 pub(super) struct Kinds {
     kinds: Mutex<HashMap<(Identifier, u64), Kind>>,
     suppressed: AtomicU64,
+    dev_mode: AtomicBool,
 }
 
 struct Kind {
@@ -46,6 +50,11 @@ struct Kind {
 }
 
 impl Kinds {
+    /// Says more of each kind, or less.
+    pub fn set_dev_mode(&self, dev_mode: bool) {
+        self.dev_mode.store(dev_mode, Ordering::Relaxed);
+    }
+
     /// Whether to say this.
     pub fn judge(&self, event: &Event<'_>) -> Verdict {
         let metadata = event.metadata();
@@ -63,7 +72,8 @@ impl Kinds {
         if now.duration_since(kind.since) >= INTERVAL && kind.left_out == 0 {
             (kind.since, kind.said) = (now, 0);
         }
-        if kind.said < LINES_MAX {
+        let max = if self.dev_mode.load(Ordering::Relaxed) { LINES_MAX_IN_DEV_MODE } else { LINES_MAX };
+        if kind.said < max {
             kind.said += 1;
             return Verdict::Say;
         }
@@ -154,6 +164,8 @@ mod tests {
         assert!(kinds.due(at(11)).is_empty());
         assert_eq!(said(401, 11), 10);
         assert_eq!(kinds.suppressed(), 190 + 90 + 90);
+        kinds.set_dev_mode(true);
+        assert_eq!(said(403, 12), 100, "a developer sees each");
     }
 
     #[test]

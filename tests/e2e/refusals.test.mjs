@@ -163,7 +163,7 @@ promise('gateway: a redirect is refused, too', async (life) => {
 });
 
 promise('callback: Laravel away is a refusal that says so, and the server lives on', async (life) => {
-  const alone = await life.keep(startServer({ redis }));
+  const alone = await life.keep(startServer({ redis, authTimeoutMs: 500 }));
   const raw = await open(life, { Cookie: johnsCookie }, alone);
   const from = alone.mark;
   const { status, error } = await raw.refused('private-user.1');
