@@ -59,7 +59,7 @@ promise('start, what it says and leaves, and stop', async (life) => {
   const lock = ({ dir }) => readFileSync(join(dir, 'laravel-echo-server.lock'), 'utf8');
   const locks = { old: lock(servers.old).replace(String(servers.old.child.pid), 'PID'), ours: lock(servers.ours).replace(String(servers.ours.child.pid), 'PID') };
   assert.equal(locks.old, '{\n\t"process": PID\n}');
-  comparison.same('the lock file', locks);
+  comparison.different('the lock file', locks, 'the lock file', { old: locks.old, ours: `{\n\t"process": PID,\n\t"port": ${servers.ours.port}\n}` });
 
   const again = { old: await run('old', ['start', '--dir', servers.old.dir], tmpdir()), ours: await run('ours', ['start', '--dir', servers.ours.dir], tmpdir()) };
   for (const { said } of Object.values(again)) assert.match(said, /already a server running/);

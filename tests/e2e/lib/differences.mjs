@@ -24,6 +24,7 @@ export const DIFFERENCES = {
   'names of whispers': 'a whisper\'s name begins with "client-"; with the old server a page could send events by any name that has it somewhere',
   'ids as channels': 'another connection\'s id is no channel: with the old server whoever subscribed to it got what that connection alone was sent',
   'frames that end the process': 'nothing that a client sends ends this server',
+  'the lock file': 'it names the port, too, so that other commands reach the server',
   'exit codes': 'a command that has not done what it should ends with 1 or 2: supervisors and scripts go by it',
   'secrets of clients': 'a client gets a secret beside its key, with which backends sign; the old server does not look at it',
   'ids of digits': 'an id is written as a text: with the old server a number never matched',
