@@ -158,6 +158,6 @@ promise('client:add and client:remove', async () => {
   comparison.different('an unknown client', codes(await both(['client:remove', 'nobody'], files)), 'exit codes', { old: 0, ours: 1 });
 });
 
-const HERE = ['exit codes', 'secrets of clients', 'ids of digits', 'what client:add writes'];
+const HERE = ['exit codes', 'secrets of clients', 'the lock file', 'ids of digits', 'what client:add writes'];
 
 after(() => assert.deepEqual([...comparison.used].sort(), [...HERE].sort(), 'what these tests have seen of the list'));
