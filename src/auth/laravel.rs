@@ -36,7 +36,6 @@ const SOCKETS_PATIENCE: u32 = 30;
 /// The same for a question at the gateway: a proxy in front waits a minute for an answer.
 const GATEWAYS_PATIENCE: u32 = 4;
 
-
 /// Before a question is put again: at first, and at most. Half of it by chance.
 const PAUSE: RangeInclusive<Duration> = Duration::from_millis(200)..=Duration::from_secs(2);
 
