@@ -277,17 +277,7 @@ mod tests {
 
     fn delivery(bytes: usize) -> Delivery {
         let channel = ChannelName::published("a");
-        Delivery {
-            app: AppIndex(0),
-            channel,
-            frame: Bytes::from(vec![0; bytes]),
-            socketio: None,
-            deflated: None,
-            except: None,
-            is_kept: true,
-            trace: None,
-            taken_at: None,
-        }
+        Delivery { is_kept: true, ..Delivery::new(AppIndex(0), channel, Bytes::from(vec![0; bytes])) }
     }
 
     #[test]

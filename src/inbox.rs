@@ -71,6 +71,23 @@ pub struct Delivery {
     pub taken_at: Option<Instant>,
 }
 
+impl Delivery {
+    /// To all subscribers who speak the Pusher protocol, uncompressed; and neither kept nor looked at.
+    pub fn new(app: AppIndex, channel: ChannelName, frame: Bytes) -> Self {
+        Self {
+            app,
+            channel,
+            frame,
+            socketio: None,
+            deflated: None,
+            except: None,
+            is_kept: false,
+            trace: None,
+            taken_at: None,
+        }
+    }
+}
+
 /// In which form a connection is sent events.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Form {

@@ -328,17 +328,7 @@ mod tests {
         let publisher = Publisher::new(vec![shard]);
         inbox.interest.add(publisher.hash(APP, "cache-x"));
         let channel = ChannelName::published("cache-x");
-        let delivery = Delivery {
-            app: APP,
-            channel,
-            frame: event_frame("cache-x", "e", "1"),
-            socketio: None,
-            deflated: None,
-            except: None,
-            is_kept: true,
-            trace: None,
-            taken_at: None,
-        };
+        let delivery = Delivery { is_kept: true, ..Delivery::new(APP, channel, event_frame("cache-x", "e", "1")) };
         publisher.publish(delivery.clone()).await;
         (0..EVENTS_MAX).for_each(|_| publisher.relay_published(&delivery));
         let mut publishing = Box::pin(publisher.publish(delivery));

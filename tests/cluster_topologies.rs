@@ -98,15 +98,7 @@ async fn nodes_at_any_master_of_a_redis_cluster_are_one() {
 /// Whoever was there before the failover is not taken off a list for it.
 #[tokio::test]
 async fn nodes_follow_the_sentinels_master_together() {
-    let mut master = Redis::start(&[]);
-    let replica = Redis::start(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
-    replica.until(&["INFO", "replication"], |said| said.contains("master_link_status:up"));
-    let sentinel = Redis::sentinel(&format!(
-        "sentinel monitor mymaster 127.0.0.1 {} 1\nsentinel down-after-milliseconds mymaster 300\n\
-         sentinel failover-timeout mymaster 2000\n",
-        master.port
-    ));
-    sentinel.until(&["SENTINEL", "replicas", "mymaster"], |said| said.contains(&replica.port.to_string()));
+    let (mut master, replica, sentinel) = Redis::with_replica_and_sentinel();
     let at = || node(json!({"sentinels": [{"host": "127.0.0.1", "port": sentinel.port}], "name": "mymaster"}));
     let nodes = [at(), at()];
     let mut ann = member(&nodes[0], "ann").await;

@@ -29,15 +29,7 @@ async fn arrives(port: u16, client: &mut Client, name: &str) {
 
 #[tokio::test]
 async fn the_sentinels_master_is_followed_to_the_next_one() {
-    let mut master = Redis::start(&[]);
-    let replica = Redis::start(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
-    replica.until(&["INFO", "replication"], |said| said.contains("master_link_status:up"));
-    let sentinel = Redis::sentinel(&format!(
-        "sentinel monitor mymaster 127.0.0.1 {} 1\nsentinel down-after-milliseconds mymaster 300\n\
-         sentinel failover-timeout mymaster 2000\n",
-        master.port
-    ));
-    sentinel.until(&["SENTINEL", "replicas", "mymaster"], |said| said.contains(&replica.port.to_string()));
+    let (mut master, replica, sentinel) = Redis::with_replica_and_sentinel();
     // The first sentinel is gone, which is no reason to give up.
     let sentinels =
         json!([{ "host": "127.0.0.1", "port": free_port() }, { "host": "127.0.0.1", "port": sentinel.port }]);

@@ -91,17 +91,7 @@ mod tests {
             let bytes = |count| Bytes::from(vec![0; count]);
             let channel = ChannelName::published(channel);
             let (frame, socketio, deflated) = (bytes(10), Some(bytes(20)), Some(bytes(5)));
-            let delivery = Delivery {
-                app,
-                channel,
-                frame,
-                socketio,
-                deflated,
-                except: None,
-                is_kept: true,
-                taken_at: None,
-                trace: None,
-            };
+            let delivery = Delivery { socketio, deflated, is_kept: true, ..Delivery::new(app, channel, frame) };
             let mut backlog = Backlog::of_nodes();
             (0..EVENTS_MAX).for_each(|_| backlog.publish(delivery.clone(), &publisher));
             assert!(backlog.is_empty());

@@ -58,17 +58,7 @@ impl Shard {
         let socketio = publisher.for_socketio(|| frame::encode_text(&socketio()));
         let frame = frame::encode_text(text);
         let deflated = publisher.deflated(&frame);
-        Delivery {
-            app,
-            channel: channel.clone(),
-            frame,
-            socketio,
-            deflated,
-            except,
-            is_kept: false,
-            taken_at: None,
-            trace: None,
-        }
+        Delivery { socketio, deflated, except, ..Delivery::new(app, channel.clone(), frame) }
     }
 
     /// Sends a client event to the channel's other subscribers, on all nodes.

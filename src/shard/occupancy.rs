@@ -188,18 +188,7 @@ impl Shard {
             // Socket.IO clients know no such event.
             let (frame, publisher) = (frame::encode_text(&text), &self.context.publisher);
             let deflated = publisher.deflated(&frame);
-            let channel = channel.clone();
-            publisher.relay(&Delivery {
-                app,
-                channel,
-                frame,
-                socketio: None,
-                deflated,
-                except: None,
-                is_kept: false,
-                taken_at: None,
-                trace: None,
-            });
+            publisher.relay(&Delivery { deflated, ..Delivery::new(app, channel.clone(), frame) });
         }
         self.occupancy.late.remove(&key);
         self.tell_backend_for_all(app, channel, Event::SubscriptionCount(subscribers));

@@ -36,6 +36,21 @@ impl Redis {
         started.unwrap_or_else(|| panic!("redis-server does not start again on port {port}"))
     }
 
+    /// A master, its replica, and a sentinel that knows both as `mymaster`.
+    #[allow(dead_code)]
+    pub fn with_replica_and_sentinel() -> (Self, Self, Self) {
+        let master = Self::start(&[]);
+        let replica = Self::start(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
+        replica.until(&["INFO", "replication"], |said| said.contains("master_link_status:up"));
+        let sentinel = Self::sentinel(&format!(
+            "sentinel monitor mymaster 127.0.0.1 {} 1\nsentinel down-after-milliseconds mymaster 300\n\
+             sentinel failover-timeout mymaster 2000\n",
+            master.port
+        ));
+        sentinel.until(&["SENTINEL", "replicas", "mymaster"], |said| said.contains(&replica.port.to_string()));
+        (master, replica, sentinel)
+    }
+
     fn with_file(file: Option<&str>, arguments: &[&str]) -> Self {
         // Between asking for a free port and using it, somebody else may take it.
         for _ in 0..20 {

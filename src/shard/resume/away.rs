@@ -3,7 +3,7 @@
 //! is which; what tells them apart is their channels. Where that is not enough each gets what any of them
 //! may have missed: so nobody misses anything.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::inbox::AppIndex;
 use crate::protocol::SocketId;
@@ -137,15 +137,14 @@ impl Away {
         let mut released = Vec::new();
         if let Some(before) = claims.bound.and_then(|id| self.take(&key, id)) {
             let (is_late, claimed, known_at) = (before.is_late, before.claimed, before.lost.known_at);
-            for seat in before.lost.seats {
-                if is_late {
-                    continue;
-                }
-                if claimed.contains(&seat.hash) || lost.seats.iter().any(|new| new.hash == seat.hash) {
-                    released.push(seat.channel);
-                } else {
+            // There may be very many, if somebody wants that.
+            let mut known: HashSet<u64> = claimed.into_iter().chain(lost.seats.iter().map(|seat| seat.hash)).collect();
+            for seat in before.lost.seats.into_iter().filter(|_| !is_late) {
+                if known.insert(seat.hash) {
                     lost.seats.push(seat);
                     lost.known_at = lost.known_at.min(known_at);
+                } else {
+                    released.push(seat.channel);
                 }
             }
         }

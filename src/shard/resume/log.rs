@@ -209,17 +209,7 @@ mod tests {
     fn delivery(bytes: usize, tag: u8) -> Delivery {
         let frame = Bytes::from(vec![tag; bytes]);
         let channel = ChannelName::published("c");
-        Delivery {
-            app: AppIndex(0),
-            channel,
-            frame,
-            socketio: None,
-            deflated: None,
-            except: None,
-            is_kept: true,
-            taken_at: None,
-            trace: None,
-        }
+        Delivery { is_kept: true, ..Delivery::new(AppIndex(0), channel, frame) }
     }
 
     fn tags(log: &Log, channel: u32, position: u64) -> (Option<Millis>, Vec<u8>) {

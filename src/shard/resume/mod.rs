@@ -442,18 +442,7 @@ impl Shard {
             let is_of_redis = channel.access() != Access::User && !channel.is_encrypted();
             if is_of_redis && self.context.resume.as_ref().is_some_and(|it| it.modes.of(channel) != Mode::Off) {
                 let frame = frame::encode_text(&resume::gap(channel.as_str(), Some(since), until));
-                let channel = channel.clone();
-                told.push(Delivery {
-                    app,
-                    channel,
-                    frame,
-                    socketio: None,
-                    deflated: None,
-                    except: None,
-                    is_kept: true,
-                    taken_at: None,
-                    trace: None,
-                });
+                told.push(Delivery { is_kept: true, ..Delivery::new(app, channel.clone(), frame) });
             }
         }
         self.deliver(&mut told);
