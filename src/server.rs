@@ -43,7 +43,7 @@ pub use reload::Origin;
 const STORE_WAIT: Duration = Duration::from_secs(2);
 
 /// How long connections that have just been accepted may take until a shard has them.
-const HANDSHAKES_WAIT: Duration = Duration::from_millis(300);
+const HANDSHAKES_WAIT: Duration = http::FIRST_REQUEST_WAIT.saturating_add(Duration::from_millis(300));
 
 /// How long requests that are being answered may take when everything else has ended.
 const REQUESTS_WAIT: Duration = Duration::from_secs(1);
@@ -205,7 +205,15 @@ pub fn run(
             crate::log::flush();
             std::process::exit(1);
         });
-        systemd.stopping(within + LEAVE_WAIT + STORE_WAIT + shard::ANSWER_WAIT + webhook::STOP_TIME + REQUESTS_WAIT);
+        systemd.stopping(
+            within
+                + HANDSHAKES_WAIT
+                + LEAVE_WAIT
+                + STORE_WAIT
+                + shard::ANSWER_WAIT
+                + webhook::STOP_TIME
+                + REQUESTS_WAIT,
+        );
         let _ = stop.send(true);
         for serving in serving {
             let _ = serving.await;

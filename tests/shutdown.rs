@@ -176,6 +176,32 @@ async fn systemd_is_told_what_the_server_does() {
     assert_eq!(server.wait(), Some(0));
 }
 
+/// Who was accepted before the end is answered, even if nothing had been heard of him yet: in a restart by systemd he would
+/// otherwise be the one that is dropped.
+#[tokio::test]
+async fn a_request_that_comes_after_the_signal_on_a_connection_from_before_is_answered() {
+    let mut server = Server::start(json!({}));
+    let mut silent = tokio::net::TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
+    // Connections are accepted in order.
+    let connected = server.connect().await;
+    server.terminate();
+    server.says("SIGTERM: closing").await;
+    let request = format!(
+        "GET /app/{KEY}?protocol=7 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    silent.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.windows(6).any(|part| part == b"\x88\x1a\x03\xf4Th") {
+        assert!(silent.read_buf(&mut answer).await.unwrap() > 0, "{}", String::from_utf8_lossy(&answer));
+    }
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 101 ") && answer.contains("connection_established"), "{answer}");
+    assert_eq!(until_closed(connected).await.2, 1012);
+    drop(silent);
+    assert_eq!(server.wait(), Some(0));
+}
+
 /// The socket stays open while there is no server, so clients wait for the next one and are not refused.
 #[tokio::test]
 async fn nobody_is_refused_while_it_is_restarted() {

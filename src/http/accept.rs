@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
@@ -30,6 +30,10 @@ const OUT_OF_FILES_WAIT: Duration = Duration::from_millis(100);
 
 /// How long it is not said again that no connections can be accepted, or that there are too many.
 const QUIET: Duration = Duration::from_secs(10);
+
+/// How long the first request of a connection that has been accepted is waited for when the server stops: the client was
+/// not refused, so it shall not be dropped without an answer either.
+pub const FIRST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 
 /// Sockets of one address over `limits.connectionsPerAddress` that are told so before others are dropped.
 const TOLD_MAX: usize = 100;
@@ -209,7 +213,9 @@ async fn connection(
 }
 
 async fn http<S: Stream>(fronts: Fronts, mut stop: watch::Receiver<bool>, open: Open, stream: S, source: &Source) {
+    let asked = Notify::new();
     let service = service_fn(|request: Request<Incoming>| {
+        asked.notify_one();
         // A backend's connection may outlive many configurations.
         let open = Arc::new(Open { front: fronts.load_full(), ..open.clone() });
         // Whoever stands in between may take a length that stands beside it for the right one, and what we would
@@ -232,8 +238,10 @@ async fn http<S: Stream>(fronts: Fronts, mut stop: watch::Receiver<bool>, open: 
         .serve_connection(TokioIo::new(Patient::new(stream, PATIENCE)), service)
         .with_upgrades();
     tokio::pin!(connection);
-    let stopping = async move {
+    let stopping = async {
         let _ = stop.wait_for(|stop| *stop).await;
+        // Hyper drops a connection of which nothing has been read.
+        let _ = timeout(FIRST_REQUEST_WAIT, asked.notified()).await;
     };
     let served = tokio::select! {
         served = &mut connection => served,

@@ -52,7 +52,7 @@ pub mod proxy;
 pub(crate) mod proxy_protocol;
 mod socketio;
 
-pub use accept::serve;
+pub use accept::{FIRST_REQUEST_WAIT, serve};
 pub use proxy::Body;
 
 /// How long a client that is refused may take to answer the close frame.
