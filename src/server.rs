@@ -251,15 +251,14 @@ pub fn run(
 }
 
 /// Those that systemd has handed over, or else those of the configuration.
-fn listeners(config: &Config, inherited: Vec<OwnedFd>) -> anyhow::Result<Vec<Listener>> {
+fn listeners(config: &Config, inherited: Vec<(OwnedFd, bool)>) -> anyhow::Result<Vec<Listener>> {
     if inherited.is_empty() {
         return listen::open(config);
     }
-    let listeners = inherited.into_iter().map(Listener::inherited).collect::<Result<Vec<_>, _>>();
-    let listeners = listeners.context("a socket that systemd has handed over cannot be used")?;
+    let listeners = listen::take_over(config, inherited)?;
     let places: Vec<String> = listeners.iter().map(|listener| listener.place().to_string()).collect();
     tracing::info!(
-        "Listening where systemd has opened it: {} (\"host\", \"port\" and \"socket\" do not count)",
+        "Listening where systemd has opened it: {} (\"host\", the ports and \"socket\" do not count)",
         places.join(", ")
     );
     Ok(listeners)
