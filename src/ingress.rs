@@ -539,6 +539,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn heartbeats_of_any_server_are_not_even_ignored() {
+        let mut fixture = fixture(None, 1, &["x"]);
+        for channel in ["echo-server:heartbeat:01", "b_database_echo-server:heartbeat:02"] {
+            assert!(fixture.take(channel, r#"{"echo-server-heartbeat":1764000000123}"#).await.is_empty());
+        }
+        assert_eq!(fixture.ingress.ignored.0, [0; IgnoredBecause::VALUES.len()]);
+        fixture.take("a_database_x", LARAVEL).await;
+        assert_eq!(fixture.known.borrow().as_deref(), Some("a_database_"), "no second application");
+    }
+
+    #[tokio::test]
     async fn a_queue_is_taken_in_order_and_a_full_inbox_waited_for() {
         let Fixture { ingress, inbox, known: _ } = fixture(Some(""), 1, &["x"]);
         let (queue, waiting) = mpsc::channel(1);

@@ -289,12 +289,13 @@ fn rights(config: &Config, facts: &Facts) -> Finding {
         .denied
         .iter()
         .map(|(command, target)| match *command {
-            "PUBLISH" => format!("+publish &{target}"),
+            // What ends here is followed by a number.
+            "PUBLISH" => format!("+publish &{target}{}", if target.ends_with(':') { "*" } else { "" }),
             _ => format!("+{} ~{}*", command.to_lowercase(), target.split(":secret:").next().unwrap_or_default()),
         })
         .collect();
     Finding::warning("redis.rights", format!("The user {user:?} of Redis may not: {what}"))
-        .why("Events arrive all the same. But servers on one Redis do not find each other, and secrets or presence lists are not shared.")
+        .why("Events arrive all the same. But servers on one Redis do not find each other, secrets or presence lists are not shared, or with \"resume\" there is no second connection.")
         .fix("Allow it in Redis, or if there is but one server, set \"cluster\": false.")
         .line("redis-cli", format!("ACL SETUSER {user} {}", rules.join(" ")))
 }
@@ -381,6 +382,7 @@ mod tests {
         heard.note(b"\xff", Some(event));
         heard.note(b"long", None);
         heard.note(b"laravel-echo-server:bus", Some(bus::MAGIC));
+        heard.note(b"echo-server:heartbeat:01", Some(b"{\"echo-server-heartbeat\":1764000000123}"));
         assert_eq!((heard.events, heard.others), (3, 3));
         assert_eq!(heard.channels, ["shop:orders", "blog_database_x"]);
         let expected = [("blog_database_".to_owned(), 1), ("shop:".to_owned(), 2)];

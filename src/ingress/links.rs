@@ -155,18 +155,18 @@ impl Listening {
     }
 }
 
-type Connecting = Pin<Box<dyn Future<Output = Result<Subscription, Failure>> + Send>>;
+type Connecting = Pin<Box<dyn Future<Output = Result<Box<Subscription>, Failure>> + Send>>;
 
 /// The second connection.
 enum Standby {
     /// Not before the first heartbeat has been heard.
     Absent,
     Connecting(Connecting),
-    Connected(Subscription, Instant),
+    Connected(Box<Subscription>, Instant),
 }
 
 enum Event {
-    Connected(Result<Subscription, Failure>),
+    Connected(Result<Box<Subscription>, Failure>),
     Filled(Result<(), Failure>),
 }
 
@@ -205,7 +205,7 @@ impl Connect {
         let (link, reached, pattern) = (link.clone(), reached.clone(), pattern.clone());
         Box::pin(async move {
             tokio::time::sleep(pause).await;
-            link.subscribe_at(&reached, &pattern).await
+            link.subscribe_at(&reached, &pattern).await.map(Box::new)
         })
     }
 }
@@ -335,7 +335,7 @@ impl Twin {
         self.backoff.connection_lasted(since.elapsed());
         self.news = Some(News::TakenOver(failure));
         self.replace_standby();
-        Ok(subscription)
+        Ok(*subscription)
     }
 
     /// The active connection has brought something.
