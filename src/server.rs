@@ -220,7 +220,10 @@ pub fn run(
         for serving in serving {
             let _ = serving.await;
         }
-        tracing::info!("{signal}: closing {connections} connections within {within:?}; clients will reconnect");
+        match connections {
+            0 => tracing::info!("{signal}: ending; nobody is connected"),
+            _ => tracing::info!("{signal}: closing {connections} connections within {within:?}; clients will reconnect"),
+        }
         // A handshake that has begun leads to a shard that is there yet.
         let _ = tokio::time::timeout(HANDSHAKES_WAIT, fronts.load().is_empty()).await;
         // Before any of them is closed: the others shall not take that for leaving.

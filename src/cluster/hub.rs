@@ -361,7 +361,7 @@ impl Hub {
             }
             let missed = header.number - peer.number - 1;
             if missed > 0 {
-                self.counters.missed += missed;
+                self.counters.missed = self.counters.missed.saturating_add(missed);
                 peer.arriving = None;
                 tracing::warn!("Missed {missed} messages of node {}; events among them are lost", header.node);
             }
