@@ -18,13 +18,13 @@ use crate::http::admin::Admin;
 use crate::http::operations::Operations;
 use crate::http::{self, Front, Fronts};
 use crate::inbox::{self, AppIndex, Control, Inbox, Query, Settings};
-use crate::ingress::{self, Ingress};
+use crate::ingress::{self, Ingress, Links};
 use crate::listen::{self, Listener, Place};
 use crate::metrics::Metrics;
 use crate::presence_store::{self, PresenceStore};
 use crate::publish::Publisher;
 use crate::query::Everybody;
-use crate::redis::Status;
+use crate::redis::{Link, Status};
 use crate::shard;
 use crate::tap::Tap;
 use crate::webhook::{self, Webhooks};
@@ -136,7 +136,9 @@ pub fn run(
             }
             Source::Redis => {
                 let (status, known) = watch::channel(Status::starting());
-                tokio::spawn(ingress::from_redis(config.redis.clone(), ingress, status));
+                let link = Link::new(config.redis.clone(), ingress::PAYLOAD_BYTES_MAX);
+                let links = if config.resume.is_some() { Links::two(link) } else { Links::one(link) };
+                tokio::spawn(ingress::from_redis(links, ingress, status));
                 Some(known)
             }
             Source::Queue(queue) => {
