@@ -222,7 +222,9 @@ pub fn run(
         }
         match connections {
             0 => tracing::info!("{signal}: ending; nobody is connected"),
-            _ => tracing::info!("{signal}: closing {connections} connections within {within:?}; clients will reconnect"),
+            _ => {
+                tracing::info!("{signal}: closing {connections} connections within {within:?}; clients will reconnect")
+            }
         }
         // A handshake that has begun leads to a shard that is there yet.
         let _ = tokio::time::timeout(HANDSHAKES_WAIT, fronts.load().is_empty()).await;
