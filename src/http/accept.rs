@@ -40,6 +40,7 @@ const TOLD_MAX: usize = 100;
 
 /// Accepts connections until told to stop.
 pub async fn serve(listener: Listener, fronts: Fronts, mut stop: watch::Receiver<bool>) {
+    let is_tls = listener.is_tls();
     let pace = Arc::new(Pace::default());
     tokio::spawn(pace.clone().run());
     let (mut failures, mut dropped) = (Occasionally::default(), Occasionally::default());
@@ -69,9 +70,9 @@ pub async fn serve(listener: Listener, fronts: Fronts, mut stop: watch::Receiver
                 let is_backend = Arc::new(AtomicBool::new(false));
                 let known = is_backend.clone();
                 let is_exempt = move || known.load(Ordering::Relaxed);
-                tokio::spawn(
-                    pace.paced(connection(fronts.clone(), stop.clone(), counted, is_backend, stream, peer), is_exempt),
-                );
+                let connection = Connection { peer: peer.ip(), is_proxied: false, is_tls };
+                let accepted = Accepted { stream, peer, connection, counted, is_backend };
+                tokio::spawn(pace.paced(serve_one(fronts.clone(), stop.clone(), accepted), is_exempt));
             }
             Err(error) => {
                 let is_out_of_files = listen::is_out_of_files(&error);
@@ -156,22 +157,26 @@ impl Open {
     }
 }
 
-async fn connection(
-    fronts: Fronts,
-    stop: watch::Receiver<bool>,
+/// What a listener has accepted.
+struct Accepted {
+    stream: TcpStream,
+    peer: Peer,
+    /// As the socket says.
+    connection: Connection,
     counted: OneMore,
     is_backend: Arc<AtomicBool>,
-    mut stream: TcpStream,
-    peer: Peer,
-) {
+}
+
+async fn serve_one(fronts: Fronts, stop: watch::Receiver<bool>, accepted: Accepted) {
+    let Accepted { mut stream, peer, mut connection, counted, is_backend } = accepted;
     let _ = stream.set_nodelay(true);
     let front = fronts.load_full();
     let limits = &front.config.limits;
-    let is_tls = front.tls.is_some();
-    let mut connection = Connection { peer: peer.ip(), is_proxied: false, is_tls };
     if front.config.proxy_protocol && front.config.trusted_proxies.trusts(connection.peer) {
         match timeout(limits.handshake_timeout, proxy_protocol::read(&mut stream)).await {
-            Ok(Ok(Told::Client(address))) => connection = Connection { peer: Some(address), is_proxied: true, is_tls },
+            Ok(Ok(Told::Client(address))) => {
+                connection = Connection { peer: Some(address), is_proxied: true, ..connection };
+            }
             Ok(Ok(Told::Unknown)) => connection.is_proxied = true,
             Ok(Ok(Told::Proxy)) => {}
             Ok(Err(error)) => {
@@ -197,7 +202,9 @@ async fn connection(
     let counted = Arc::new(Counted { _open: counted, by_address });
     let open = Open { front: front.clone(), is_backend, connection, counted };
     match &front.tls {
-        None => http(fronts, stop, open, stream, &source).await,
+        _ if !connection.is_tls => http(fronts, stop, open, stream, &source).await,
+        // A configuration without a certificate is not taken while there is a port with TLS.
+        None => {}
         Some((tls, _)) => match timeout(limits.handshake_timeout, tls.accept(stream)).await {
             Ok(Ok(stream)) => http(fronts, stop, open, stream, &source).await,
             Ok(Err(error)) => {

@@ -67,7 +67,7 @@ pub struct Settings {
     pub time: Millis,
     /// Subscriptions of those who are away.
     pub seats_max: usize,
-    /// See [`STRANGERS_MAX`].
+    /// Browsers that come from another process and are to be told so.
     pub strangers_max: usize,
     /// See `probe::HELD_BACK_ALL_MAX`.
     pub held_back_max: usize,
