@@ -143,6 +143,8 @@ pub struct Away {
     held: HashMap<Counted, usize>,
     /// Browsers of which a lost connection was forgotten before its time.
     forgotten: Marks,
+    /// Of how many not all is kept, since [`Away::take_forgotten`].
+    count: u64,
     next: u64,
     seats: usize,
     seats_max: usize,
@@ -266,6 +268,7 @@ impl Away {
             queues: Default::default(),
             held: HashMap::new(),
             forgotten: Marks::new(seats_max / FORGOTTEN_PART),
+            count: 0,
             next: 0,
             seats: 0,
             seats_max,
@@ -301,10 +304,12 @@ impl Away {
             }
         }
         if !is_whole {
+            self.count += 1;
             self.forgotten.put(key, lost.address, lost.known_at, now + self.time + REMEMBERED);
         }
         let held = lost.address.and_then(|address| self.held.get(&address)).copied().unwrap_or(0);
         if lost.address.is_some() && held + lost.seats.len() > self.seats_max / ADDRESS_PART {
+            self.count += 1;
             released.extend(lost.seats.iter().map(|seat| seat.channel));
             self.enter(key, lost, Kind::Late, now + REMEMBERED);
         } else {
@@ -357,6 +362,7 @@ impl Away {
             let Some(oldest) = oldest else { return };
             let until = oldest.until + if oldest.kind == Kind::Held { REMEMBERED } else { 0 };
             let (id, address, known_at) = (oldest.id, oldest.lost.address, oldest.lost.known_at);
+            self.count += 1;
             self.forgotten.put(of, address, known_at, until);
             released.extend(self.take(&of, id).iter().flat_map(Ticket::held));
         }
@@ -391,6 +397,11 @@ impl Away {
             (claim.known_at, claim.gap_until) = (claim.known_at.min(known_at), Some(now));
         }
         claim
+    }
+
+    /// Of how many lost connections, since the last time, not all is kept for as long as it should be.
+    pub fn take_forgotten(&mut self) -> u64 {
+        std::mem::take(&mut self.count)
     }
 
     /// Gives up what is too old; gives the channels that are held once less for it.

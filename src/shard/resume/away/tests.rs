@@ -148,7 +148,7 @@ fn of_one_browser_so_many_are_remembered_and_the_others_told_of() {
         away.put(KEY, lost(n, &[(n, n)], n), &Claims::default(), n);
         away.assert_consistent();
     }
-    assert_eq!(away.seats, LOST_MAX);
+    assert_eq!((away.seats, away.take_forgotten()), (LOST_MAX, 1000 - LOST_MAX as u64));
     // Whoever was forgotten may be any of those who come back.
     let claim = away.claim(&KEY, None, 999, &mut Claims::default(), 1000).unwrap();
     assert_eq!((claim.position, claim.known_at, claim.gap_until), (Some(999), 0, Some(1000)));
@@ -206,6 +206,7 @@ fn one_address_takes_nobody_elses_room() {
         away.assert_consistent();
     }
     assert_eq!(released, 9900, "an eighth of the room is held");
+    assert!(away.take_forgotten() >= 990);
     // What is not held is told, and of who was forgotten, too.
     let claim = away.claim(&browser(1999), None, 9990, &mut Claims::default(), 3).unwrap();
     assert_eq!((claim.position, claim.gap_until), (None, Some(3)));
