@@ -29,6 +29,9 @@ const LOST_MAX: usize = 64;
 /// Subscriptions of the lost connections of one browser.
 const SEATS_MAX: usize = 8192;
 
+/// What a connection that is lost again has yet to claim from before goes on to be its own, up to so many subscriptions in all.
+const MERGED_MAX: usize = 1024;
+
 /// For so many subscriptions that there is room for, one browser may be remembered to have been forgotten.
 const FORGOTTEN_PART: usize = 16;
 
@@ -290,7 +293,7 @@ impl Away {
             let (mut rest, over): (Vec<LostSeat>, Vec<LostSeat>) =
                 before.lost.seats.drain(..).partition(|seat| !seat.is_claimed && !is_own(seat));
             if before.kind == Kind::Held {
-                let beyond = rest.split_off(rest.len().min(SEATS_MAX - own));
+                let beyond = rest.split_off(rest.len().min(MERGED_MAX.saturating_sub(own)));
                 is_whole &= beyond.is_empty();
                 if !rest.is_empty() || !is_whole {
                     lost.known_at = lost.known_at.min(before.lost.known_at);
