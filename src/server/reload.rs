@@ -188,6 +188,7 @@ impl Parts {
         // With a source that takes no changes nobody listens.
         let _ = self.ingress.send(ingress::Change { audiences, frame_bytes_max });
         self.fronts.store(Arc::new(front));
+        self.fronts.load().admin().goes_by(&config);
         self.config = config;
         Ok((changed, needs_restart))
     }
