@@ -20,7 +20,7 @@ use super::pace::Pace;
 use super::patience::{PATIENCE, Patient};
 use super::proxy_protocol::{self, Told};
 use super::{Front, Fronts, respond};
-use crate::address::{Connection, Source};
+use crate::address::{Connection, Proxied, Source};
 use crate::inbox::OneMore;
 use crate::listen::{self, Listener, Peer, files};
 use crate::metrics::{Limit, Refused};
@@ -70,7 +70,7 @@ pub async fn serve(listener: Listener, fronts: Fronts, mut stop: watch::Receiver
                 let is_backend = Arc::new(AtomicBool::new(false));
                 let known = is_backend.clone();
                 let is_exempt = move || known.load(Ordering::Relaxed);
-                let connection = Connection { peer: peer.ip(), is_proxied: false, is_tls };
+                let connection = Connection { peer: peer.ip(), proxied: Proxied::No, is_tls };
                 let accepted = Accepted { stream, peer, connection, counted, is_backend };
                 tokio::spawn(pace.paced(serve_one(fronts.clone(), stop.clone(), accepted), is_exempt));
             }
@@ -175,10 +175,9 @@ async fn serve_one(fronts: Fronts, stop: watch::Receiver<bool>, accepted: Accept
     if front.config.proxy_protocol && front.config.trusted_proxies.trusts(connection.peer) {
         match timeout(limits.handshake_timeout, proxy_protocol::read(&mut stream)).await {
             Ok(Ok(Told::Client(address))) => {
-                connection = Connection { peer: Some(address), is_proxied: true, ..connection };
+                connection = Connection { peer: Some(address), proxied: Proxied::Told, ..connection };
             }
-            Ok(Ok(Told::Unknown)) => connection.is_proxied = true,
-            Ok(Ok(Told::Proxy)) => {}
+            Ok(Ok(Told::Unknown)) => connection.proxied = Proxied::Untold,
             Ok(Err(error)) => {
                 front.refused(Refused::NoProxyHeader, None);
                 return tracing::debug!("{peer} was closed: {error} (proxyProtocol)");

@@ -141,7 +141,7 @@ fn is_own_origin(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::{Connection, TrustedProxies};
+    use crate::address::{Connection, Proxied, TrustedProxies};
     use crate::config::Secret;
     use http::Request;
     use std::path::Path;
@@ -165,7 +165,7 @@ mod tests {
     }
 
     fn from(peer: &str, parts: &Parts) -> Source {
-        let connection = Connection { peer: peer.parse().ok(), is_proxied: false, is_tls: false };
+        let connection = Connection { peer: peer.parse().ok(), proxied: Proxied::No, is_tls: false };
         Source::of(connection, &parts.headers, &TrustedProxies::default())
     }
 

@@ -81,10 +81,10 @@ impl Source {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::{Connection, TrustedProxies};
+    use crate::address::{Connection, Proxied, TrustedProxies};
 
     fn from(peer: IpAddr) -> address::Source {
-        let connection = Connection { peer: Some(peer), is_proxied: false, is_tls: false };
+        let connection = Connection { peer: Some(peer), proxied: Proxied::No, is_tls: false };
         address::Source::of(connection, &http::HeaderMap::new(), &TrustedProxies::default())
     }
 
