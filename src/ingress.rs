@@ -11,20 +11,25 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 
 use crate::bus;
-use crate::config;
 use crate::inbox::Delivery;
 use crate::metrics::{IgnoredBecause, Metrics, Source};
 use crate::protocol::channel::{self, ChannelName};
 use crate::protocol::event::{self, BroadcastError};
 use crate::protocol::prefix::News;
 use crate::publish::{Backlog, Publisher, event_frame, socketio_event_frame};
-use crate::redis::{Backoff, Failure, Link, Published, Reporter, Status, Subscription};
+use crate::redis::{Backoff, Failure, Published, Reporter, Status};
 use crate::tap::{self, Origin, Tap, What};
+use links::Listening;
 
 pub use crate::publish::BACKLOG_BYTES_MAX;
 pub use audience::Audiences;
+pub use heartbeat::{channels as heartbeat_channels, is_heartbeat};
+pub use links::Links;
 
 mod audience;
+mod heartbeat;
+mod links;
+mod positions;
 
 /// The longest payload that is looked at, in bytes. Laravel's events are small; what is bigger
 /// than this is something else's, or a mistake that no browser should have to swallow.
@@ -76,13 +81,13 @@ impl Ingress {
 
     /// True: another pattern is to be subscribed to.
     fn change(&mut self, change: Change) -> bool {
-        let pattern = self.audiences.pattern();
+        let prefix = self.audiences.prefix().to_owned();
         if let Some(audiences) = change.audiences {
             let before = std::mem::replace(&mut self.audiences, audiences);
             self.audiences.follow(before);
         }
         self.frame_bytes_max = change.frame_bytes_max;
-        self.audiences.pattern() != pattern
+        self.audiences.prefix() != prefix
     }
 
     /// Delivers one message. What a shard has no room for waits here, and all that comes after it,
@@ -93,7 +98,7 @@ impl Ingress {
             Some(payload) if payload.len() <= PAYLOAD_BYTES_MAX => payload,
             _ => return self.ignore(Ignorable::TooLong, message.channel),
         };
-        if payload.starts_with(bus::MAGIC) {
+        if payload.starts_with(bus::MAGIC) || is_heartbeat(payload) {
             return;
         }
         let broadcast = match event::parse(payload) {
@@ -187,45 +192,42 @@ impl Ingress {
 }
 
 /// Listens to Redis for ever: connects, subscribes, hands on, connects again.
-pub async fn from_redis(config: config::Redis, ingress: Ingress, status: watch::Sender<Status>) {
-    from_link(Link::new(config, PAYLOAD_BYTES_MAX), ingress, status).await;
-}
-
-/// [`from_redis`] with limits of one's own.
-pub async fn from_link(link: Link, mut ingress: Ingress, status: watch::Sender<Status>) {
-    let mut reporter = Reporter::new(&link, status);
-    let mut backoff = Backoff::new(link.timing());
+pub async fn from_redis(links: Links, mut ingress: Ingress, status: watch::Sender<Status>) {
+    let mut reporter = Reporter::new(links.link(), status);
+    let mut backoff = Backoff::new(links.link().timing());
     let mut changes = ingress.changes.take();
+    let metrics = ingress.publisher.metrics().clone();
     let mut away_since = Instant::now();
-    let mut heard_at = None;
+    let mut heard_until = None;
     loop {
         while let Some(Ok(change)) = changes.as_mut().map(|changes| changes.try_recv()) {
             ingress.change(change);
         }
-        let subscribed = link.subscribe(&ingress.audiences.pattern()).await;
-        ingress.publisher.metrics().redis_gap_seconds.add((), away_since.elapsed());
+        let opened = links.open(ingress.audiences.prefix(), &metrics).await;
+        metrics.redis_gap_seconds.add((), away_since.elapsed());
         away_since = Instant::now();
-        match subscribed {
+        match opened {
             Err(failure) => {
-                ingress.publisher.metrics().redis_connect_failures.add(());
+                metrics.redis_connect_failures.add(());
                 reporter.away(&failure);
             }
-            Ok(mut subscription) => {
+            Ok(mut listening) => {
                 let since = Instant::now();
                 reporter.connected();
-                if let Some(since) = heard_at {
+                if let Some(since) = heard_until {
                     // What was published meanwhile is lost, and nobody knows how much that is.
                     ingress.publisher.tell_of_gap(since, unix_millis());
                 }
-                let failure = listen(&mut subscription, &mut ingress, &mut changes, &mut heard_at).await;
-                drop(subscription);
+                let failure = listen(&mut listening, &mut ingress, &mut changes).await;
+                heard_until = Some(listening.heard_until());
+                drop(listening);
                 away_since = Instant::now();
                 let Some(failure) = failure else {
                     tracing::info!("Other key prefixes are listened to: subscribing to Redis anew");
                     ingress.catch_up().await;
                     continue;
                 };
-                ingress.publisher.metrics().redis_disconnects.add(());
+                metrics.redis_disconnects.add(());
                 reporter.away(&failure);
                 ingress.catch_up().await;
                 backoff.connection_lasted(since.elapsed());
@@ -235,21 +237,19 @@ pub async fn from_link(link: Link, mut ingress: Ingress, status: watch::Sender<S
     }
 }
 
-/// Reads until the subscription fails, or more waits than may. `None`: it is no longer the right one.
+/// Reads until Redis is away, or more waits than may. `None`: the subscription is no longer the right one.
 ///
-/// The subscription is read without waiting for shards, so that PING is answered and a dead
-/// connection is noticed however busy they are.
+/// It is read without waiting for shards, so that PING is answered and a dead connection is noticed however busy
+/// they are.
 async fn listen(
-    subscription: &mut Subscription,
+    listening: &mut Listening,
     ingress: &mut Ingress,
     changes: &mut Option<mpsc::UnboundedReceiver<Change>>,
-    heard_at: &mut Option<u64>,
 ) -> Option<Failure> {
-    *heard_at = Some(unix_millis());
     loop {
         let is_behind = !ingress.backlog.is_empty();
         tokio::select! {
-            filled = subscription.fill() => if let Err(failure) = filled {
+            filled = listening.fill() => if let Err(failure) = filled {
                 return Some(failure);
             },
             () = ingress.catch_up(), if is_behind => {}
@@ -258,8 +258,7 @@ async fn listen(
             },
         }
         ingress.arrives();
-        *heard_at = Some(unix_millis());
-        if let Err(failure) = subscription.each(|message| ingress.take(message)) {
+        if let Err(failure) = listening.each(|message| ingress.take(message)) {
             return Some(failure);
         }
         if ingress.backlog.is_over() {
@@ -537,6 +536,17 @@ mod tests {
         fixture.ingress.take(Published { channel: b"x", payload: None });
         assert_eq!(fixture.ingress.ignored.0, [2, 1, 2, 1, 1, 1, 1, 0, 0, 0]);
         assert_eq!(fixture.take("x", BY_HAND).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn heartbeats_of_any_server_are_not_even_ignored() {
+        let mut fixture = fixture(None, 1, &["x"]);
+        for channel in ["echo-server:heartbeat:01", "b_database_echo-server:heartbeat:02"] {
+            assert!(fixture.take(channel, r#"{"echo-server-heartbeat":1764000000123}"#).await.is_empty());
+        }
+        assert_eq!(fixture.ingress.ignored.0, [0; IgnoredBecause::VALUES.len()]);
+        fixture.take("a_database_x", LARAVEL).await;
+        assert_eq!(fixture.known.borrow().as_deref(), Some("a_database_"), "no second application");
     }
 
     #[tokio::test]

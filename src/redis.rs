@@ -27,6 +27,7 @@ mod tls;
 pub use commands::{Commands, Pipeline};
 pub use outage::{Backoff, Reporter, Status};
 pub use publishing::{Publishing, publish_command};
+pub use server::Reached;
 pub use subscription::{Published, Subscription};
 
 /// How long things may take. The defaults suit a server in use; tests are less patient.
@@ -110,6 +111,12 @@ impl Link {
         Ok(Subscription::new(connection, self.timing, self.to_string()))
     }
 
+    /// The same at the server that another connection has reached.
+    pub async fn subscribe_at(&self, reached: &Reached, pattern: &str) -> Result<Subscription, Failure> {
+        let connection = self.make(&self.same_server(reached), &["PSUBSCRIBE", pattern]).await?;
+        Ok(Subscription::new(connection, self.timing, self.to_string()))
+    }
+
     /// The same for one channel.
     pub async fn subscribe_to_channel(&self, channel: &str) -> Result<Subscription, Failure> {
         let connection = self.connect(&["SUBSCRIBE", channel]).await?;
@@ -137,6 +144,12 @@ impl Link {
         // Whoever may not publish finds out at the first message.
         let connection = self.connect(&["PING"]).await?;
         Ok(Publishing::new(connection, self.timing, self.to_string()))
+    }
+
+    /// Connects to the server that another connection has reached, and publishes there; what it gives can go on with that.
+    pub async fn publish_at(&self, reached: &Reached, channel: &str, message: &str) -> Result<Commands, Failure> {
+        let connection = self.make(&self.same_server(reached), &["PUBLISH", channel, message]).await?;
+        Ok(Commands::new(connection, self))
     }
 
     /// Makes a connection to the server that is the right one just now: the only one, the sentinels'
@@ -184,10 +197,15 @@ impl Link {
         self.in_time(server, made).await
     }
 
+    fn same_server(&self, reached: &Reached) -> Server<'_> {
+        Server { address: reached.address, ..self.server(reached.place.clone()) }
+    }
+
     fn server(&self, place: Place) -> Server<'_> {
         let config = &self.config;
         Server {
             place,
+            address: None,
             username: config.username.as_deref(),
             password: config.password.as_ref(),
             tls: config.tls.then_some(&config.tls_options),
@@ -201,6 +219,7 @@ impl Link {
         for node in &sentinel.nodes {
             let server = Server {
                 place: Place::Tcp(node.clone()),
+                address: None,
                 username: sentinel.username.as_deref(),
                 password: sentinel.password.as_ref(),
                 tls: sentinel.tls.then_some(&self.config.tls_options),

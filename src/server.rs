@@ -18,13 +18,13 @@ use crate::http::admin::Admin;
 use crate::http::operations::Operations;
 use crate::http::{self, Front, Fronts};
 use crate::inbox::{self, AppIndex, Control, Inbox, Query, Settings};
-use crate::ingress::{self, Ingress};
+use crate::ingress::{self, Ingress, Links};
 use crate::listen::{self, Listener, Place};
 use crate::metrics::Metrics;
 use crate::presence_store::{self, PresenceStore};
 use crate::publish::Publisher;
 use crate::query::Everybody;
-use crate::redis::Status;
+use crate::redis::{Link, Status};
 use crate::shard;
 use crate::tap::Tap;
 use crate::webhook::{self, Webhooks};
@@ -136,7 +136,9 @@ pub fn run(
             }
             Source::Redis => {
                 let (status, known) = watch::channel(Status::starting());
-                tokio::spawn(ingress::from_redis(config.redis.clone(), ingress, status));
+                let link = Link::new(config.redis.clone(), ingress::PAYLOAD_BYTES_MAX);
+                let links = if config.resume.is_some() { Links::two(link) } else { Links::one(link) };
+                tokio::spawn(ingress::from_redis(links, ingress, status));
                 Some(known)
             }
             Source::Queue(queue) => {
@@ -219,7 +221,12 @@ pub fn run(
         for serving in serving {
             let _ = serving.await;
         }
-        tracing::info!("{signal}: closing {connections} connections within {within:?}; clients will reconnect");
+        match connections {
+            0 => tracing::info!("{signal}: ending; nobody is connected"),
+            _ => {
+                tracing::info!("{signal}: closing {connections} connections within {within:?}; clients will reconnect")
+            }
+        }
         // A handshake that has begun leads to a shard that is there yet.
         let _ = tokio::time::timeout(HANDSHAKES_WAIT, fronts.load().is_empty()).await;
         // Before any of them is closed: the others shall not take that for leaving.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use laravel_echo_server::config::{self, Secret};
 use laravel_echo_server::inbox::{AppIndex, Delivery, Inbox, inbox};
-use laravel_echo_server::ingress::{self, Audiences, BACKLOG_BYTES_MAX, Ingress};
+use laravel_echo_server::ingress::{self, Audiences, BACKLOG_BYTES_MAX, Ingress, Links};
 use laravel_echo_server::publish::Publisher;
 use laravel_echo_server::redis::{Link, Status, Timing};
 use redis::aio::MultiplexedConnection;
@@ -256,7 +256,7 @@ impl World {
         let ingress = Ingress::new(audiences, publisher, BACKLOG_BYTES_MAX);
         let (report, status) = watch::channel(Status::starting());
         let link = Link::new(config.clone(), ingress::PAYLOAD_BYTES_MAX).with_timing(TIMING);
-        let task = tokio::spawn(ingress::from_link(link, ingress, report));
+        let task = tokio::spawn(ingress::from_redis(Links::one(link), ingress, report));
         Self { task, status, known_prefix: known_prefixes.remove(0), inbox }
     }
 

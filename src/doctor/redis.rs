@@ -12,7 +12,7 @@ use super::{Subject, in_list};
 use crate::bus;
 use crate::config::{Config, Redis};
 use crate::inbox::AppIndex;
-use crate::ingress::Audiences;
+use crate::ingress::{self, Audiences};
 use crate::protocol::channel::{self, Access};
 use crate::protocol::event;
 use crate::protocol::prefix::{News, Prefix};
@@ -39,7 +39,7 @@ pub(super) struct Facts {
     pub version: Option<String>,
     /// How far its clock is ahead of this one, in milliseconds, if it may be asked.
     pub clock_ahead: Option<i64>,
-    /// How many patterns are subscribed to: each server listens with one.
+    /// How many patterns are subscribed to: each server listens with one, or with `resume` twice with the same.
     pub listeners: Option<usize>,
     /// What this user may not do: the command, and the channel or key.
     pub denied: Vec<(&'static str, String)>,
@@ -66,7 +66,7 @@ pub(super) struct Heard {
 
 impl Heard {
     fn note(&mut self, name: &[u8], payload: Option<&[u8]>) {
-        if payload.is_some_and(|payload| payload.starts_with(bus::MAGIC)) {
+        if payload.is_some_and(|payload| payload.starts_with(bus::MAGIC) || ingress::is_heartbeat(payload)) {
             return;
         }
         let is_event = payload.and_then(|payload| event::parse(payload).ok()).is_some_and(|event| event.from_laravel);
@@ -122,8 +122,7 @@ pub(super) async fn probe(subject: &Subject, listen: Duration) -> Facts {
     if facts.failure.is_some() || !config.subscribers.redis {
         return facts;
     }
-    let own = config.apps.iter().enumerate().map(|(index, app)| (AppIndex(index as u16), app.key_prefix.as_deref()));
-    let pattern = Audiences::new(own.clone(), config.redis.key_prefix.as_deref()).0.pattern();
+    let pattern = audiences(config).pattern();
     let subscription = match link.subscribe(&pattern).await {
         Ok(own) if pattern == "*" => Ok(own),
         // What comes under other prefixes tells most. Who may not hear it hears what the server hears.
@@ -132,7 +131,8 @@ pub(super) async fn probe(subject: &Subject, listen: Duration) -> Facts {
     };
     match subscription {
         Ok(subscription) => {
-            let known = own.filter_map(|(_, prefix)| prefix.map(str::to_owned)).chain(config.redis.key_prefix.clone());
+            let own = config.apps.iter().filter_map(|app| app.key_prefix.clone());
+            let known = own.chain(config.redis.key_prefix.clone());
             let known = known.chain(subject.application.as_ref().and_then(Application::prefix)).collect();
             let heard = Heard { time: listen, known, ..Heard::default() };
             facts.heard = hear(subscription, heard).await;
@@ -140,6 +140,11 @@ pub(super) async fn probe(subject: &Subject, listen: Duration) -> Facts {
         Err(failure) => facts.failure = Some(failure.to_string()),
     }
     facts
+}
+
+fn audiences(config: &Config) -> Audiences {
+    let own = config.apps.iter().enumerate().map(|(index, app)| (AppIndex(index as u16), app.key_prefix.as_deref()));
+    Audiences::new(own, config.redis.key_prefix.as_deref()).0
 }
 
 fn is_used(config: &Config) -> bool {
@@ -177,6 +182,9 @@ fn needed(config: &Config) -> Vec<(&'static str, String)> {
             let key = format!("{}:secret:0000000000000000", cluster.name);
             needed.extend([("SET", key.clone()), ("GET", key)]);
         }
+    }
+    if config.resume.is_some() && config.subscribers.redis {
+        needed.push(("PUBLISH", ingress::heartbeat_channels(audiences(config).prefix())));
     }
     if config.presence_store.is_some() {
         needed.push((
@@ -281,12 +289,13 @@ fn rights(config: &Config, facts: &Facts) -> Finding {
         .denied
         .iter()
         .map(|(command, target)| match *command {
-            "PUBLISH" => format!("+publish &{target}"),
+            // What ends here is followed by a number.
+            "PUBLISH" => format!("+publish &{target}{}", if target.ends_with(':') { "*" } else { "" }),
             _ => format!("+{} ~{}*", command.to_lowercase(), target.split(":secret:").next().unwrap_or_default()),
         })
         .collect();
     Finding::warning("redis.rights", format!("The user {user:?} of Redis may not: {what}"))
-        .why("Events arrive all the same. But servers on one Redis do not find each other, and secrets or presence lists are not shared.")
+        .why("Events arrive all the same. But servers on one Redis do not find each other, secrets or presence lists are not shared, or with \"resume\" there is no second connection.")
         .fix("Allow it in Redis, or if there is but one server, set \"cluster\": false.")
         .line("redis-cli", format!("ACL SETUSER {user} {}", rules.join(" ")))
 }
@@ -373,6 +382,7 @@ mod tests {
         heard.note(b"\xff", Some(event));
         heard.note(b"long", None);
         heard.note(b"laravel-echo-server:bus", Some(bus::MAGIC));
+        heard.note(b"echo-server:heartbeat:01", Some(b"{\"echo-server-heartbeat\":1764000000123}"));
         assert_eq!((heard.events, heard.others), (3, 3));
         assert_eq!(heard.channels, ["shop:orders", "blog_database_x"]);
         let expected = [("blog_database_".to_owned(), 1), ("shop:".to_owned(), 2)];

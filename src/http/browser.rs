@@ -6,11 +6,12 @@ use std::sync::atomic::Ordering;
 use http::header::{self, HeaderMap, HeaderValue};
 
 use super::Front;
+use crate::address::Source;
 use crate::inbox::{Origin, Returning};
 use crate::protocol::resume::{BrowserId, Cookie};
 
 /// A shard that has so many connections more than the one with the fewest gets none for its cookie's sake: whoever makes up
-/// cookies cannot give all the work to one thread.
+/// cookies cannot give all the work to one thread. The browser becomes another one, of another shard.
 const UNEVEN_MAX: usize = 4096;
 
 /// A browser, its shard, and what its cookie is to be from now on, if another than it has.
@@ -21,31 +22,31 @@ pub(super) struct Known {
 }
 
 /// Finds out which browser this is, if what it misses is to be kept.
-pub(super) fn known(front: &Front, headers: &HeaderMap) -> Option<Known> {
+pub(super) fn known(front: &Front, headers: &HeaderMap, source: &Source) -> Option<Known> {
     let settings = front.config.resume.as_ref()?;
-    let process = front.publisher.bus().own();
+    let bus = front.publisher.bus();
+    let process = bus.own();
     let shards = front.publisher.shards();
     let connections = |index: usize| shards[index].connections().load(Ordering::Relaxed);
     let idle = front.idle_shard().1;
     let found = headers.get_all(header::COOKIE).iter().find_map(|value| Cookie::find(value.to_str().ok()?));
-    let (browser, origin) = match found {
+    let (mut browser, mut origin) = match found {
         Some(cookie) if cookie.process == process => (cookie.browser, Origin::Here),
-        // What others lose they tell.
-        Some(cookie) if front.publisher.bus().is_node(cookie.process) => (cookie.browser, Origin::Here),
+        Some(cookie) if bus.is_node(cookie.process) => (cookie.browser, Origin::Node(cookie.process)),
         Some(cookie) => (cookie.browser, Origin::Elsewhere),
-        None => (new_id(idle, shards.len())?, Origin::Here),
+        None => (new_id(idle, shards.len())?, Origin::New),
     };
-    let shard = browser.shard(shards.len());
-    if connections(shard) > connections(idle) + UNEVEN_MAX {
-        return None;
+    if connections(browser.shard(shards.len())) > connections(idle) + UNEVEN_MAX {
+        (browser, origin) = (new_id(idle, shards.len())?, Origin::Moved);
     }
     // A page over https has come over TLS, though a proxy may have taken it off.
     let origin_header = headers.get(header::ORIGIN).map(HeaderValue::as_bytes).unwrap_or_default();
     let is_secure = front.tls.is_some() || origin_header.starts_with(b"https://");
     let cookie = Cookie { browser, process };
-    let is_new = found.is_none() || origin == Origin::Elsewhere;
-    let set_cookie = is_new.then(|| HeaderValue::from_str(&cookie.set(settings.same_site, is_secure)).ok()).flatten();
-    Some(Known { returning: Returning { browser, origin }, shard, set_cookie })
+    let keeps_cookie = matches!(origin, Origin::Here | Origin::Node(_));
+    let set_cookie = HeaderValue::from_str(&cookie.set(settings.same_site, is_secure)).ok().filter(|_| !keeps_cookie);
+    let returning = Returning { browser, origin, address: source.counted_as() };
+    Some(Known { returning, shard: browser.shard(shards.len()), set_cookie })
 }
 
 /// An id that belongs to this shard.

@@ -70,14 +70,18 @@ impl Audiences {
         configured.map(|(_, audience)| audience).or(self.others.as_mut())
     }
 
-    /// The pattern for `PSUBSCRIBE` that matches whatever may be for somebody.
-    pub fn pattern(&self) -> String {
+    /// What all names begin with that may be for somebody.
+    pub fn prefix(&self) -> &str {
         let mut prefixes = self.configured.iter().map(|(prefix, _)| prefix.as_str());
-        let common = match (&self.others, prefixes.next()) {
+        match (&self.others, prefixes.next()) {
             (None, Some(first)) => prefixes.fold(first, common),
             _ => "",
-        };
-        prefix::pattern(common)
+        }
+    }
+
+    /// The pattern for `PSUBSCRIBE` that matches them.
+    pub fn pattern(&self) -> String {
+        prefix::pattern(self.prefix())
     }
 }
 

@@ -138,6 +138,8 @@ counted! {
     // --- Redis
     /// Connections to Redis for events that were lost.
     redis_disconnects: Counter<()> = "laravel_echo_server_redis_disconnects_total";
+    /// Times that one of two connections to Redis was lost and the other took its place (`resume`), so that nothing was missed.
+    redis_takeovers: Counter<()> = "laravel_echo_server_redis_takeovers_total";
     /// Attempts to connect to Redis for events that failed.
     redis_connect_failures: Counter<()> = "laravel_echo_server_redis_connect_failures_total";
 

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 
 use tokio::net::{TcpStream, UnixStream};
 
@@ -18,10 +19,20 @@ pub(super) enum Place {
     Tcp(Node),
 }
 
+/// The server that a connection leads to, for a second one to the same.
+#[derive(Clone, Debug)]
+pub struct Reached {
+    pub(super) place: Place,
+    /// Which of the host's addresses it was; `None`: a unix socket.
+    pub(super) address: Option<SocketAddr>,
+}
+
 /// A server, and how to log in.
 #[derive(Clone, Debug)]
 pub(super) struct Server<'a> {
     pub place: Place,
+    /// Its address, if it is not to be looked up.
+    pub address: Option<SocketAddr>,
     pub username: Option<&'a str>,
     pub password: Option<&'a Secret>,
     pub tls: Option<&'a RedisTls>,
@@ -31,7 +42,9 @@ pub(super) struct Server<'a> {
 impl Server<'_> {
     /// Connects and logs in. Replies may have texts of so many bytes.
     pub async fn connect(&self, text_bytes_max: usize) -> Result<Connection, Failure> {
-        let mut connection = Connection { stream: self.open().await?, replies: Replies::new(text_bytes_max) };
+        let (stream, address) = self.open().await?;
+        let reached = Reached { place: self.place.clone(), address };
+        let mut connection = Connection { stream, replies: Replies::new(text_bytes_max), reached };
         if let Some(password) = self.password {
             let mut login = vec!["AUTH"];
             login.extend(self.username);
@@ -41,14 +54,32 @@ impl Server<'_> {
         Ok(connection)
     }
 
-    async fn open(&self) -> Result<Box<dyn Transport>, Failure> {
+    async fn open(&self) -> Result<(Box<dyn Transport>, Option<SocketAddr>), Failure> {
         let node = match &self.place {
             Place::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(|error| self.unreachable(&error))?;
-                return Ok(Box::new(stream));
+                return Ok((Box::new(stream), None));
             }
             Place::Tcp(node) => node,
         };
+        let addresses = match self.address {
+            Some(address) => vec![address],
+            None => self.look_up(node).await?,
+        };
+        let stream = TcpStream::connect(&addresses[..]).await.map_err(|error| self.unreachable(&error))?;
+        let address = stream.peer_addr().ok();
+        let _ = stream.set_nodelay(true);
+        match self.tls {
+            None => Ok((Box::new(stream), address)),
+            Some(options) => {
+                let secured = tls::connect(stream, &node.host, options).await;
+                Ok((Box::new(secured.map_err(|why| Failure(format!("TLS with {self} {why}")))?), address))
+            }
+        }
+    }
+
+    /// The addresses of the host, of the family that is wanted; at least one.
+    async fn look_up(&self, node: &Node) -> Result<Vec<SocketAddr>, Failure> {
         let found = tokio::net::lookup_host((node.host.as_str(), node.port)).await;
         let found = found.map_err(|error| {
             Failure(format!("The host {:?} of Redis is unknown ({error}). {CHECK_HOST}", node.host))
@@ -68,15 +99,7 @@ impl Server<'_> {
             };
             return Err(Failure(format!("The host {:?} of Redis has no address{kind}. {CHECK_HOST}", node.host)));
         }
-        let stream = TcpStream::connect(&addresses[..]).await.map_err(|error| self.unreachable(&error))?;
-        let _ = stream.set_nodelay(true);
-        match self.tls {
-            None => Ok(Box::new(stream)),
-            Some(options) => {
-                let secured = tls::connect(stream, &node.host, options).await;
-                Ok(Box::new(secured.map_err(|why| Failure(format!("TLS with {self} {why}")))?))
-            }
-        }
+        Ok(addresses)
     }
 
     /// Sends a command and waits for the reply; an error is explained.
@@ -143,6 +166,11 @@ impl Server<'_> {
                      ACL SETUSER {user} +{} +ping &{name}",
                     command.to_lowercase()
                 ),
+                ["PUBLISH", channel, _] => format!(
+                    "Redis at {self} does not allow user {user:?} to publish to {channel:?} (NOPERM). Allow it in Redis: \
+                     ACL SETUSER {user} +publish &{}*",
+                    channel.trim_end_matches(|digit: char| digit.is_ascii_hexdigit())
+                ),
                 _ => format!(
                     "Redis at {self} does not allow user {user:?} to use {} (NOPERM). Allow it in Redis with ACL SETUSER.",
                     words.first().unwrap_or(&"this command")
@@ -185,7 +213,8 @@ mod tests {
     fn a_password_in_an_answer_is_hidden() {
         let password = Secret::new("s3cret");
         let place = Place::Tcp(Node { host: "::1".to_owned(), port: 6379 });
-        let server = Server { place, username: None, password: Some(&password), tls: None, family: None };
+        let server =
+            Server { place, address: None, username: None, password: Some(&password), tls: None, family: None };
         let said = server.refused("ERR unknown command AUTH s3cret", &["AUTH", "s3cret"]).to_string();
         assert_eq!(said, "Redis at [::1]:6379 cannot be used: ERR unknown command AUTH (hidden).");
         assert!(!format!("{server:?}").contains("s3cret"));

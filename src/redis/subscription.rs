@@ -3,11 +3,14 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time;
 
 use super::resp::{Malformed, Replies, Reply};
+use super::server::Reached;
 use super::{Failure, Timing};
 
 /// What a connection runs over: TCP, TLS on it, or a unix socket.
@@ -19,6 +22,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 pub(super) struct Connection {
     pub stream: Box<dyn Transport>,
     pub replies: Replies,
+    pub reached: Reached,
 }
 
 impl Connection {
@@ -78,27 +82,13 @@ impl Subscription {
                 None => self.heard + self.timing.ping_after,
                 Some(pinged) => self.heard.max(pinged) + self.timing.answer_max,
             };
-            let Connection { stream, replies } = &mut self.connection;
+            let Connection { stream, replies, .. } = &mut self.connection;
             tokio::select! {
                 // What is there first: it is also a sign of life, and the reading of the clock
                 // that follows is its only cost.
                 biased;
                 read = stream.read(replies.room()) => {
-                    let why = match read {
-                        Ok(bytes @ 1..) => {
-                            replies.filled(bytes);
-                            self.pinged = None;
-                            self.heard = time::Instant::now();
-                            return Ok(());
-                        }
-                        Ok(0) => String::new(),
-                        Err(error) => format!(" ({error})"),
-                    };
-                    return Err(Failure(format!(
-                        "Redis at {} closed the connection{why}. It was stopped or restarted, or it dropped this server as a \
-                         reader that was too slow (client-output-buffer-limit pubsub in redis.conf).",
-                        self.address
-                    )));
+                    return self.has_read(read);
                 }
                 () = time::sleep_until(deadline) => {
                     if self.pinged.is_some() {
@@ -118,6 +108,43 @@ impl Subscription {
                 return Err(Failure(format!("Redis at {} takes no PING: the connection is broken.", self.address)));
             }
         }
+    }
+
+    /// Reads what is there already; false: nothing.
+    pub fn fill_now(&mut self) -> Result<bool, Failure> {
+        let Connection { stream, replies, .. } = &mut self.connection;
+        match stream.read(replies.room()).now_or_never() {
+            Some(read) => self.has_read(read).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn has_read(&mut self, read: io::Result<usize>) -> Result<(), Failure> {
+        let why = match read {
+            Ok(bytes @ 1..) => {
+                self.connection.replies.filled(bytes);
+                self.pinged = None;
+                self.heard = time::Instant::now();
+                return Ok(());
+            }
+            Ok(0) => String::new(),
+            Err(error) => format!(" ({error})"),
+        };
+        Err(Failure(format!(
+            "Redis at {} closed the connection{why}. It was stopped or restarted, or it dropped this server as a \
+             reader that was too slow (client-output-buffer-limit pubsub in redis.conf).",
+            self.address
+        )))
+    }
+
+    /// The server that it leads to.
+    pub fn reached(&self) -> &Reached {
+        &self.connection.reached
+    }
+
+    /// For how long nothing has been heard.
+    pub fn silent_for(&self) -> Duration {
+        self.heard.elapsed()
     }
 
     /// Shows each message that has been read as a whole to `take`.
