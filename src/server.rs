@@ -154,6 +154,7 @@ pub fn run(
         let (stop, stopped) = watch::channel(false);
         let front = Front::new(config.clone(), publisher.clone(), laravel, operations.clone(), app_connections)?;
         let front = front.with_admin(Admin::new(places.clone(), stopped.clone()));
+        front.admin().goes_by(&config);
         let fronts: Fronts = Arc::new(ArcSwap::from_pointee(front));
         let (askers, current) = (publisher.clone(), fronts.clone());
         let current = move || current.load().laravel().clone();

@@ -139,6 +139,11 @@ impl Front {
         Self { admin: Arc::new(admin), ..self }
     }
 
+    /// The dashboard.
+    pub fn admin(&self) -> &Admin {
+        &self.admin
+    }
+
     /// Takes the place of another one, and goes on with what that has counted.
     pub fn follow(self, before: &Self) -> Self {
         Self {
