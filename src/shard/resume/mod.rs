@@ -53,9 +53,6 @@ const ADDRESS_PART: usize = 8;
 /// Browsers that were connected to another process before, over all shards. Beyond, all count as such.
 const STRANGERS_MAX: usize = 64 * 1024;
 
-/// How long the log does not say again that there is no room.
-const QUIET: Millis = 60_000;
-
 /// Ids of its own that a connection remembers, from one loss to the next.
 const SOCKET_IDS_MAX: usize = 8;
 
@@ -115,8 +112,6 @@ pub struct Resume {
     /// Browsers that were connected to another process before.
     strangers: Marks,
     waiting: Waiting,
-    /// Lost connections that were forgotten and of which the log does not say so yet, and when it last did.
-    forgotten: (u64, Option<Millis>),
     /// Other nodes that have ended without a word, and until when somebody may come whose cookie was looked at before.
     gone: HashMap<u64, Millis>,
     /// The Unix time at which the shard's clock began, in milliseconds.
@@ -168,7 +163,6 @@ impl Resume {
             strangers: Marks::new(settings.strangers_max),
             waiting: Waiting::new(settings.held_back_max),
             gone: HashMap::new(),
-            forgotten: (0, None),
             epoch: since_epoch.as_millis() as u64,
         }
     }
@@ -312,9 +306,11 @@ impl Shard {
         }
         let key = (app, browser.id);
         let hash = self.context.publisher.hash(app, channel.as_str());
-        let claim = resume.away.claim(&key, browser.address, hash, &mut browser.claims, now);
-        let is_stranger = browser.is_unsure || resume.strangers.get(&key, browser.address, now).is_some();
-        if let Some(claim) = &claim {
+        let mut claim = resume.away.claim(&key, browser.address, hash, &mut browser.claims, now);
+        if browser.is_unsure || claim.is_none() && resume.strangers.get(&key, browser.address, now).is_some() {
+            claim.get_or_insert_default().gap_until = Some(now);
+        }
+        if let Some(claim) = claim.as_ref().filter(|claim| claim.known_at > 0) {
             browser.known_at = browser.known_at.min(claim.known_at);
             for id in &claim.socket_ids {
                 if browser.former_ids.len() < SOCKET_IDS_MAX && !browser.former_ids.contains(id) {
@@ -322,7 +318,7 @@ impl Shard {
                 }
             }
         }
-        claim.or_else(|| is_stranger.then(|| Claim { gap_until: Some(now), ..Claim::default() }))
+        claim
     }
 
     /// The frames of what it has missed: that there is a gap, and the events that are there, in one piece.
@@ -419,14 +415,10 @@ impl Shard {
         let Some(resume) = &mut self.resume else { return };
         let forgotten = resume.away.take_forgotten();
         self.context.publisher.metrics().resume_forgotten.add_many((), forgotten);
-        let (unsaid, said) = &mut resume.forgotten;
-        *unsaid += forgotten;
-        if *unsaid > 0 && said.is_none_or(|said| said + QUIET <= now) {
-            let count = std::mem::take(unsaid);
-            *said = Some(now);
+        if forgotten > 0 {
             tracing::warn!(
-                "Not all that lost connections miss is kept ({count} of them), since there is no room: who comes back is told of a \
-                 gap. How much a browser and an address may have says docs/resume.md."
+                "Not all that lost connections miss is kept ({forgotten} of them), since there is no room: who comes back is told \
+                 of a gap. How much a browser and an address may have says docs/resume.md."
             );
         }
         resume.strangers.expire(now);
