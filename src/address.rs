@@ -118,8 +118,8 @@ pub struct Source {
     pub is_https: bool,
     /// The header by which somebody says that the request has come through a proxy, believed or not.
     pub forwarded_by: Option<HeaderName>,
-    /// See [`Connection::is_proxied`].
-    pub is_proxied: bool,
+    /// See [`Connection::proxied`].
+    pub proxied: Proxied,
 }
 
 /// What is known of a connection, and so of each of its requests.
@@ -127,10 +127,22 @@ pub struct Source {
 pub struct Connection {
     /// As [`Source::peer`].
     pub peer: Option<IpAddr>,
-    /// A trusted proxy has said who its peer is, in the PROXY protocol.
-    pub is_proxied: bool,
+    /// What a trusted proxy has said of its peer in the PROXY protocol.
+    pub proxied: Proxied,
     /// TLS with this server.
     pub is_tls: bool,
+}
+
+/// Whether a connection began with a header of the PROXY protocol.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Proxied {
+    /// It did not.
+    No,
+    /// With one that says who connects, to the proxy or to one before it.
+    Told,
+    /// With one that says nothing of who connects. Such a proxy passes on what it gets, so what stands in a request is the
+    /// word of anybody.
+    Untold,
 }
 
 impl Source {
@@ -138,18 +150,22 @@ impl Source {
     pub fn of(connection: Connection, headers: &HeaderMap, trusted: &TrustedProxies) -> Self {
         let peer = connection.peer.map(|peer| peer.to_canonical());
         let forwarded_by = headers.keys().find(|name| claims_a_source(name.as_str())).cloned();
-        let mut source =
-            Self { client: peer, peer, is_https: connection.is_tls, forwarded_by, is_proxied: connection.is_proxied };
+        let Connection { proxied, is_tls, .. } = connection;
+        let mut source = Self { client: peer, peer, is_https: is_tls, forwarded_by, proxied };
+        if proxied == Proxied::Untold {
+            source.client = None;
+            return source;
+        }
         if !trusted.trusts(peer) {
             return source;
         }
         let told = x_forwarded(headers).or_else(|| forwarded(headers));
         let Some(Told { chain, is_https }) = told else {
             // With the PROXY protocol the address is a client's, be it in a trusted network.
-            source.client = peer.filter(|_| connection.is_proxied);
+            source.client = peer.filter(|_| proxied == Proxied::Told);
             return source;
         };
-        source.is_https = is_https.unwrap_or(connection.is_tls);
+        source.is_https = is_https.unwrap_or(is_tls);
         source.client = None;
         for address in chain.iter().rev() {
             source.client = *address;
@@ -164,7 +180,7 @@ impl Source {
     /// Whether a program on this machine has made the connection, and has not said that it asks for
     /// somebody else. Not the unix socket: it is there for proxies.
     pub fn is_this_machine(&self) -> bool {
-        self.forwarded_by.is_none() && !self.is_proxied && self.peer.is_some_and(|peer| peer.is_loopback())
+        self.forwarded_by.is_none() && self.proxied == Proxied::No && self.peer.is_some_and(|peer| peer.is_loopback())
     }
 
     /// By what a client is told from others where each may have so much. `None`: the address is not known, or
@@ -293,7 +309,7 @@ mod tests {
         for (name, value) in headers {
             map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
         }
-        let connection = Connection { peer: peer.parse().ok(), is_proxied: false, is_tls: false };
+        let connection = Connection { peer: peer.parse().ok(), proxied: Proxied::No, is_tls: false };
         Source::of(connection, &map, trusted)
     }
 
@@ -418,8 +434,27 @@ mod tests {
         for peer in ["192.0.2.1", "10.0.0.1", "::2", "unix"] {
             assert!(!source(peer, &[], &trusted).is_this_machine(), "{peer}");
         }
-        let told = Connection { peer: "127.0.0.1".parse().ok(), is_proxied: true, is_tls: false };
-        assert!(!Source::of(told, &HeaderMap::new(), &trusted).is_this_machine(), "by the PROXY protocol");
+        for proxied in [Proxied::Told, Proxied::Untold] {
+            let told = Connection { peer: "127.0.0.1".parse().ok(), proxied, is_tls: false };
+            assert!(!Source::of(told, &HeaderMap::new(), &trusted).is_this_machine(), "by the PROXY protocol");
+        }
+    }
+
+    #[test]
+    fn behind_a_proxy_for_tcp_headers_are_its_clients_word() {
+        let trusted = networks(&["127.0.0.0/8", "10.0.0.0/8"]);
+        let mut headers = HeaderMap::new();
+        headers.append("x-forwarded-for", HeaderValue::from_static("192.0.2.1"));
+        headers.append("x-forwarded-proto", HeaderValue::from_static("https"));
+        let of = |peer: &str, proxied| {
+            let source = Source::of(Connection { peer: peer.parse().ok(), proxied, is_tls: false }, &headers, &trusted);
+            (source.client.map(|client| client.to_string()), source.is_https)
+        };
+        assert_eq!(of("127.0.0.1", Proxied::Untold), (None, false));
+        assert_eq!(of("unix", Proxied::Untold), (None, false));
+        assert_eq!(of("203.0.113.7", Proxied::Told), (Some("203.0.113.7".to_owned()), false));
+        // Before the one for TCP there is one of ours for HTTP, which writes them itself.
+        assert_eq!(of("10.0.0.2", Proxied::Told), (Some("192.0.2.1".to_owned()), true));
     }
 
     #[test]

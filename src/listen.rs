@@ -1,4 +1,4 @@
-//! Where connections come in: a TCP port, a unix socket, or both. Opens them, says why one cannot be
+//! Where connections come in: a TCP port, another one with TLS, a unix socket, or several of them. Opens them, says why one cannot be
 //! opened, and gives what is accepted in one form, whichever way it came.
 //!
 //! Not here: what is spoken on a connection (`http`), and who is let in.
@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
@@ -25,16 +26,18 @@ const BACKLOG: i32 = 4096;
 pub enum Place {
     /// A TCP port.
     Port(SocketAddr),
+    /// A TCP port that speaks https, beside what speaks http.
+    HttpsPort(SocketAddr),
     /// A unix socket at this path.
     Path(PathBuf),
 }
 
 impl Place {
-    /// The TCP address, if it is one.
+    /// The TCP address, if it is that of `port`.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Port(address) => Some(*address),
-            Self::Path(_) => None,
+            Self::HttpsPort(_) | Self::Path(_) => None,
         }
     }
 }
@@ -43,6 +46,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Port(address) => address.fmt(f),
+            Self::HttpsPort(address) => write!(f, "https://{address}"),
             Self::Path(path) => path.display().fmt(f),
         }
     }
@@ -82,6 +86,8 @@ impl fmt::Display for Peer {
 pub struct Listener {
     kind: Kind,
     place: Place,
+    /// What is accepted begins with TLS.
+    is_tls: bool,
     /// Device and number of a unix socket's file, as it was made here.
     file: Option<(u64, u64)>,
 }
@@ -106,12 +112,34 @@ impl Listener {
             return Ok(Self {
                 kind: Kind::Tcp(TcpListener::from_std(socket.into())?),
                 place: Place::Port(address),
+                is_tls: false,
                 file: None,
             });
         }
         let path =
             address.as_pathname().ok_or_else(|| io::Error::other("it has neither a port nor a path"))?.to_owned();
-        Ok(Self { kind: Kind::Unix(UnixListener::from_std(socket.into())?), place: Place::Path(path), file: None })
+        let kind = Kind::Unix(UnixListener::from_std(socket.into())?);
+        Ok(Self { kind, place: Place::Path(path), is_tls: false, file: None })
+    }
+
+    /// The same, speaking what `port` and `socket` speak.
+    fn speaking_as_configured(mut self, config: &Config) -> Self {
+        self.is_tls = config.scheme() == "https";
+        self
+    }
+
+    /// The same, speaking https; a port of its own, if others speak http.
+    fn with_tls(mut self, config: &Config) -> Self {
+        self.is_tls = true;
+        if let (Place::Port(address), "http") = (&self.place, config.scheme()) {
+            self.place = Place::HttpsPort(*address);
+        }
+        self
+    }
+
+    /// Whether what is accepted begins with TLS. So it is as long as it listens.
+    pub fn is_tls(&self) -> bool {
+        self.is_tls
     }
 
     /// Where it listens; of port 0 in the configuration, the port that was free.
@@ -161,22 +189,51 @@ pub fn is_out_of_files(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| out.iter().any(|errno| errno.raw_os_error() == code))
 }
 
-/// Opens what the configuration names: `host` and `port`, `socket`, or both. Needs a tokio runtime.
+/// Opens what the configuration names: `host` with `port` and `httpsPort`, and `socket`. Needs a tokio runtime.
 ///
 /// # Errors
 /// A sentence that says which cannot be opened, why, and what to do.
 pub fn open(config: &Config) -> anyhow::Result<Vec<Listener>> {
-    let mut listeners = Vec::with_capacity(2);
+    let mut listeners = Vec::with_capacity(3);
     if config.socket.as_ref().is_none_or(|socket| !socket.is_alone) {
-        listeners.push(open_port(config)?);
+        listeners.push(open_port(config, config.port, "port")?.speaking_as_configured(config));
     }
     if let Some(socket) = &config.socket {
         let listener = open_path(socket).map_err(|error| {
             let (path, file) = (socket.path.display(), config.path.display());
             anyhow::anyhow!("cannot listen on the unix socket {path}: {}; see \"socket\" in {file}", bare(&error))
         })?;
-        listeners.push(listener);
+        listeners.push(listener.speaking_as_configured(config));
     }
+    if let Some(port) = config.https_port {
+        listeners.push(open_port(config, port, "httpsPort")?.with_tls(config));
+    }
+    Ok(listeners)
+}
+
+/// Sockets that another process has opened, each with whether it is named `https`, in place of what the configuration
+/// names. Needs a tokio runtime.
+///
+/// # Errors
+/// One cannot be used, or the configuration has a certificate too few, or one of them too many.
+pub fn take_over(config: &Config, sockets: Vec<(OwnedFd, bool)>) -> anyhow::Result<Vec<Listener>> {
+    let file = config.path.display();
+    let mut listeners = Vec::with_capacity(sockets.len());
+    for (socket, is_https) in sockets {
+        let listener = Listener::inherited(socket).context("a socket that systemd has handed over cannot be used")?;
+        anyhow::ensure!(
+            !is_https || config.tls.is_some(),
+            "systemd has handed over {} for https (FileDescriptorName=https), and {file} has no certificate: it needs \
+             \"httpsPort\", or \"protocol\": \"https\", with \"sslCertPath\" and \"sslKeyPath\"",
+            listener.place
+        );
+        listeners.push(if is_https { listener.with_tls(config) } else { listener.speaking_as_configured(config) });
+    }
+    anyhow::ensure!(
+        config.https_port.is_none() || listeners.iter().any(Listener::is_tls),
+        "{file} has \"httpsPort\", and systemd has handed over no socket for it: a .socket unit of its own needs \
+         FileDescriptorName=https and Service=; or take \"httpsPort\" out"
+    );
     Ok(listeners)
 }
 
@@ -185,26 +242,27 @@ fn bare(error: &io::Error) -> String {
     error.to_string().split(" (os error").next().unwrap_or_default().to_owned()
 }
 
-fn open_port(config: &Config) -> anyhow::Result<Listener> {
+/// `key` is what the configuration calls the port.
+fn open_port(config: &Config, port: u16, key: &str) -> anyhow::Result<Listener> {
     let wanted = config.host.as_deref().unwrap_or("*");
     let why = |error: io::Error| {
         let hint = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                "another program, perhaps another laravel-echo-server, has this port open; stop it or choose another \"port\""
-            }
+            io::ErrorKind::AddrInUse => format!(
+                "another program, perhaps another laravel-echo-server, has this port open; stop it or choose another \"{key}\""
+            ),
             io::ErrorKind::PermissionDenied => {
-                "ports below 1024 need root or CAP_NET_BIND_SERVICE; choose another \"port\""
+                format!("ports below 1024 need root or CAP_NET_BIND_SERVICE; choose another \"{key}\"")
             }
-            io::ErrorKind::AddrNotAvailable => "this machine has no such address; see \"host\"",
-            _ => "see \"host\" and \"port\"",
+            io::ErrorKind::AddrNotAvailable => "this machine has no such address; see \"host\"".to_owned(),
+            _ => format!("see \"host\" and \"{key}\""),
         };
         let (error, file) = (bare(&error), config.path.display());
-        anyhow::anyhow!("cannot listen on {wanted} port {}: {error}; {hint} in {file}", config.port)
+        anyhow::anyhow!("cannot listen on {wanted} port {port}: {error}; {hint} in {file}")
     };
     let addresses: Vec<SocketAddr> = match &config.host {
-        None => vec![([0u16; 8], config.port).into(), ([0u8; 4], config.port).into()],
+        None => vec![([0u16; 8], port).into(), ([0u8; 4], port).into()],
         Some(host) => {
-            let mut addresses: Vec<_> = (host.as_str(), config.port).to_socket_addrs().map_err(why)?.collect();
+            let mut addresses: Vec<_> = (host.as_str(), port).to_socket_addrs().map_err(why)?.collect();
             // Of a name's addresses, as those of localhost, one is taken: that which everybody can reach.
             addresses.sort_by_key(|address| address.is_ipv6());
             addresses
@@ -324,6 +382,35 @@ mod tests {
         std::fs::write(&path, "text").unwrap();
         assert!(refused(&path).contains("no socket"));
         assert_eq!(std::fs::read(&path).unwrap(), b"text");
+    }
+
+    #[tokio::test]
+    async fn what_each_place_speaks() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("echo.sock");
+        let files = r#""sslCertPath": "c", "sslKeyPath": "k""#;
+        let speak = |members: &str| {
+            let text = format!("{{ \"host\": \"127.0.0.1\", {members} }}");
+            let config = Config::parse(Path::new("f.json"), text.as_bytes(), &|_| None).unwrap();
+            let listeners = open(&config).unwrap();
+            let speaks = |listener: &Listener| {
+                let place = match listener.place() {
+                    Place::Port(_) => "port",
+                    Place::HttpsPort(_) => "https port",
+                    Place::Path(_) => "path",
+                };
+                (place, listener.is_tls())
+            };
+            listeners.iter().map(speaks).collect::<Vec<_>>()
+        };
+        assert_eq!(speak("\"port\": 0"), [("port", false)]);
+        assert_eq!(speak(&format!("\"port\": 0, \"protocol\": \"https\", {files}")), [("port", true)]);
+        let both = format!("\"httpsPort\": 0, {files}");
+        assert_eq!(speak(&format!("\"port\": 0, {both}")), [("port", false), ("https port", true)]);
+        // A proxy's, so without TLS.
+        let socket = format!("\"socket\": {path:?}");
+        assert_eq!(speak(&format!("{socket}, {both}")), [("path", false), ("https port", true)]);
+        assert_eq!(speak(&format!("{socket}, \"protocol\": \"https\", {files}")), [("path", true)]);
     }
 
     #[tokio::test]

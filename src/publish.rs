@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -168,6 +169,13 @@ impl Publisher {
     pub fn tell_of_gap(&self, since: u64, until: u64) {
         for shard in self.shards.iter() {
             shard.tell(Control::Missed { since, until });
+        }
+    }
+
+    /// Another node, which was heard last at this time, has ended without a word: what it has lost it cannot tell.
+    pub fn node_gone(&self, node: u64, heard: Instant) {
+        for shard in self.shards.iter() {
+            shard.tell(Control::NodeGone(node, heard));
         }
     }
 

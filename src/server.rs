@@ -154,6 +154,7 @@ pub fn run(
         let (stop, stopped) = watch::channel(false);
         let front = Front::new(config.clone(), publisher.clone(), laravel, operations.clone(), app_connections)?;
         let front = front.with_admin(Admin::new(places.clone(), stopped.clone()));
+        front.admin().goes_by(&config);
         let fronts: Fronts = Arc::new(ArcSwap::from_pointee(front));
         let (askers, current) = (publisher.clone(), fronts.clone());
         let current = move || current.load().laravel().clone();
@@ -222,7 +223,9 @@ pub fn run(
         }
         match connections {
             0 => tracing::info!("{signal}: ending; nobody is connected"),
-            _ => tracing::info!("{signal}: closing {connections} connections within {within:?}; clients will reconnect"),
+            _ => {
+                tracing::info!("{signal}: closing {connections} connections within {within:?}; clients will reconnect")
+            }
         }
         // A handshake that has begun leads to a shard that is there yet.
         let _ = tokio::time::timeout(HANDSHAKES_WAIT, fronts.load().is_empty()).await;
@@ -253,15 +256,14 @@ pub fn run(
 }
 
 /// Those that systemd has handed over, or else those of the configuration.
-fn listeners(config: &Config, inherited: Vec<OwnedFd>) -> anyhow::Result<Vec<Listener>> {
+fn listeners(config: &Config, inherited: Vec<(OwnedFd, bool)>) -> anyhow::Result<Vec<Listener>> {
     if inherited.is_empty() {
         return listen::open(config);
     }
-    let listeners = inherited.into_iter().map(Listener::inherited).collect::<Result<Vec<_>, _>>();
-    let listeners = listeners.context("a socket that systemd has handed over cannot be used")?;
+    let listeners = listen::take_over(config, inherited)?;
     let places: Vec<String> = listeners.iter().map(|listener| listener.place().to_string()).collect();
     tracing::info!(
-        "Listening where systemd has opened it: {} (\"host\", \"port\" and \"socket\" do not count)",
+        "Listening where systemd has opened it: {} (\"host\", the ports and \"socket\" do not count)",
         places.join(", ")
     );
     Ok(listeners)

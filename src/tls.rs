@@ -1,4 +1,4 @@
-//! The certificate that the port serves: read from PEM files, errors as sentences.
+//! The certificate that a port serves: read from PEM files, errors as sentences.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub mod x509;
 
 pub use expiry::Expiry;
 
-/// What the port serves.
+/// What a port serves.
 #[derive(Clone, Debug)]
 pub struct Served {
     /// For handshakes.

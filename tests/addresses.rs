@@ -163,6 +163,26 @@ async fn the_proxy_protocol_says_who_connects() {
     let mut stream = tcp(&server).await;
     stream.write_all(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0").await.unwrap();
     assert_eq!(request(stream, own).await.0, 200);
+    // Of whom the proxy knows nothing can be anybody: what he says of himself neither counts for him nor against another.
+    let nobody = b"PROXY UNKNOWN\r\n";
+    let untold = b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0";
+    let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    let mut all = Vec::new();
+    for header in [&nobody[..], untold, local] {
+        // This address has all that it may have, and the next one would have, too.
+        for address in ["203.0.113.7", "198.51.100.8", "198.51.100.8"] {
+            let (socket, said) = websocket(tcp(&server).await, header, &[("X-Forwarded-For", address)]).await;
+            assert!(is_hello(&said), "{address}");
+            all.push(socket);
+        }
+        // Nor is it this machine.
+        let mut stream = tcp(&server).await;
+        stream.write_all(header).await.unwrap();
+        let request_alone = format!(
+            "GET /apps/app-id/channels?auth_key={KEY} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        );
+        assert_eq!(request(stream, &request_alone).await.0, 403);
+    }
     // No header, a broken one, one that does not end, and nothing at all.
     for bytes in [own, "PROXY TCP4 203.0.113.7\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", "PROXY TCP4 203.0.113.7 ", ""] {
         let mut stream = tcp(&server).await;

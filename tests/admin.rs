@@ -194,6 +194,46 @@ async fn from_elsewhere_with_the_login() {
     assert_eq!(last, 429, "guessing ends");
 }
 
+/// A login that leaked is changed: whoever has used it sees no more from then on.
+#[tokio::test]
+async fn a_feed_ends_when_who_may_look_changes() {
+    let mut server = Server::start(json!({"admin": {"user": "ops", "password": "correct horse"}}));
+    let open = async |server: &Server, password: &str| {
+        use base64::Engine as _;
+        let login = base64::engine::general_purpose::STANDARD.encode(format!("ops:{password}"));
+        let url = format!("http://127.0.0.1:{}/echo-server/api/feed", server.port);
+        let request = reqwest::Client::new().get(url).header("authorization", format!("Basic {login}"));
+        let response = request.header("x-forwarded-for", "192.0.2.7").send().await.unwrap();
+        (response.status().as_u16(), Feed { response, rest: Vec::new() })
+    };
+    let (_, mut old) = open(&server, "correct horse").await;
+    let mut here = Feed::open(&server, "").await;
+    assert_eq!(old.next().await["kind"], "hello");
+    // Something else changes nothing.
+    server.change_config(|config| config["limits"] = json!({"eventBytes": 1000}));
+    server.says("): limits").await;
+    server.publish(json!({"name": "shown", "channel": "news", "data": "1"})).await;
+    assert_eq!(old.first("event").await["event"], "shown");
+    assert_eq!(here.first("event").await["event"], "shown");
+
+    server.change_config(|config| config["admin"]["password"] = json!("battery staple"));
+    server.says("): admin").await;
+    server.publish(json!({"name": "hidden", "channel": "news", "data": "2"})).await;
+    for feed in [&mut old, &mut here] {
+        assert_eq!(feed.next().await["kind"], "denied");
+        assert_eq!(feed.response.chunk().await.unwrap(), None, "the feed has ended");
+    }
+    assert_eq!(open(&server, "correct horse").await.0, 401);
+    let (status, mut new) = open(&server, "battery staple").await;
+    assert_eq!(status, 200);
+    server.publish(json!({"name": "shown again", "channel": "news", "data": "3"})).await;
+    assert_eq!(new.first("event").await["event"], "shown again");
+
+    server.change_config(|config| config["admin"] = json!(false));
+    server.says("): admin").await;
+    assert_eq!(new.first("denied").await["kind"], "denied");
+}
+
 #[tokio::test]
 async fn the_feed_tells_what_became_of_an_event() {
     let server = Server::start(json!({}));

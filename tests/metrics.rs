@@ -137,6 +137,43 @@ async fn numbers_move_with_what_happens() {
     .await;
 }
 
+/// A reload brings an app, and takes one away: each has its own numbers, under its own name.
+#[tokio::test]
+async fn an_app_that_has_come_has_its_name() {
+    let mut server = Server::start(json!({}));
+    let mut old = server.connect().await;
+    server.change_config(|config| {
+        let new = json!({"appId": "new-id", "key": "new-key", "secret": "new-secret"});
+        config["clients"].as_array_mut().unwrap().insert(0, new);
+    });
+    server.signal("HUP");
+    server.says("clients[new-id] added").await;
+    let mut new = server.open("new-key").await;
+    assert_eq!(new.next().await["event"], "pusher:connection_established");
+    new.subscribe("news").await;
+    old.subscribe("orders").await;
+    old.subscribe("news").await;
+    shows(
+        &server,
+        &[
+            ("connections{app=\"new-id\",protocol=\"pusher\"}", 1.0),
+            ("subscriptions{app=\"new-id\",kind=\"public\"}", 1.0),
+            ("messages_received_total{app=\"new-id\"}", 1.0),
+            ("connections{app=\"app-id\",protocol=\"pusher\"}", 1.0),
+            ("subscriptions{app=\"app-id\",kind=\"public\"}", 2.0),
+            ("messages_received_total{app=\"app-id\"}", 2.0),
+        ],
+    )
+    .await;
+    server.change_config(|config| drop(config["clients"].as_array_mut().unwrap().pop()));
+    server.signal("HUP");
+    server.says("clients[app-id] removed").await;
+    assert_eq!(old.closed().await.0, 4001);
+    shows(&server, &[("connections{app=\"new-id\",protocol=\"pusher\"}", 1.0)]).await;
+    let numbers = numbers(&server).await;
+    assert_eq!(numbers.get("connections{app=\"app-id\",protocol=\"pusher\"}"), None);
+}
+
 #[tokio::test]
 async fn readiness_follows_redis_and_life_does_not() {
     let mut redis = Redis::start(&[]);

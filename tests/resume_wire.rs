@@ -3,6 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[allow(dead_code, reason = "some of it is for others")]
+#[path = "common/browser.rs"]
+mod browser;
+#[allow(dead_code, reason = "some of it is for others")]
 mod common;
 #[path = "common/redis_server.rs"]
 mod redis_server;
@@ -11,82 +15,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{Client, KEY, Server};
+use browser::{back, gap, joined_by, new_browser, node, number, open, publish, publish_but, resuming};
+use common::{Client, Server};
 use futures_util::SinkExt;
 use redis_server::Redis;
 use serde_json::{Value, json};
-use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-
-/// Connects with this cookie; gives the one that is set.
-async fn open(server: &Server, cookie: Option<&str>, origin: Option<&str>) -> (Client, Option<String>) {
-    let url = format!("ws://127.0.0.1:{}/app/{KEY}?protocol=7&client=js&version=8.6.0&flash=false", server.port);
-    let mut request = url.into_client_request().unwrap();
-    if let Some(cookie) = cookie {
-        request.headers_mut().insert("Cookie", cookie.parse().unwrap());
-    }
-    if let Some(origin) = origin {
-        request.headers_mut().insert("Origin", origin.parse().unwrap());
-    }
-    let (socket, response) = connect_async(request).await.unwrap();
-    let set = response.headers().get("Set-Cookie").map(|value| value.to_str().unwrap().to_owned());
-    let mut client = Client { socket, socket_id: String::new() };
-    let hello = client.next().await;
-    let data: Value = serde_json::from_str(hello["data"].as_str().unwrap()).unwrap();
-    client.socket_id = data["socket_id"].as_str().unwrap().to_owned();
-    (client, set)
-}
-
-/// A new browser, and what it sends as `Cookie`.
-async fn new_browser(server: &Server) -> (Client, String) {
-    let (client, set) = open(server, None, None).await;
-    (client, set.unwrap().split(';').next().unwrap().to_owned())
-}
-
-async fn back(server: &Server, cookie: &str) -> Client {
-    let (client, set) = open(server, Some(cookie), None).await;
-    assert_eq!(set, None, "the cookie stays");
-    client
-}
-
-/// One more tab. The others are asked whether they live: until then any of them could be this one.
-async fn joined_by(server: &Server, cookie: &str, others: &mut [&mut Client]) -> Client {
-    let client = back(server, cookie).await;
-    for other in others {
-        other.hears_nothing_else().await;
-        other.hears_nothing_else().await;
-    }
-    client
-}
-
-fn resuming(resume: Value) -> Server {
-    Server::start(json!({"resume": resume, "shards": 2}))
-}
-
-async fn publish(server: &Server, channel: &str, n: u32) {
-    publish_but(server, channel, n, None).await;
-}
-
-async fn publish_but(server: &Server, channel: &str, n: u32, socket_id: Option<&str>) {
-    let event = json!({"name": "n", "channel": channel, "data": n.to_string(), "socket_id": socket_id});
-    assert_eq!(server.publish(event).await.0, 200);
-}
-
-/// The number in the event that comes next.
-async fn number(client: &mut Client) -> u32 {
-    let event = client.next().await;
-    assert_eq!(event["event"], "n", "{event}");
-    event["data"].as_str().unwrap().parse().unwrap()
-}
-
-/// The next event tells of a gap.
-async fn gap(client: &mut Client, channel: &str) -> Value {
-    let event = client.next().await;
-    assert_eq!((&event["event"], &event["channel"]), (&json!("echo-server:gap"), &json!(channel)), "{event}");
-    serde_json::from_str(event["data"].as_str().unwrap()).unwrap()
-}
 
 /// Waits until the client has been asked how far it has got, and has said so.
 async fn acknowledge(client: &mut Client) {
@@ -354,10 +289,6 @@ async fn what_clients_say_to_each_other_is_for_those_who_are_there() {
     client.subscribe_signed("private-a", None).await;
     assert_eq!(number(&mut client).await, 1);
     client.hears_nothing_else().await;
-}
-
-fn node(redis: &Redis) -> Server {
-    Server::start(json!({"resume": true, "databaseConfig": {"redis": {"path": redis.socket()}}}))
 }
 
 /// Publishes numbered events as Laravel does, until told to stop; gives the last number.

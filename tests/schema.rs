@@ -33,7 +33,7 @@ fn special(key: &str) -> Option<Value> {
         "port" => {
             json!({ "anyOf": [{ "type": ["integer", "null"] }, { "type": "string", "pattern": "(^|:)[0-9]+/?$" }] })
         }
-        "shards" | "metrics.port" => number(),
+        "shards" | "metrics.port" | "httpsPort" => number(),
         "protocol" => one_of(&["http", "https"]),
         "logFormat" => one_of(&["auto", "text", "json"]),
         "resume.sameSite" => one_of(&["lax", "none"]),

@@ -308,6 +308,41 @@ async fn nobody_is_told_unless_the_app_wants_it() {
     client.hears_nothing_else().await;
 }
 
+/// A reload switches webhooks and counts on and off, for channels that have subscribers, too.
+#[tokio::test]
+async fn switched_on_and_off_while_the_server_runs() {
+    let mut receiver = receiver().await;
+    let mut server = start(json!({}));
+    // On both shards.
+    let (mut ann, mut bob) = (server.connect().await, server.connect().await);
+    ann.subscribe("orders").await;
+    bob.subscribe("orders").await;
+    let hook = json!([{"url": receiver.url, "events": ["channel_occupied", "channel_vacated"]}]);
+    server.change_config(|config| {
+        config["clients"][0]["webhooks"] = hook;
+        config["clients"][0]["subscriptionCount"] = json!(true);
+    });
+    server.says("): clients[app-id].subscriptionCount, clients[app-id].webhooks").await;
+    // The shards count one after the other, if not in one turn.
+    for client in [&mut ann, &mut bob] {
+        while count(client, "orders").await != 2 {}
+    }
+    assert_eq!(receiver.events(1).await, [json!({"name": "channel_occupied", "channel": "orders"})]);
+    unsubscribe(&mut bob, "orders").await;
+    assert_eq!(count(&mut ann, "orders").await, 1);
+    unsubscribe(&mut ann, "orders").await;
+    assert_eq!(receiver.events(1).await, [json!({"name": "channel_vacated", "channel": "orders"})]);
+
+    server.change_config(|config| {
+        config["clients"][0]["webhooks"] = json!([]);
+        config["clients"][0]["subscriptionCount"] = json!(false);
+    });
+    server.says("): clients[app-id].subscriptionCount, clients[app-id].webhooks").await;
+    ann.subscribe("orders").await;
+    ann.hears_nothing_else().await;
+    assert!(receiver.is_empty());
+}
+
 /// Of more than a hundred subscribers the number comes at once, and then every five seconds.
 #[tokio::test]
 async fn counts_of_large_channels_come_now_and_then() {

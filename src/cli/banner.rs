@@ -22,6 +22,8 @@ pub fn banner(config: &Config, places: &[Place]) -> String {
 
 fn write_banner(text: &mut String, config: &Config, places: &[Place]) -> fmt::Result {
     let host = config.host.as_deref().unwrap_or("localhost");
+    // A URL needs brackets around an IPv6 address.
+    let in_url = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let starting = if config.dev_mode { "⚠ Starting server in DEV mode..." } else { "Starting server..." };
     writeln!(text, "\nL A R A V E L  E C H O  S E R V E R\n")?;
     writeln!(text, "version {}\n", env!("CARGO_PKG_VERSION"))?;
@@ -29,6 +31,7 @@ fn write_banner(text: &mut String, config: &Config, places: &[Place]) -> fmt::Re
     for place in places {
         match place {
             Place::Port(address) => writeln!(text, "✔  Running at {host} on port {}", address.port())?,
+            Place::HttpsPort(address) => writeln!(text, "✔  Running at https://{in_url}:{}", address.port())?,
             Place::Path(path) => writeln!(text, "✔  Running at the unix socket {}", path.display())?,
         }
     }
@@ -63,10 +66,7 @@ fn write_banner(text: &mut String, config: &Config, places: &[Place]) -> fmt::Re
     writeln!(text, "   Laravel   {}", config.auth.url())?;
     let port = places.iter().find_map(Place::address).map(|address| address.port());
     if let (true, Some(port)) = (config.proxy, port) {
-        // A URL needs brackets around an IPv6 address.
-        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-        let scheme = if config.tls.is_some() { "https" } else { "http" };
-        writeln!(text, "   Proxy     on: open the application at {scheme}://{host}:{port}/")?;
+        writeln!(text, "   Proxy     on: open the application at {}://{in_url}:{port}/", config.scheme())?;
     } else {
         writeln!(text, "   Proxy     {}", if config.proxy { "on" } else { "off" })?;
     }
@@ -136,7 +136,9 @@ Server ready!
         assert_eq!(banner(&config, std::slice::from_ref(&port)), expected);
         let path = Place::Path("/run/echo.sock".into());
         let both = expected.replace("on port 6001\n", "on port 6001\n✔  Running at the unix socket /run/echo.sock\n");
-        assert_eq!(banner(&config, &[port, path]), both);
+        assert_eq!(banner(&config, &[port.clone(), path]), both);
+        let https = expected.replace("on port 6001\n", "on port 6001\n✔  Running at https://localhost:6002\n");
+        assert_eq!(banner(&config, &[port, Place::HttpsPort("[::]:6002".parse().unwrap())]), https);
     }
 
     #[test]

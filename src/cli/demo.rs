@@ -98,6 +98,7 @@ fn config(port: u16, application: SocketAddr) -> anyhow::Result<Config> {
         path: PathBuf::from("(demo)"),
         host: Some(Ipv4Addr::LOCALHOST.to_string()),
         port,
+        https_port: None,
         socket: None,
         trusted_proxies: TrustedProxies::default(),
         proxy_protocol: false,

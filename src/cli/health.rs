@@ -66,7 +66,7 @@ fn place(config: &Config, path: &str) -> Place {
         Some(host) if host.contains(':') => format!("[{host}]"),
         Some(host) => host.to_owned(),
     };
-    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let scheme = config.scheme();
     let url = match (&socket, config.metrics.as_ref().and_then(|access| access.listen)) {
         (Some(_), _) => format!("{scheme}://localhost{path}"),
         // Another program may have the port of clients' alone.

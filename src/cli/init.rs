@@ -177,11 +177,11 @@ fn ask_client(options: &Options, proposals: &Proposals, ask: &mut Questions<'_>)
 /// What there is to do now: start, the front end's lines, and whom to ask if it does not work.
 fn next_steps(config: &Config, proposals: &Proposals, options: &str) -> String {
     let port = config.port;
-    let transport = match &config.tls {
-        Some(_) => format!("wssPort: {port}, forceTLS: true"),
-        None => format!("wsPort: {port}, forceTLS: false"),
+    let scheme = config.scheme();
+    let transport = match scheme {
+        "https" => format!("wssPort: {port}, forceTLS: true"),
+        _ => format!("wsPort: {port}, forceTLS: false"),
     };
-    let scheme = if config.tls.is_some() { "https" } else { "http" };
     let echo = match config.apps.iter().find(|app| !app.id.is_empty()) {
         Some(app) => {
             let gateway = format!(

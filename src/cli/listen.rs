@@ -70,6 +70,12 @@ fn show(line: &str, options: &Options, running: &Running) -> anyhow::Result<bool
             say_on_stderr(format_args!("The server stops."));
             return Ok(false);
         }
+        Some("denied") => {
+            say_on_stderr(format_args!(
+                "Who may look has changed (\"admin\" in the configuration file). Start the command again."
+            ));
+            return Ok(false);
+        }
         Some("beat") => return Ok(true),
         _ => {}
     }

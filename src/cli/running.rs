@@ -75,7 +75,7 @@ impl Running {
         };
         // Who asks over the unix socket is anybody: most often it is a proxy.
         let is_loopback = is_loopback && socket.is_none();
-        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        let scheme = config.scheme();
         let base = Url::parse(&format!("{scheme}://{host}:{port}{PATH}/api/")).context("the server's address")?;
         // The password is said to a server of whom the lock file knows, not to whatever has the port.
         let is_needed = !is_loopback || config.key_auth == KeyAuth::Off;

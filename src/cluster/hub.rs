@@ -48,6 +48,8 @@ pub enum Effect {
     Terminate { app: AppIndex, user_id: Arc<str> },
     /// A connection of another node may come here.
     Coming(Coming),
+    /// A node has ended without having said so, and has been silent for this long.
+    Gone { node: NodeId, silent: Millis },
     /// Count subscriptions, for [`Hub::counted`].
     Count { node: NodeId, id: u64, app: AppIndex, query: Query },
     /// A part of an answer has come.
@@ -78,8 +80,9 @@ pub struct Peer {
     pub held: Held,
     /// Of its last message.
     number: u64,
-    /// When it was heard last, in beats.
+    /// When it was heard last, in beats and by the clock.
     heard: u32,
+    heard_at: Millis,
     /// When it was asked last, in beats.
     asked: Option<u32>,
     /// The buckets that it was asked for and has not sent yet.
@@ -366,7 +369,7 @@ impl Hub {
                 tracing::warn!("Missed {missed} messages of node {}; events among them are lost", header.node);
             }
             peer.number = header.number;
-            peer.heard = self.beats;
+            (peer.heard, peer.heard_at) = (self.beats, now);
         }
         match body {
             Ok(body) => self.take(header, body, now, connections, out),
@@ -493,6 +496,7 @@ impl Hub {
                      {} users are taken off the lists until it is heard again.",
                     peer.held.count()
                 );
+                out.push(Effect::Gone { node, silent: now.saturating_sub(peer.heard_at) });
             }
             out.push(Effect::Changed { node, changes: peer.held.into_gone() });
         }
@@ -515,6 +519,7 @@ impl Hub {
                 held: Held::default(),
                 number: header.number,
                 heard: self.beats,
+                heard_at: now,
                 asked: None,
                 awaited: 0,
                 is_known: false,

@@ -191,13 +191,11 @@ impl<'a> Environment<'a> {
             let Some(host) = self.get(host_name).filter(|host| is_ours && THIS_MACHINE.contains(&host.as_str())) else {
                 continue;
             };
-            let scheme = if config.tls.is_some() { "https" } else { "http" };
-            if let Some(port) = self.get(port_name).filter(|port| config.port != 0 && *port != config.port.to_string())
-            {
+            let (own, scheme) = config.port_for(self.get(port_name).and_then(|port| port.parse().ok()));
+            if let Some(port) = self.get(port_name).filter(|port| own != 0 && *port != own.to_string()) {
                 config.warnings.push(format!(
                     "Laravel looks for this server at {host} port {port} ({host_name}, {port_name}), and it listens on port \
-                     {}; change one of them.",
-                    config.port
+                     {own}; change one of them."
                 ));
             } else if let Some(other) = self.get(scheme_name).filter(|other| other != scheme) {
                 config.warnings.push(format!(

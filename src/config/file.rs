@@ -115,6 +115,7 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
     let metrics_token = variable("LARAVEL_ECHO_SERVER_METRICS_TOKEN", "metrics.token");
     let tls = old::TlsKeys {
         protocol: variable("LARAVEL_ECHO_SERVER_PROTO", "protocol").or(file("protocol")),
+        https_port: variable("LARAVEL_ECHO_SERVER_HTTPS_PORT", "httpsPort").or(file("httpsPort")),
         certificate: variable("LARAVEL_ECHO_SERVER_SSL_CERT", "sslCertPath").or(file("sslCertPath")),
         key: variable("LARAVEL_ECHO_SERVER_SSL_KEY", "sslKeyPath").or(file("sslKeyPath")),
         chain: variable("LARAVEL_ECHO_SERVER_SSL_CHAIN", "sslCertChainPath").or(file("sslCertChainPath")),
@@ -163,10 +164,16 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
 
     let default_port =
         if members.is_empty() && port.is_none() { environment.default_port() } else { None }.unwrap_or(6001);
+    let https_port_setting = tls.https_port.clone();
     let tls = match tls.read(&mut warnings)? {
         None if tls.protocol.is_none() => environment.tls(),
         tls => tls,
     };
+    let port_number = port.as_ref().map_or(Ok(default_port), listen_port)?;
+    let https_port = https_port_setting.as_ref().map(listen_port).transpose()?;
+    if let Some(setting) = https_port_setting.filter(|_| https_port == Some(port_number) && port_number != 0) {
+        return Err(setting.wrong("must be another port than \"port\", which speaks http"));
+    }
     let (host_for_all, hosts) = old::read_auth_hosts(auth_host)?;
     let subscribers = old::read_subscribers(file("subscribers"), &mut warnings)?;
     let cluster = read_cluster(file("cluster"), &redis, subscribers.redis, &mut warnings)?;
@@ -175,7 +182,8 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
     let mut config = Config {
         path: path.to_owned(),
         host: host.map(|host| listen_host(&host)).transpose()?.flatten(),
-        port: port.map_or(Ok(default_port), |port| listen_port(&port))?,
+        port: port_number,
+        https_port,
         socket,
         trusted_proxies: file("trustedProxies")
             .map(|list| listen::trusted_proxies(&list))

@@ -67,6 +67,7 @@ const USED: &[&str] = &[
     "devMode",
     "host",
     "httpApiKeyAuth",
+    "httpsPort",
     "limits",
     "limits.activityTimeout",
     "limits.authRequestsPerSecond",

@@ -48,13 +48,15 @@ pub struct Config {
     pub host: Option<String>,
     /// TCP port; 0: any free one.
     pub port: u16,
+    /// `httpsPort`: another one, which speaks https, while `port` speaks http. With it there is a certificate in `tls`.
+    pub https_port: Option<u16>,
     /// `socket`: a unix socket to listen on.
     pub socket: Option<UnixSocket>,
     /// `trustedProxies`: whose word counts about where a request comes from.
     pub trusted_proxies: TrustedProxies,
     /// `proxyProtocol`: trusted proxies say with a PROXY protocol header who connects.
     pub proxy_protocol: bool,
-    /// `protocol` is `https`: serve TLS with this certificate.
+    /// The certificate, if there is a port with TLS: [`Config::scheme`] and `https_port` say which.
     pub tls: Option<Tls>,
     /// The apps of `clients`, never empty. Those that have been removed since the start keep their places.
     pub apps: Vec<App>,
@@ -100,6 +102,22 @@ pub struct Config {
     pub taken: Vec<String>,
     /// What was odd in the file but no error: unknown keys and the like. Sentences.
     pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// What `port` and `socket` speak: `https` with `"protocol": "https"`, else `http`.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() && self.https_port.is_none() { "https" } else { "http" }
+    }
+
+    /// Who looks for this server at this port finds it at that one, which speaks that scheme: at `httpsPort` if it is that,
+    /// else at `port`.
+    pub fn port_for(&self, wanted: Option<u16>) -> (u16, &'static str) {
+        match self.https_port {
+            Some(port) if wanted == Some(port) => (port, "https"),
+            _ => (self.port, self.scheme()),
+        }
+    }
 }
 
 /// `logFormat`: how lines of the log look.
@@ -243,7 +261,7 @@ impl App {
     }
 }
 
-/// The certificate of `"protocol": "https"`. Paths are relative to the working directory.
+/// The certificate of `"protocol": "https"` or `httpsPort`. Paths are relative to the working directory.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Tls {
     /// `sslCertPath`: PEM, the server's certificate first.

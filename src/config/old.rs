@@ -12,9 +12,10 @@ use super::json::Setting;
 use super::known::warn_of_unknown;
 use super::{ApiCors, AuthHost, PresenceStore, Redis, Secret, Subscribers, Tls, redis};
 
-/// What decides about TLS on the port, from file or environment.
+/// What decides about TLS, from file or environment.
 pub(super) struct TlsKeys<'a> {
     pub protocol: Option<Setting<'a>>,
+    pub https_port: Option<Setting<'a>>,
     pub certificate: Option<Setting<'a>>,
     pub key: Option<Setting<'a>>,
     pub chain: Option<Setting<'a>>,
@@ -22,22 +23,22 @@ pub(super) struct TlsKeys<'a> {
 }
 
 impl TlsKeys<'_> {
-    /// The certificate, if the protocol is https.
+    /// The certificate, if the protocol is https or there is a port for that.
     pub fn read(&self, warnings: &mut Vec<String>) -> Result<Option<Tls>, ConfigError> {
-        let Some(protocol) = &self.protocol else { return Ok(None) };
-        match protocol.text()?.as_str() {
-            "http" | "" => return Ok(None),
-            "https" => {}
-            _ => {
-                warnings.push(protocol.odd("this server speaks http and https, and takes it for http"));
-                return Ok(None);
+        let (https, needs) = match (self.https_protocol(warnings)?, &self.https_port) {
+            (None, None) => return Ok(None),
+            (Some(protocol), None) => (protocol, "is \"https\", which needs"),
+            (None, Some(port)) => (port, "needs"),
+            (Some(_), Some(port)) => {
+                return Err(port.error(
+                    "is for https beside http, and with \"protocol\": \"https\" there is no http: \"port\" speaks https then. \
+                     Take one of them out",
+                ));
             }
-        }
+        };
         let needed = |setting: &Option<Setting<'_>>, name: &str| {
-            path(setting)?.ok_or_else(|| {
-                let what = format!("is \"https\", which needs a PEM file, as \"{name}\": \"/etc/ssl/echo.pem\"");
-                protocol.error(what)
-            })
+            path(setting)?
+                .ok_or_else(|| https.error(format!("{needs} a PEM file, as \"{name}\": \"/etc/ssl/echo.pem\"")))
         };
         let passphrase = self.passphrase.as_ref().map(Setting::text).transpose()?;
         Ok(Some(Tls {
@@ -46,6 +47,19 @@ impl TlsKeys<'_> {
             passphrase: passphrase.filter(|text| !text.is_empty()).map(Secret::new),
             chain: path(&self.chain)?,
         }))
+    }
+
+    /// `protocol`, if it is https.
+    fn https_protocol(&self, warnings: &mut Vec<String>) -> Result<Option<&Setting<'_>>, ConfigError> {
+        let Some(protocol) = &self.protocol else { return Ok(None) };
+        match protocol.text()?.as_str() {
+            "http" | "" => Ok(None),
+            "https" => Ok(Some(protocol)),
+            _ => {
+                warnings.push(protocol.odd("this server speaks http and https, and takes it for http"));
+                Ok(None)
+            }
+        }
     }
 }
 

@@ -29,6 +29,7 @@ impl Config {
             path: _,
             host,
             port,
+            https_port,
             socket,
             tls,
             trusted_proxies,
@@ -66,8 +67,13 @@ impl Config {
             path: old.path,
             host: diff.fixed("host", old.host, host),
             port: diff.fixed("port", old.port, port),
+            https_port: diff.fixed("httpsPort", old.https_port, https_port),
             socket: diff.fixed("socket, socketMode", old.socket, socket),
-            tls: diff.live("protocol, ssl…", old.tls, tls),
+            // What a port speaks stays as it is while it is open; the certificate may be another one.
+            tls: match old.tls.is_some() == tls.is_some() {
+                true => diff.live("ssl…", old.tls, tls),
+                false => diff.fixed("protocol, ssl…", old.tls, tls),
+            },
             // A file without apps has one that nobody knows the key of.
             first_app: first_app.or_else(|| apps.iter().position(|app| !app.is_removed)).unwrap_or_default(),
             apps,
@@ -269,6 +275,32 @@ mod tests {
         assert_eq!((config.port, config.host, config.redis.db, config.limits.connections), (6001, None, 0, 6));
         // What waits for a restart is said at each reload until then.
         assert_eq!(self::config("").reload(self::config(new)).unwrap().needs_restart, fixed);
+    }
+
+    #[test]
+    fn what_an_open_port_speaks_needs_a_restart_and_the_certificate_does_not() {
+        let files = r#""sslCertPath": "c.pem", "sslKeyPath": "k.pem""#;
+        let (https, both) = (format!("\"protocol\": \"https\", {files}"), format!("\"httpsPort\": 6002, {files}"));
+        let renewed = both.replace("c.pem", "new.pem");
+        for (old, new, changed, needs_restart, certificate) in [
+            ("", https.as_str(), &[][..], &["protocol, ssl…"][..], None),
+            ("", &both, &[], &["httpsPort", "protocol, ssl…"], None),
+            (&both, "", &[], &["httpsPort", "protocol, ssl…"], Some("c.pem")),
+            (&both, &https, &[], &["httpsPort"], Some("c.pem")),
+            (&both, &renewed, &["ssl…"], &[], Some("new.pem")),
+        ] {
+            let reload = reload(old, new);
+            assert_eq!(
+                (&reload.changed[..], &reload.needs_restart[..]),
+                (&texts(changed)[..], &texts(needs_restart)[..])
+            );
+            assert_eq!(reload.config.scheme(), config(old).scheme());
+            assert_eq!(reload.config.tls.map(|tls| tls.certificate), certificate.map(Into::into), "{old}, {new}");
+        }
+    }
+
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
     }
 
     #[test]

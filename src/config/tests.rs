@@ -980,6 +980,41 @@ fn an_app_may_have_limits_and_a_prefix_of_its_own() {
 }
 
 #[test]
+fn http_and_https_at_once() {
+    let files = r#""sslCertPath": "c.pem", "sslKeyPath": "k.pem""#;
+    for (members, port, https_port, scheme) in [
+        ("\"devMode\": true".to_owned(), 6001, None, "http"),
+        (format!("\"protocol\": \"https\", {files}"), 6001, None, "https"),
+        (format!("\"httpsPort\": 6002, {files}"), 6001, Some(6002), "http"),
+        (format!("\"httpsPort\": \"443\", \"port\": 80, \"protocol\": \"http\", {files}"), 80, Some(443), "http"),
+        (format!("\"httpsPort\": 0, \"port\": 0, {files}"), 0, Some(0), "http"),
+        (format!("\"httpsPort\": null, {files}"), 6001, None, "http"),
+    ] {
+        let config = quiet(&members);
+        assert_eq!((config.port, config.https_port, config.scheme()), (port, https_port, scheme), "{members}");
+        assert_eq!(config.tls.is_some(), scheme == "https" || https_port.is_some(), "{members}");
+        assert_eq!(config.port_for(None), (port, scheme), "{members}");
+        assert_eq!(config.port_for(Some(6002)).1, if https_port == Some(6002) { "https" } else { scheme }, "{members}");
+    }
+    let twice = format!("\"protocol\": \"https\", \"httpsPort\": 6002, {files}");
+    for (members, expected) in [
+        (r#""httpsPort": 6002"#.to_owned(), "\"httpsPort\" needs a PEM file, as \"sslCertPath\""),
+        (
+            r#""httpsPort": 6002, "sslCertPath": "c.pem""#.to_owned(),
+            "\"httpsPort\" needs a PEM file, as \"sslKeyPath\"",
+        ),
+        (twice, "\"port\" speaks https then. Take one of them out"),
+        (format!("\"httpsPort\": 6001, {files}"), "must be another port than \"port\", which speaks http"),
+        (format!("\"httpsPort\": true, {files}"), "must be a TCP port"),
+    ] {
+        assert!(error(&members).contains(expected), "{members}: {}", error(&members));
+    }
+    let variables = [("LARAVEL_ECHO_SERVER_HTTPS_PORT", "7002")];
+    let config = read_with(&format!("{{ {files} }}"), &variables).unwrap();
+    assert_eq!((config.https_port, config.tls.is_some()), (Some(7002), true));
+}
+
+#[test]
 fn places_to_listen_and_trusted_proxies() {
     let config = quiet(r#""socket": "/run/echo.sock", "proxyProtocol": "true""#);
     let socket = |mode, is_alone| Some(UnixSocket { path: "/run/echo.sock".into(), mode, is_alone });

@@ -1,4 +1,4 @@
-//! The certificate of `"protocol": "https"`: files, dates, names, and whether browsers trust it.
+//! The certificate of `"protocol": "https"` or `httpsPort`: files, dates, names, and whether browsers trust it.
 
 use std::sync::Arc;
 

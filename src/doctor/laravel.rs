@@ -249,8 +249,9 @@ fn server(subject: &Subject, application: &Application, connection: &str, driver
         application.broadcast_setting(connection, &["options", key], &format!("{family}_{variable}"))
     };
     let (host, port, scheme) = (setting("host", "HOST"), setting("port", "PORT"), setting("scheme", "SCHEME"));
-    let own_scheme = if config.tls.is_some() { "https" } else { "http" };
-    let port_line = format!("{family}_PORT={}", config.port);
+    let port = port.and_then(|port| port.parse::<u16>().ok());
+    let (own_port, own_scheme) = config.port_for(port);
+    let port_line = format!("{family}_PORT={own_port}");
     let Some(host) = host.filter(|host| !host.is_empty() && !host.ends_with(".pusher.com")) else {
         return Finding::problem("laravel.server", format!("Laravel sends its events to Pusher's hosted service (driver {driver})"))
             .why(format!("{family}_HOST is not set, or config/broadcasting.php does not read it (applications that began with Laravel 8 or before)."))
@@ -259,16 +260,12 @@ fn server(subject: &Subject, application: &Application, connection: &str, driver
             .line(application.file(".env"), port_line)
             .line(application.file(".env"), format!("{family}_SCHEME={own_scheme}"));
     };
-    let port = port.and_then(|port| port.parse::<u16>().ok());
     let target = format!(
         "{}://{host}:{}",
         scheme.as_deref().unwrap_or("https"),
         port.map_or("(default)".to_owned(), |port| port.to_string())
     );
-    if is_this_machine(&host)
-        && config.port != 0
-        && (port != Some(config.port) || scheme.as_deref() != Some(own_scheme))
-    {
+    if is_this_machine(&host) && own_port != 0 && (port != Some(own_port) || scheme.as_deref() != Some(own_scheme)) {
         return Finding::warning(
             "laravel.server",
             format!("Laravel sends its events to {target}, and this server is at {}", subject.local_url()),

@@ -94,7 +94,7 @@ impl Subject {
 
     /// Where this server is reached on this machine.
     fn local_url(&self) -> String {
-        let scheme = if self.config.tls.is_some() { "https" } else { "http" };
+        let scheme = self.config.scheme();
         let host = match self.config.host.as_deref() {
             None | Some("0.0.0.0" | "::") => "127.0.0.1".to_owned(),
             Some(host) if host.contains(':') => format!("[{host}]"),

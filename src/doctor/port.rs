@@ -1,4 +1,4 @@
-//! This machine: whether the port is free, or whose it is; how many files the server may open; and the server that
+//! This machine: whether the ports are free, or whose they are; how many files the server may open; and the server that
 //! runs, if one does.
 
 use std::io;
@@ -16,10 +16,8 @@ use crate::listen::files;
 
 #[derive(Debug, Default)]
 pub(super) struct Facts {
-    /// Why the port cannot be opened; `None`: it can.
-    port: Option<(io::ErrorKind, String)>,
-    /// Who has it: name and process id.
-    holder: Option<(String, u32)>,
+    /// Those of the file that have a number.
+    ports: Vec<Port>,
     /// How many files may be open: those of the running server, or as many as one that is started from here could have.
     files_max: Option<usize>,
     /// What the running server answers to a client.
@@ -30,16 +28,38 @@ pub(super) struct Facts {
     is_same_build: Option<bool>,
 }
 
+/// A port that the server would open.
+#[derive(Debug)]
+struct Port {
+    number: u16,
+    /// What the file calls it.
+    key: &'static str,
+    /// Why it cannot be opened; `None`: it can.
+    failure: Option<(io::ErrorKind, String)>,
+    /// Who has it: name and process id.
+    holder: Option<(String, u32)>,
+}
+
+impl Port {
+    async fn probe(subject: &Subject, key: &'static str, number: u16) -> Self {
+        let failure = bind(subject, number).err().map(|error| (error.kind(), error.to_string()));
+        let is_taken = failure.as_ref().is_some_and(|(kind, _)| *kind == io::ErrorKind::AddrInUse);
+        let holder = match is_taken {
+            // Looks at every process.
+            true => tokio::task::spawn_blocking(move || holder(number)).await.unwrap_or_default(),
+            false => None,
+        };
+        Self { number, key, failure, holder }
+    }
+}
+
 pub(super) async fn probe(subject: &Subject) -> Facts {
-    let config = &subject.config;
     let mut facts = Facts::default();
     if has_port(subject) {
-        facts.port = bind(subject).err().map(|error| (error.kind(), error.to_string()));
-        if facts.port.as_ref().is_some_and(|(kind, _)| *kind == io::ErrorKind::AddrInUse) {
-            let port = config.port;
-            // Looks at every process.
-            facts.holder = tokio::task::spawn_blocking(move || holder(port)).await.unwrap_or_default();
-        }
+        facts.ports.push(Port::probe(subject, "port", subject.config.port).await);
+    }
+    if let Some(port) = subject.config.https_port.filter(|port| *port != 0) {
+        facts.ports.push(Port::probe(subject, "httpsPort", port).await);
     }
     facts.files_max = getrlimit(Resource::Nofile).maximum.and_then(|files| usize::try_from(files).ok());
     if let Some(Running::Here(pid)) = subject.running {
@@ -80,8 +100,7 @@ pub(super) fn socketio_url(subject: &Subject, base: &str) -> String {
 }
 
 /// Takes the port and gives it back. It is not listened to, so a server that starts just now is not in the way.
-fn bind(subject: &Subject) -> io::Result<()> {
-    let port = subject.config.port;
+fn bind(subject: &Subject, port: u16) -> io::Result<()> {
     let addresses: Vec<SocketAddr> = match subject.config.host.as_deref() {
         None => vec![([0_u16; 8], port).into(), ([0_u8; 4], port).into()],
         Some(host) => {
@@ -151,7 +170,7 @@ fn is_same_build(pid: u32) -> Option<bool> {
 }
 
 pub(super) fn judge(subject: &Subject, facts: &Facts) -> Vec<Finding> {
-    let mut findings = port(subject, facts).into_iter().collect::<Vec<_>>();
+    let mut findings: Vec<_> = facts.ports.iter().filter_map(|port| judge_port(subject, port)).collect();
     findings.push(file_limit(subject, facts));
     findings.extend(running(subject, facts));
     if facts.is_same_build == Some(false) {
@@ -164,22 +183,21 @@ pub(super) fn judge(subject: &Subject, facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-fn port(subject: &Subject, facts: &Facts) -> Option<Finding> {
-    let port = subject.config.port;
-    if !has_port(subject) || subject.running == Some(Running::Elsewhere) {
+fn judge_port(subject: &Subject, Port { number: port, key, failure, holder }: &Port) -> Option<Finding> {
+    if subject.running == Some(Running::Elsewhere) {
         return None;
     }
     let ours = matches!(subject.running, Some(Running::Here(_)));
-    let Some((kind, error)) = &facts.port else {
+    let Some((kind, error)) = failure else {
         return (!ours)
             .then(|| Finding::ok("port.free", format!("The port {port} is free; no server runs with this file")));
     };
     let other = Finding::problem("port.free", format!("The port {port} cannot be opened: {error}"));
-    let line = |finding: Finding, port: u16| finding.line(&subject.file, format!("\"port\": {port}"));
+    let line = |finding: Finding, port: u16| finding.line(&subject.file, format!("\"{key}\": {port}"));
     Some(match kind {
         io::ErrorKind::AddrInUse if ours => return None,
         io::ErrorKind::AddrInUse => {
-            let who = match &facts.holder {
+            let who = match holder {
                 Some((name, pid)) => format!("the program {name:?} (process {pid})"),
                 None => "another program".to_owned(),
             };
@@ -231,12 +249,11 @@ fn running(subject: &Subject, facts: &Facts) -> Option<Finding> {
         }
         Running::Here(pid) => pid,
     };
-    let port = subject.config.port;
-    if has_port(subject) && facts.port.is_none() {
+    if let Some(port) = facts.ports.iter().find(|port| port.failure.is_none()) {
         return Some(
             Finding::warning(
                 "server.running",
-                format!("A server runs with this file (process {pid}), and nobody listens on port {port}"),
+                format!("A server runs with this file (process {pid}), and nobody listens on port {}", port.number),
             )
             .why("It is just starting or stopping, or the file has changed since it was started.")
             .fix("Restart it."),
@@ -289,19 +306,26 @@ mod tests {
 
     #[test]
     fn port_files_and_server() {
-        let taken = || Some((io::ErrorKind::AddrInUse, "in use".to_owned()));
-        let facts = || Facts { files_max: Some(1288), ..Facts::default() };
+        let port = |failure: Option<io::ErrorKind>| {
+            let failure = failure.map(|kind| (kind, "why".to_owned()));
+            vec![Port { number: 6001, key: "port", failure, holder: None }]
+        };
+        let taken = || port(Some(io::ErrorKind::AddrInUse));
+        let facts = || Facts { ports: port(None), files_max: Some(1288), ..Facts::default() };
         let well = || Answer { first: Some("0{}".to_owned()), ..Answer::default() };
         let files = ("limits.files", Level::Ok);
         assert_eq!(judged(None, facts()), [("port.free", Level::Ok), files]);
-        assert_eq!(judged(None, Facts { port: taken(), ..facts() }), [("port.free", Level::Problem), files]);
-        let forbidden = Some((io::ErrorKind::PermissionDenied, "no".to_owned()));
-        assert_eq!(judged(None, Facts { port: forbidden, ..facts() })[0], ("port.free", Level::Problem));
+        assert_eq!(judged(None, Facts { ports: taken(), ..facts() }), [("port.free", Level::Problem), files]);
+        let forbidden = port(Some(io::ErrorKind::PermissionDenied));
+        assert_eq!(judged(None, Facts { ports: forbidden, ..facts() })[0], ("port.free", Level::Problem));
+        let https = Port { number: 6002, key: "httpsPort", ..taken().remove(0) };
+        let both = Facts { ports: port(None).into_iter().chain([https]).collect(), ..facts() };
+        assert_eq!(judged(None, both), [("port.free", Level::Ok), ("port.free", Level::Problem), files]);
         assert_eq!(judged(None, Facts { files_max: Some(1287), ..facts() })[1], ("limits.files", Level::Warning));
         assert_eq!(judged(None, Facts { files_max: None, ..facts() })[1], files);
 
         let here = Some(Running::Here(7));
-        let served = || Facts { port: taken(), answer: Some(well()), ..facts() };
+        let served = || Facts { ports: taken(), answer: Some(well()), ..facts() };
         assert_eq!(judged(here, served()), [files, ("server.running", Level::Ok)]);
         let unready = Facts { unready: vec!["Redis is away".to_owned()], ..served() };
         assert_eq!(judged(here, unready)[1], ("server.running", Level::Warning));
@@ -312,7 +336,7 @@ mod tests {
         let other = Facts { is_same_build: Some(false), ..served() };
         assert_eq!(judged(here, other)[2], ("server.build", Level::Warning));
         assert_eq!(
-            judged(Some(Running::Elsewhere), Facts { port: taken(), ..facts() }),
+            judged(Some(Running::Elsewhere), Facts { ports: taken(), ..facts() }),
             [files, ("server.running", Level::Ok)]
         );
     }

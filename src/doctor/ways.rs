@@ -70,7 +70,7 @@ fn unknown(subject: &Subject) -> Finding {
 
 fn gateway_line(subject: &Subject) -> String {
     let config = &subject.config;
-    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let scheme = config.scheme();
     format!("authEndpoint: '{scheme}://' + window.location.hostname + ':{}{}',", config.port, config.auth.endpoint)
 }
 

@@ -20,16 +20,13 @@ use super::pace::Pace;
 use super::patience::{PATIENCE, Patient};
 use super::proxy_protocol::{self, Told};
 use super::{Front, Fronts, respond};
-use crate::address::{Connection, Source};
+use crate::address::{Connection, Proxied, Source};
 use crate::inbox::OneMore;
 use crate::listen::{self, Listener, Peer, files};
 use crate::metrics::{Limit, Refused};
 
 /// How long nothing is accepted when there are no more files.
 const OUT_OF_FILES_WAIT: Duration = Duration::from_millis(100);
-
-/// How long it is not said again that no connections can be accepted, or that there are too many.
-const QUIET: Duration = Duration::from_secs(10);
 
 /// How long the first request of a connection that has been accepted is waited for when the server stops: the client was
 /// not refused, so it shall not be dropped without an answer either.
@@ -40,9 +37,9 @@ const TOLD_MAX: usize = 100;
 
 /// Accepts connections until told to stop.
 pub async fn serve(listener: Listener, fronts: Fronts, mut stop: watch::Receiver<bool>) {
+    let is_tls = listener.is_tls();
     let pace = Arc::new(Pace::default());
     tokio::spawn(pace.clone().run());
-    let (mut failures, mut dropped) = (Occasionally::default(), Occasionally::default());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -58,36 +55,30 @@ pub async fn serve(listener: Listener, fronts: Fronts, mut stop: watch::Receiver
                 {
                     // Not even a refusal: whoever opens so many sockets without a handshake gets none.
                     front.refused(Refused::TooManyOpen, Some(Limit::Connections));
-                    if let Some(times) = dropped.note(Instant::now()) {
-                        tracing::warn!(
-                            "a connection from {peer} was dropped: {open} sockets wait for a handshake, or are open for HTTP, \
-                             and no more have room (limits.connections); {times} since this was said last"
-                        );
-                    }
+                    tracing::warn!(
+                        "a connection from {peer} was dropped: {open} sockets wait for a handshake, or are open for HTTP, \
+                         and no more have room (limits.connections)"
+                    );
                     continue;
                 }
                 let is_backend = Arc::new(AtomicBool::new(false));
                 let known = is_backend.clone();
                 let is_exempt = move || known.load(Ordering::Relaxed);
-                tokio::spawn(
-                    pace.paced(connection(fronts.clone(), stop.clone(), counted, is_backend, stream, peer), is_exempt),
-                );
+                let connection = Connection { peer: peer.ip(), proxied: Proxied::No, is_tls };
+                let accepted = Accepted { stream, peer, connection, counted, is_backend };
+                tokio::spawn(pace.paced(serve_one(fronts.clone(), stop.clone(), accepted), is_exempt));
             }
             Err(error) => {
                 let is_out_of_files = listen::is_out_of_files(&error);
-                if let Some(times) = failures.note(Instant::now()) {
-                    let files = files::max();
-                    let cure = match is_out_of_files {
-                        true => format!(
-                            ". {files} files may be open: allow more (LimitNOFILE in the systemd unit, ulimit -n), or lower \
-                             limits.connections. Clients wait meanwhile"
-                        ),
-                        false => String::new(),
-                    };
-                    tracing::error!(
-                        "no connection could be accepted: {error}{cure}; {times} times since this was said last"
-                    );
-                }
+                let cure = match is_out_of_files {
+                    true => format!(
+                        ". {} files may be open: allow more (LimitNOFILE in the systemd unit, ulimit -n), or lower \
+                         limits.connections. Clients wait meanwhile",
+                        files::max()
+                    ),
+                    false => String::new(),
+                };
+                tracing::error!("no connection could be accepted: {error}{cure}");
                 if is_out_of_files {
                     // Trying again at once would be in vain, and again; waiting lets some be closed.
                     tokio::time::sleep(OUT_OF_FILES_WAIT).await;
@@ -96,25 +87,6 @@ pub async fn serve(listener: Listener, fronts: Fronts, mut stop: watch::Receiver
                 }
             }
         }
-    }
-}
-
-/// What is said once in a while, however often it happens.
-#[derive(Debug, Default)]
-struct Occasionally {
-    said_at: Option<Instant>,
-    unsaid: u64,
-}
-
-impl Occasionally {
-    /// Notes that it happens; `Some`: to be said, with how often it has happened since the last time.
-    fn note(&mut self, now: Instant) -> Option<u64> {
-        self.unsaid += 1;
-        if self.said_at.is_some_and(|at| now.saturating_duration_since(at) < QUIET) {
-            return None;
-        }
-        self.said_at = Some(now);
-        Some(std::mem::take(&mut self.unsaid))
     }
 }
 
@@ -156,24 +128,27 @@ impl Open {
     }
 }
 
-async fn connection(
-    fronts: Fronts,
-    stop: watch::Receiver<bool>,
+/// What a listener has accepted.
+struct Accepted {
+    stream: TcpStream,
+    peer: Peer,
+    /// As the socket says.
+    connection: Connection,
     counted: OneMore,
     is_backend: Arc<AtomicBool>,
-    mut stream: TcpStream,
-    peer: Peer,
-) {
+}
+
+async fn serve_one(fronts: Fronts, stop: watch::Receiver<bool>, accepted: Accepted) {
+    let Accepted { mut stream, peer, mut connection, counted, is_backend } = accepted;
     let _ = stream.set_nodelay(true);
     let front = fronts.load_full();
     let limits = &front.config.limits;
-    let is_tls = front.tls.is_some();
-    let mut connection = Connection { peer: peer.ip(), is_proxied: false, is_tls };
     if front.config.proxy_protocol && front.config.trusted_proxies.trusts(connection.peer) {
         match timeout(limits.handshake_timeout, proxy_protocol::read(&mut stream)).await {
-            Ok(Ok(Told::Client(address))) => connection = Connection { peer: Some(address), is_proxied: true, is_tls },
-            Ok(Ok(Told::Unknown)) => connection.is_proxied = true,
-            Ok(Ok(Told::Proxy)) => {}
+            Ok(Ok(Told::Client(address))) => {
+                connection = Connection { peer: Some(address), proxied: Proxied::Told, ..connection };
+            }
+            Ok(Ok(Told::Unknown)) => connection.proxied = Proxied::Untold,
             Ok(Err(error)) => {
                 front.refused(Refused::NoProxyHeader, None);
                 return tracing::debug!("{peer} was closed: {error} (proxyProtocol)");
@@ -197,7 +172,9 @@ async fn connection(
     let counted = Arc::new(Counted { _open: counted, by_address });
     let open = Open { front: front.clone(), is_backend, connection, counted };
     match &front.tls {
-        None => http(fronts, stop, open, stream, &source).await,
+        _ if !connection.is_tls => http(fronts, stop, open, stream, &source).await,
+        // A configuration without a certificate is not taken while there is a port with TLS.
+        None => {}
         Some((tls, _)) => match timeout(limits.handshake_timeout, tls.accept(stream)).await {
             Ok(Ok(stream)) => http(fronts, stop, open, stream, &source).await,
             Ok(Err(error)) => {
@@ -284,19 +261,5 @@ impl Stream for TlsStream<TcpStream> {
 impl<S: Stream> Stream for Patient<S> {
     fn into_parts(self) -> (TcpStream, Option<Box<rustls::ServerConnection>>) {
         self.into_inner().into_parts()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_happens_without_end_is_said_once_in_a_while() {
-        let (mut dropped, start) = (Occasionally::default(), Instant::now());
-        assert_eq!(dropped.note(start), Some(1));
-        assert_eq!((0..500).filter_map(|_| dropped.note(start + QUIET / 2)).next(), None);
-        assert_eq!(dropped.note(start + QUIET), Some(501));
-        assert_eq!(dropped.note(start + QUIET), None);
     }
 }

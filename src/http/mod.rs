@@ -139,6 +139,11 @@ impl Front {
         Self { admin: Arc::new(admin), ..self }
     }
 
+    /// The dashboard.
+    pub fn admin(&self) -> &Admin {
+        &self.admin
+    }
+
     /// Takes the place of another one, and goes on with what that has counted.
     pub fn follow(self, before: &Self) -> Self {
         Self {
@@ -333,7 +338,7 @@ fn upgrade<S: Stream>(open: Arc<Open>, request: Request<Incoming>, key: &str, so
     let agreed = open.front.config.per_message_deflate.then(|| deflate::agree(request.headers())).flatten();
     let form = if agreed.as_ref().is_some_and(|agreed| agreed.deflates) { Form::Deflated } else { Form::Plain };
     let inflates = agreed.is_some();
-    let mut known = admission.is_ok().then(|| browser::known(&open.front, request.headers())).flatten();
+    let mut known = admission.is_ok().then(|| browser::known(&open.front, request.headers(), source)).flatten();
     let set_cookie = known.as_mut().and_then(|known| known.set_cookie.take());
     let mut response = switch(request, &accept, async move |stream: S, leftover| match admission {
         Ok((app, socket_id, by_address)) => {

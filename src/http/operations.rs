@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use super::{Body, Front, Fronts, api, error, full, json};
-use crate::address::{Connection, Source};
+use crate::address::{Connection, Proxied, Source};
 use crate::config::Secret;
 use crate::log;
 use crate::metrics::{Page, table};
@@ -237,7 +237,7 @@ pub async fn serve(listener: TcpListener, fronts: Fronts) {
             let service = service_fn(|request: Request<Incoming>| {
                 let front = fronts.load_full();
                 async move {
-                    let connection = Connection { peer: Some(peer.ip()), is_proxied: false, is_tls: false };
+                    let connection = Connection { peer: Some(peer.ip()), proxied: Proxied::No, is_tls: false };
                     let source = Source::of(connection, request.headers(), &front.config.trusted_proxies);
                     Ok::<_, std::convert::Infallible>(respond_here(&front, &request.into_parts().0, &source).await)
                 }
@@ -290,7 +290,7 @@ mod tests {
             }
             let parts = request.body(()).unwrap().into_parts().0;
             let token = Secret::new("0123456789abcdef");
-            let connection = Connection { peer: Some([127, 0, 0, 1].into()), is_proxied: false, is_tls: false };
+            let connection = Connection { peer: Some([127, 0, 0, 1].into()), proxied: Proxied::No, is_tls: false };
             let here = Source::of(connection, &parts.headers, &TrustedProxies::default());
             assert_eq!(may_read(&parts, Some(&token), &here), is_right, "{given:?}");
         }

@@ -23,10 +23,8 @@ const REST_BYTES_MAX: usize = 4096;
 pub enum Told {
     /// A client with this address connects.
     Client(IpAddr),
-    /// A client, and nothing of its address.
+    /// Nothing: somebody connects, or the proxy itself does, to see whether the server answers.
     Unknown,
-    /// The proxy itself, to see whether the server answers.
-    Proxy,
 }
 
 /// Reads a header.
@@ -94,7 +92,7 @@ async fn read_version_2(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Tol
     let mut rest = vec![0; length];
     stream.read_exact(&mut rest).await?;
     match (version_and_command, family) {
-        (0x20, _) => Ok(Told::Proxy),
+        (0x20, _) => Ok(Told::Unknown),
         // A stream over IPv4, over IPv6.
         (0x21, 0x11) => {
             let (address, _) = rest.split_first_chunk::<4>().filter(|_| length >= 12).ok_or_else(too_short)?;
@@ -144,8 +142,8 @@ mod tests {
             (b"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n".to_vec(), Told::Unknown),
             (v2(0x21, 0x11, &v4), client("192.0.2.1")),
             (v2(0x21, 0x21, &v6), client("2001:db8::1")),
-            (v2(0x20, 0x00, &[]), Told::Proxy),
-            (v2(0x20, 0x11, &v4), Told::Proxy),
+            (v2(0x20, 0x00, &[]), Told::Unknown),
+            (v2(0x20, 0x11, &v4), Told::Unknown),
             (v2(0x21, 0x00, &[]), Told::Unknown),
             (v2(0x21, 0x31, &[0; 216]), Told::Unknown),
         ] {

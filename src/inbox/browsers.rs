@@ -1,26 +1,35 @@
 //! Browsers that are known again.
 
+use crate::address::Counted;
 use crate::inbox::AppIndex;
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::resume::BrowserId;
 
-/// A browser that is known by its cookie.
+/// A browser, and its connection that has come.
 #[derive(Clone, Copy, Debug)]
 pub struct Returning {
     /// It.
     pub browser: BrowserId,
     /// Where it has been before.
     pub origin: Origin,
+    /// The address that it comes from, if that is one client's.
+    pub address: Option<Counted>,
 }
 
-/// Where a browser's cookie is from.
+/// Where a browser has been before.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Origin {
-    /// From this process, now or before.
+    /// Nowhere: it has been given its cookie with this connection.
+    New,
+    /// With this process.
     Here,
-    /// From another process, of which nothing is known.
+    /// With another node that lives: what its connections miss is kept there, and it tells of those that it has lost.
+    Node(u64),
+    /// With a process of which nothing is known.
     Elsewhere,
+    /// With another shard, as another browser; tabs of it may still be there.
+    Moved,
 }
 
 /// A connection of another node that is about to be closed, or that was lost: its browser may come here.

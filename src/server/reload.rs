@@ -24,7 +24,7 @@ use crate::log;
 use crate::presence_store::{self, Prefixes};
 use crate::protocol::app_tag;
 use crate::publish::Publisher;
-use crate::tls::Expiry;
+use crate::tls::{self, Expiry};
 use crate::webhook;
 
 /// How often the files are looked at.
@@ -133,6 +133,8 @@ impl Parts {
 
     /// Gives what has changed, and what needs a restart.
     async fn take(&mut self, new: Config) -> anyhow::Result<(Vec<String>, Vec<String>)> {
+        // Also of one that needs a restart: the file is good for that, or it is not taken.
+        new.tls.as_ref().map(tls::read_served).transpose()?;
         let config::Reload { mut config, mut changed, needs_restart } = self.config.reload(new)?;
         for warning in config.warnings.iter().filter(|warning| !self.config.warnings.contains(warning)) {
             tracing::warn!("{warning}");
@@ -188,6 +190,7 @@ impl Parts {
         // With a source that takes no changes nobody listens.
         let _ = self.ingress.send(ingress::Change { audiences, frame_bytes_max });
         self.fronts.store(Arc::new(front));
+        self.fronts.load().admin().goes_by(&config);
         self.config = config;
         Ok((changed, needs_restart))
     }

@@ -14,11 +14,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use listenfd::ListenFd;
 
-/// The sockets that are handed over (`LISTEN_FDS`), none without systemd. To be taken once, before there are threads.
+/// The sockets that are handed over (`LISTEN_FDS`), none without systemd, each with whether it is for https
+/// (`FileDescriptorName=https`). To be taken once, before there are threads.
 ///
 /// # Errors
 /// One of them is no TCP or unix socket.
-pub fn sockets() -> anyhow::Result<Vec<OwnedFd>> {
+pub fn sockets() -> anyhow::Result<Vec<(OwnedFd, bool)>> {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names: Vec<&str> = names.split(':').collect();
     let mut handed_over = ListenFd::from_env();
     let mut sockets = Vec::new();
     for index in 0..handed_over.len() {
@@ -31,7 +34,8 @@ pub fn sockets() -> anyhow::Result<Vec<OwnedFd>> {
                 )?
                 .map(OwnedFd::from),
         };
-        sockets.extend(socket);
+        let is_https = names.get(index).is_some_and(|name| *name == "https");
+        sockets.extend(socket.map(|socket| (socket, is_https)));
     }
     Ok(sockets)
 }

@@ -14,7 +14,7 @@ use http::{Method, StatusCode, Uri};
 use super::api;
 use super::attempts::Attempts;
 use crate::address::Source;
-use crate::config::{Config, KeyAuth, Login};
+use crate::config::{Admin, Config, KeyAuth, Login};
 use crate::protocol::signature;
 
 /// What is asked for.
@@ -33,6 +33,19 @@ pub(super) struct Denied {
     pub status: StatusCode,
     /// What to do.
     pub error: String,
+}
+
+/// What of a configuration decides about it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct Access {
+    admin: Option<Admin>,
+    key_auth: KeyAuth,
+}
+
+impl Access {
+    pub(super) fn of(config: &Config) -> Self {
+        Self { admin: config.admin.clone(), key_auth: config.key_auth }
+    }
 }
 
 fn denied(status: StatusCode, error: impl Into<String>) -> Result<(), Denied> {
@@ -128,8 +141,8 @@ fn is_own_origin(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::{Connection, TrustedProxies};
-    use crate::config::{Admin, Secret};
+    use crate::address::{Connection, Proxied, TrustedProxies};
+    use crate::config::Secret;
     use http::Request;
     use std::path::Path;
 
@@ -152,7 +165,7 @@ mod tests {
     }
 
     fn from(peer: &str, parts: &Parts) -> Source {
-        let connection = Connection { peer: peer.parse().ok(), is_proxied: false, is_tls: false };
+        let connection = Connection { peer: peer.parse().ok(), proxied: Proxied::No, is_tls: false };
         Source::of(connection, &parts.headers, &TrustedProxies::default())
     }
 

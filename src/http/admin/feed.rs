@@ -15,6 +15,7 @@ use hyper::body::Frame;
 use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 
+use super::admission::Access;
 use super::{Parameters, Refusal, matches};
 use crate::http::{Body, Front, proxy::BoxError};
 use crate::inbox::OneMore;
@@ -55,6 +56,8 @@ pub(super) fn feed(front: &Front, parameters: &Parameters) -> Result<Response<Bo
         watcher: front.publisher.tap().watch(),
         channel: parameters.get("channel").map(str::to_owned),
         stopped: front.admin.stopped.clone(),
+        // By what this request was admitted; another configuration may have come since.
+        access: (Access::of(&front.config), front.admin.access.subscribe()),
         is_over: false,
         _open: open,
     };
@@ -79,12 +82,14 @@ struct Feed {
     watcher: Watcher,
     channel: Option<String>,
     stopped: watch::Receiver<bool>,
+    /// By what it was admitted, and by what others are now.
+    access: (Access, watch::Receiver<Access>),
     is_over: bool,
     _open: OneMore,
 }
 
 impl Feed {
-    /// The next lines; `None`: there are no more, since the server stops.
+    /// The next lines; `None`: there are no more, since the server stops, or who may look has changed.
     async fn next(&mut self) -> Option<Bytes> {
         if self.is_over {
             return None;
@@ -92,14 +97,21 @@ impl Feed {
         let mut chunk = Vec::new();
         let beat = tokio::time::sleep(BEAT);
         tokio::pin!(beat);
+        let (admitted_by, now) = &mut self.access;
         while chunk.is_empty() {
             tokio::select! {
-                seen = self.watcher.next() => write(&seen, self.channel.as_deref(), &mut chunk),
-                () = &mut beat => chunk.extend_from_slice(b"{\"kind\":\"beat\"}\n"),
+                // Before anything else is shown.
+                biased;
+                _ = now.wait_for(|access| *access != *admitted_by) => {
+                    self.is_over = true;
+                    return Some(Bytes::from_static(b"{\"kind\":\"denied\"}\n"));
+                }
                 _ = self.stopped.wait_for(|stopped| *stopped) => {
                     self.is_over = true;
                     chunk.extend_from_slice(b"{\"kind\":\"stopped\"}\n");
                 }
+                seen = self.watcher.next() => write(&seen, self.channel.as_deref(), &mut chunk),
+                () = &mut beat => chunk.extend_from_slice(b"{\"kind\":\"beat\"}\n"),
             }
         }
         while chunk.len() < CHUNK_BYTES

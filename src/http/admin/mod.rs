@@ -15,10 +15,10 @@ use tokio::sync::watch;
 
 use super::{Body, Front, api, discard, error, json};
 use crate::address::Source;
-use crate::config::App;
+use crate::config::{App, Config};
 use crate::inbox::AppIndex;
 use crate::listen::Place;
-use admission::{Denied, What};
+use admission::{Access, Denied, What};
 use attempts::Attempts;
 
 mod admission;
@@ -37,6 +37,8 @@ pub struct Admin {
     places: Vec<Place>,
     /// True when the server stops.
     stopped: watch::Receiver<bool>,
+    /// By what requests are admitted now.
+    access: watch::Sender<Access>,
     attempts: Attempts,
     /// Feeds that are open.
     feeds: Arc<AtomicUsize>,
@@ -45,7 +47,14 @@ pub struct Admin {
 impl Admin {
     /// Of a server that listens at these places, until it stops.
     pub fn new(places: Vec<Place>, stopped: watch::Receiver<bool>) -> Self {
-        Self { places, stopped, attempts: Attempts::default(), feeds: Arc::default() }
+        let access = watch::Sender::new(Access::default());
+        Self { places, stopped, access, attempts: Attempts::default(), feeds: Arc::default() }
+    }
+
+    /// Requests are admitted by this configuration from now on: what others have admitted and goes on yet, ends.
+    pub fn goes_by(&self, config: &Config) {
+        let access = Access::of(config);
+        self.access.send_if_modified(|current| std::mem::replace(current, access) != *current);
     }
 }
 

@@ -132,7 +132,7 @@ pub(super) fn status(front: &Front) -> Status {
         uptime_seconds: seconds(front.since),
         listening: Listening {
             places: front.admin.places.iter().map(ToString::to_string).collect(),
-            protocol: if config.tls.is_some() { "https" } else { "http" },
+            protocol: if config.https_port.is_some() { "http and https" } else { config.scheme() },
         },
         configuration: config.path.display().to_string(),
         warnings: config.warnings.clone(),

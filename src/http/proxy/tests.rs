@@ -8,12 +8,12 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::address::{Connection, TrustedProxies};
+use crate::address::{Connection, Proxied, TrustedProxies};
 use crate::auth::fake::{FakeLaravel, auth_of, response};
 
 /// Who asks, whatever the headers say.
 fn visitor() -> Source {
-    let connection = Connection { peer: "192.0.2.7".parse().ok(), is_proxied: false, is_tls: false };
+    let connection = Connection { peer: "192.0.2.7".parse().ok(), proxied: Proxied::No, is_tls: false };
     Source::of(connection, &HeaderMap::new(), &TrustedProxies::default())
 }
 

@@ -293,6 +293,26 @@ fn laravel_is_asked_again_when_its_leave_is_old() {
     assert_eq!(asked(&client.input(Input::Tick)).len(), 1);
 }
 
+/// Laravel is slow, or there is a storm of questions: the first answer may take longer than an answer holds.
+#[test]
+fn what_laravel_has_not_answered_is_not_asked_again() {
+    let mut client = Client::connect();
+    client.rules.reauthorize_after = Some(60_000);
+    client.rules.activity_timeout = 1_000_000;
+    let answered = asked(&client.subscribes("private-answered"))[0];
+    assert_eq!(client.input(Input::Answered(answered, Answer::Yes)), succeeded("private-answered"));
+    let slow = asked(&client.subscribes("private-slow"))[0];
+    client.now = 60_000;
+    let again = asked(&client.input(Input::Tick));
+    assert_eq!(again.len(), 1, "about what was answered");
+    client.now = 120_000;
+    assert_eq!(client.input(Input::Tick), [], "no question is put twice at once");
+    assert_eq!(client.input(Input::Answered(again[0], Answer::Yes)), []);
+    // Whoever had asked again would take this for the answer to that.
+    assert_eq!(client.input(Input::Answered(slow, Answer::Yes)), succeeded("private-slow"));
+    assert_eq!(asked(&client.input(Input::Tick)).len(), 2, "about both, now that both are old");
+}
+
 #[test]
 fn presence_joins_and_leaves() {
     let mut client = Client::connect();

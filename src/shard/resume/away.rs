@@ -2,9 +2,15 @@
 //! browser comes back. A browser may come back with several tabs at once, and nothing in a handshake says which
 //! is which; what tells them apart is their channels. Where that is not enough each gets what any of them
 //! may have missed: so nobody misses anything.
+//!
+//! All of it is bounded, for each browser, for each address, and in all, and what a claim costs is so, too: whoever opens
+//! and drops connections without end is forgotten for it. Who was forgotten is told of a gap.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::ADDRESS_PART;
+use super::marks::Marks;
+use crate::address::Counted;
 use crate::inbox::AppIndex;
 use crate::protocol::SocketId;
 use crate::protocol::resume::BrowserId;
@@ -15,13 +21,27 @@ pub type Key = (AppIndex, BrowserId);
 
 /// How long it is remembered of a connection that it was lost, after what it missed is given up: who comes back
 /// even later is told that there is a gap.
-const REMEMBERED: Millis = 24 * 60 * 60 * 1000;
+pub const REMEMBERED: Millis = 24 * 60 * 60 * 1000;
+
+/// Lost connections of one browser. Beyond, those that were lost first are forgotten.
+const LOST_MAX: usize = 64;
+
+/// Subscriptions of the lost connections of one browser.
+const SEATS_MAX: usize = 8192;
+
+/// For so many subscriptions that there is room for, one browser may be remembered to have been forgotten.
+const FORGOTTEN_PART: usize = 16;
+
+/// Subscriptions that are given up at once; more have their turn later.
+const EXPIRED_MAX: usize = 64 * 1024;
 
 /// A lost connection.
 #[derive(Clone, Debug)]
 pub struct Lost {
     /// The ids that it has had, the last one first: what these have sent themselves is not for it.
     pub socket_ids: Vec<SocketId>,
+    /// The address that it came from, if that is one client's.
+    pub address: Option<Counted>,
     /// Up to when it is known to have got everything.
     pub known_at: Millis,
     /// When it was lost.
@@ -31,7 +51,7 @@ pub struct Lost {
 }
 
 /// A subscription of a lost connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct LostSeat {
     /// Of the channel's name.
     pub hash: u64,
@@ -41,26 +61,50 @@ pub struct LostSeat {
     pub position: u64,
     /// What came before the position may not have arrived, and is not to be sent again.
     pub is_unsure: bool,
+    /// Its connection has come back, and for this channel.
+    pub is_claimed: bool,
+}
+
+/// What is known of a lost connection. Without room, the first kinds are forgotten first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Kind {
+    /// Another node has lost it, and keeps what it misses.
+    Noted,
+    /// What it misses is kept no more.
+    Late,
+    /// Its channels are held.
+    Held,
 }
 
 #[derive(Debug)]
 struct Ticket {
     id: u64,
+    kind: Kind,
+    /// It is of this kind until then.
+    until: Millis,
+    /// The seats are in the order of their hashes.
     lost: Lost,
-    /// The channels are held no more.
-    is_late: bool,
     /// It is known which connection has come back for it.
     is_bound: bool,
-    /// The channels that this one has claimed, by their hashes.
-    claimed: Vec<u64>,
+    /// How many seats are claimed.
+    claimed: usize,
 }
 
-/// The lost connections of one browser.
+/// The lost connections of one browser, those that were lost first before others.
 #[derive(Debug, Default)]
 struct Lot {
     tickets: Vec<Ticket>,
-    /// What was claimed by connections of which it is not known which they are.
-    claimed: Vec<u64>,
+    /// By the channel's hash, for those of which it is not known who has come back for them.
+    open: HashMap<u64, Open>,
+    /// How many of their seats nobody has claimed.
+    left: usize,
+}
+
+/// How many of the connections were on a channel, and how many have claimed it since.
+#[derive(Debug, Default)]
+struct Open {
+    lost: u32,
+    claimed: u32,
 }
 
 /// What a connection that has come back has claimed so far.
@@ -70,7 +114,8 @@ pub struct Claims {
     among: Option<Vec<u64>>,
     /// The one that it is.
     bound: Option<u64>,
-    made: Vec<u64>,
+    /// Channels that it has claimed when that was not known, or not of that one.
+    made: HashSet<u64>,
 }
 
 /// What somebody who has come back is to be sent of a channel.
@@ -78,7 +123,7 @@ pub struct Claims {
 pub struct Claim {
     /// All after this; `None`: nothing is there any more.
     pub position: Option<u64>,
-    /// Up to then it had got everything.
+    /// Up to then it had got everything; 0: nobody knows.
     pub known_at: Millis,
     /// What was from then to this time may be lost.
     pub gap_until: Option<Millis>,
@@ -92,11 +137,12 @@ pub struct Claim {
 #[derive(Debug)]
 pub struct Away {
     browsers: HashMap<Key, Lot>,
-    /// Tickets whose channels are held, and those whose channels are not, the oldest first.
-    held: VecDeque<(Millis, Key, u64)>,
-    late: VecDeque<(Millis, Key, u64)>,
-    /// Those that other nodes have lost.
-    noted: VecDeque<(Millis, Key, u64)>,
+    /// Of each kind, those whose time is over first before others.
+    queues: [BTreeMap<(Millis, u64), Key>; 3],
+    /// Seats that are held, by address.
+    held: HashMap<Counted, usize>,
+    /// Browsers of which a lost connection was forgotten before its time.
+    forgotten: Marks,
     next: u64,
     seats: usize,
     seats_max: usize,
@@ -105,322 +151,326 @@ pub struct Away {
 
 impl Ticket {
     fn seat(&self, hash: u64) -> Option<&LostSeat> {
-        self.lost.seats.iter().find(|seat| seat.hash == hash)
+        self.index(hash).map(|index| &self.lost.seats[index])
     }
 
-    fn held(self) -> impl Iterator<Item = u32> {
-        let is_held = !self.is_late;
-        self.lost.seats.into_iter().filter(move |_| is_held).map(|seat| seat.channel)
+    fn index(&self, hash: u64) -> Option<usize> {
+        #[cfg(test)]
+        tests::LOOKUPS.set(tests::LOOKUPS.get() + 1);
+        self.lost.seats.binary_search_by_key(&hash, |seat| seat.hash).ok()
+    }
+
+    /// The channels that are held for it.
+    fn held(&self) -> impl Iterator<Item = u32> {
+        let is_held = self.kind == Kind::Held;
+        self.lost.seats.iter().filter(move |_| is_held).map(|seat| seat.channel)
     }
 }
 
 impl Lot {
-    fn fitting(&self, hash: u64, among: Option<&[u64]>) -> Vec<&Ticket> {
-        let fits = |ticket: &&Ticket| {
-            !ticket.is_bound && ticket.seat(hash).is_some() && among.is_none_or(|among| among.contains(&ticket.id))
+    fn add(&mut self, ticket: Ticket) {
+        for seat in &ticket.lost.seats {
+            self.open.entry(seat.hash).or_default().lost += 1;
+        }
+        self.left += ticket.lost.seats.len();
+        self.tickets.push(ticket);
+    }
+
+    /// These seats are open no more. Of claims it is known, or taken for granted, which were made for them.
+    fn withdraw(&mut self, seats: &[LostSeat], was_claimed: impl Fn(u64) -> bool) {
+        for seat in seats {
+            let Some(open) = self.open.get_mut(&seat.hash) else { continue };
+            open.lost -= 1;
+            if open.claimed > 0 && (was_claimed(seat.hash) || open.claimed > open.lost) {
+                open.claimed -= 1;
+            } else {
+                self.left -= 1;
+            }
+            if open.lost == 0 {
+                self.open.remove(&seat.hash);
+            }
+        }
+    }
+
+    fn position(&self, id: u64) -> Option<usize> {
+        self.tickets.iter().position(|ticket| ticket.id == id)
+    }
+
+    fn fitting(&self, hash: u64, among: Option<&[u64]>) -> Vec<(&Ticket, &LostSeat)> {
+        let mut tickets = self.tickets.iter().filter(|ticket| !ticket.is_bound).collect::<Vec<_>>();
+        tickets.retain(|ticket| among.is_none_or(|among| among.contains(&ticket.id)));
+        tickets.into_iter().filter_map(|ticket| Some((ticket, ticket.seat(hash)?))).collect()
+    }
+
+    /// What a connection is to be sent of a channel, and notes that it has claimed it.
+    fn claim(&mut self, hash: u64, claims: &mut Claims, now: Millis) -> Option<Claim> {
+        if let Some(ticket) = claims.bound.and_then(|id| self.position(id)).map(|index| &mut self.tickets[index])
+            && let Some(index) = ticket.index(hash)
+        {
+            if std::mem::replace(&mut ticket.lost.seats[index].is_claimed, true) {
+                return None;
+            }
+            ticket.claimed += 1;
+            return Some(claim_of(&[(ticket, &ticket.lost.seats[index])], now));
+        }
+        self.open.get(&hash).filter(|open| open.claimed < open.lost && !claims.made.contains(&hash))?;
+        let mut fitting = self.fitting(hash, claims.among.as_deref());
+        if fitting.is_empty() {
+            fitting = self.fitting(hash, None);
+        } else {
+            claims.among = Some(fitting.iter().map(|(ticket, _)| ticket.id).collect());
+        }
+        let claim = claim_of(&fitting, now);
+        let only = if let [(only, _)] = fitting[..] { Some(only.id) } else { None };
+        if let Some(open) = self.open.get_mut(&hash) {
+            open.claimed += 1;
+            self.left -= 1;
+        }
+        claims.made.insert(hash);
+        if let Some(id) = only.filter(|_| claims.bound.is_none()) {
+            (claims.bound, claims.among) = (Some(id), None);
+            self.bind(id, &claims.made);
+        }
+        Some(claim)
+    }
+
+    /// It is known now who has come back for this one, and so what these claims were made for.
+    fn bind(&mut self, id: u64, made: &HashSet<u64>) {
+        let Some(index) = self.position(id) else { return };
+        let ticket = &mut self.tickets[index];
+        ticket.is_bound = true;
+        for seat in ticket.lost.seats.iter_mut().filter(|seat| made.contains(&seat.hash)) {
+            seat.is_claimed = true;
+            ticket.claimed += 1;
+        }
+        let seats = std::mem::take(&mut ticket.lost.seats);
+        self.withdraw(&seats, |hash| made.contains(&hash));
+        self.tickets[index].lost.seats = seats;
+    }
+
+    /// The lost connections of which every channel has been claimed.
+    fn done(&self) -> Vec<u64> {
+        let is_done = |ticket: &&Ticket| match ticket.is_bound {
+            true => ticket.claimed == ticket.lost.seats.len(),
+            false => self.left == 0,
         };
-        self.tickets.iter().filter(fits).collect()
+        self.tickets.iter().filter(is_done).map(|ticket| ticket.id).collect()
     }
 }
 
 impl Away {
     /// Holds channels for `time`, and has room for so many subscriptions.
     pub fn new(time: Millis, seats_max: usize) -> Self {
-        let (browsers, held, late, noted) = (HashMap::new(), VecDeque::new(), VecDeque::new(), VecDeque::new());
-        Self { browsers, held, late, noted, next: 0, seats: 0, seats_max, time }
+        Self {
+            browsers: HashMap::new(),
+            queues: Default::default(),
+            held: HashMap::new(),
+            forgotten: Marks::new(seats_max / FORGOTTEN_PART),
+            next: 0,
+            seats: 0,
+            seats_max,
+            time,
+        }
     }
 
     /// A connection was lost, and its channels are held. `claims` are those that it has made, if it had been lost before:
     /// what it has not claimed yet goes on to be its own. Without room, the longest lost are forgotten; gives
     /// the channels that are held once less.
     pub fn put(&mut self, key: Key, mut lost: Lost, claims: &Claims, now: Millis) -> Vec<u32> {
-        let mut released = Vec::new();
-        if let Some(before) = claims.bound.and_then(|id| self.take(&key, id)) {
-            let (is_late, claimed, known_at) = (before.is_late, before.claimed, before.lost.known_at);
-            // There may be very many, if somebody wants that.
-            let mut known: HashSet<u64> = claimed.into_iter().chain(lost.seats.iter().map(|seat| seat.hash)).collect();
-            for seat in before.lost.seats.into_iter().filter(|_| !is_late) {
-                if known.insert(seat.hash) {
-                    lost.seats.push(seat);
-                    lost.known_at = lost.known_at.min(known_at);
-                } else {
-                    released.push(seat.channel);
+        let mut is_whole = lost.seats.len() <= SEATS_MAX;
+        let beyond = lost.seats.drain(SEATS_MAX.min(lost.seats.len())..);
+        let mut released: Vec<u32> = beyond.map(|seat| seat.channel).collect();
+        lost.seats.sort_unstable_by_key(|seat| seat.hash);
+        if let Some(mut before) = claims.bound.and_then(|id| self.take(&key, id)) {
+            let own = lost.seats.len();
+            let is_own = |seat: &LostSeat| lost.seats.binary_search_by_key(&seat.hash, |own| own.hash).is_ok();
+            let (mut rest, over): (Vec<LostSeat>, Vec<LostSeat>) =
+                before.lost.seats.drain(..).partition(|seat| !seat.is_claimed && !is_own(seat));
+            if before.kind == Kind::Held {
+                let beyond = rest.split_off(rest.len().min(SEATS_MAX - own));
+                is_whole &= beyond.is_empty();
+                if !rest.is_empty() || !is_whole {
+                    lost.known_at = lost.known_at.min(before.lost.known_at);
                 }
+                released.extend(over.iter().chain(&beyond).map(|seat| seat.channel));
+                lost.seats.append(&mut rest);
+                lost.seats.sort_unstable_by_key(|seat| seat.hash);
+            } else {
+                before.lost.seats = rest;
+                self.enter(key, before.lost, before.kind, before.until);
             }
         }
-        if lost.seats.is_empty() {
-            return released;
+        if !is_whole {
+            self.forgotten.put(key, lost.address, lost.known_at, now + self.time + REMEMBERED);
         }
-        self.next += 1;
-        self.seats += lost.seats.len();
-        self.held.push_back((now + self.time, key, self.next));
-        let ticket = Ticket { id: self.next, lost, is_late: false, is_bound: false, claimed: Vec::new() };
-        self.browsers.entry(key).or_default().tickets.push(ticket);
-        released.extend(self.make_room());
+        let held = lost.address.and_then(|address| self.held.get(&address)).copied().unwrap_or(0);
+        if lost.address.is_some() && held + lost.seats.len() > self.seats_max / ADDRESS_PART {
+            released.extend(lost.seats.iter().map(|seat| seat.channel));
+            self.enter(key, lost, Kind::Late, now + REMEMBERED);
+        } else {
+            self.enter(key, lost, Kind::Held, now + self.time);
+        }
+        self.make_room(&key, &mut released);
         released
     }
 
     /// Another node has lost a connection: whoever comes back here instead is told of a gap. As [`Away::put`].
-    pub fn note(&mut self, key: Key, lost: Lost, now: Millis) -> Vec<u32> {
-        self.next += 1;
-        self.seats += lost.seats.len();
-        self.noted.push_back((now + self.time, key, self.next));
-        let ticket = Ticket { id: self.next, lost, is_late: true, is_bound: false, claimed: Vec::new() };
-        self.browsers.entry(key).or_default().tickets.push(ticket);
-        self.make_room()
+    pub fn note(&mut self, key: Key, mut lost: Lost, now: Millis) -> Vec<u32> {
+        if lost.seats.len() > SEATS_MAX {
+            lost.seats.truncate(SEATS_MAX);
+            self.forgotten.put(key, lost.address, lost.known_at, now + self.time);
+        }
+        lost.seats.sort_unstable_by_key(|seat| seat.hash);
+        self.enter(key, lost, Kind::Noted, now + self.time);
+        let mut released = Vec::new();
+        self.make_room(&key, &mut released);
+        released
     }
 
-    fn make_room(&mut self) -> Vec<u32> {
-        let mut released = Vec::new();
-        while self.seats > self.seats_max {
-            let oldest = self.noted.pop_front().or_else(|| self.late.pop_front()).or_else(|| self.held.pop_front());
-            let Some((_, key, id)) = oldest else { break };
-            released.extend(self.take(&key, id).into_iter().flat_map(Ticket::held));
+    fn enter(&mut self, key: Key, lost: Lost, kind: Kind, until: Millis) {
+        if lost.seats.is_empty() {
+            return;
         }
-        released
+        self.next += 1;
+        self.seats += lost.seats.len();
+        self.queues[kind as usize].insert((until, self.next), key);
+        if let Some(address) = lost.address.filter(|_| kind == Kind::Held) {
+            *self.held.entry(address).or_default() += lost.seats.len();
+        }
+        let ticket = Ticket { id: self.next, kind, until, lost, is_bound: false, claimed: 0 };
+        self.browsers.entry(key).or_default().add(ticket);
+    }
+
+    /// Forgets what there is no room for, of this browser and in all.
+    fn make_room(&mut self, key: &Key, released: &mut Vec<u32>) {
+        loop {
+            let tickets = self.browsers.get(key).map(|lot| lot.tickets.as_slice()).unwrap_or_default();
+            let seats: usize = tickets.iter().map(|ticket| ticket.lost.seats.len()).sum();
+            let mut oldest = tickets.first().filter(|_| tickets.len() > LOST_MAX || seats > SEATS_MAX);
+            let mut of = *key;
+            if oldest.is_none() && self.seats > self.seats_max {
+                let first = self.queues.iter().find_map(BTreeMap::first_key_value);
+                let Some(((_, id), key)) = first else { return };
+                oldest = self.browsers.get(key).and_then(|lot| lot.tickets.iter().find(|ticket| ticket.id == *id));
+                of = *key;
+            }
+            let Some(oldest) = oldest else { return };
+            let until = oldest.until + if oldest.kind == Kind::Held { REMEMBERED } else { 0 };
+            let (id, address, known_at) = (oldest.id, oldest.lost.address, oldest.lost.known_at);
+            self.forgotten.put(of, address, known_at, until);
+            released.extend(self.take(&of, id).iter().flat_map(Ticket::held));
+        }
     }
 
     /// A connection that has claimed something has ended for good; gives the channels that are held once less.
     pub fn leave(&mut self, key: &Key, claims: &Claims) -> Vec<u32> {
-        claims.bound.and_then(|id| self.take(key, id)).into_iter().flat_map(Ticket::held).collect()
+        claims.bound.and_then(|id| self.take(key, id)).iter().flat_map(Ticket::held).collect()
     }
 
-    /// What a connection of this browser is to be sent of a channel.
-    pub fn claim(&mut self, key: &Key, hash: u64, claims: &mut Claims, now: Millis) -> Option<Claim> {
-        let lot = self.browsers.get_mut(key)?;
-        if let Some(ticket) = lot.tickets.iter_mut().find(|ticket| Some(ticket.id) == claims.bound)
-            && ticket.seat(hash).is_some()
-        {
-            if ticket.claimed.contains(&hash) {
-                return None;
+    /// What a connection of this browser, from this address, is to be sent of a channel.
+    pub fn claim(
+        &mut self,
+        key: &Key,
+        address: Option<Counted>,
+        hash: u64,
+        claims: &mut Claims,
+        now: Millis,
+    ) -> Option<Claim> {
+        let forgotten = self.forgotten.get(key, address, now);
+        let lot = self.browsers.get_mut(key);
+        let claim = lot.and_then(|lot| Some((lot.claim(hash, claims, now)?, lot.done())));
+        let mut claim = claim.map(|(mut claim, done)| {
+            for id in done {
+                claim.released.extend(self.take(key, id).iter().flat_map(Ticket::held));
             }
-            ticket.claimed.push(hash);
-            let mut claim = claim_of(&[ticket], hash, now);
-            claim.released = self.take_what_is_done(key);
-            return Some(claim);
+            claim
+        });
+        // The one that was forgotten may be this one, whatever else has been found.
+        if let Some(known_at) = forgotten {
+            let claim = claim.get_or_insert_with(|| Claim { known_at, ..Claim::default() });
+            (claim.known_at, claim.gap_until) = (claim.known_at.min(known_at), Some(now));
         }
-        let any = lot.fitting(hash, None);
-        let claimed = lot.claimed.iter().filter(|claimed| **claimed == hash).count();
-        if claimed >= any.len() {
-            return None;
-        }
-        let mut fitting = lot.fitting(hash, claims.among.as_deref());
-        if fitting.is_empty() {
-            fitting = any;
-        } else {
-            claims.among = Some(fitting.iter().map(|ticket| ticket.id).collect());
-        }
-        let mut claim = claim_of(&fitting, hash, now);
-        let only = if let [only] = fitting[..] { Some(only.id) } else { None };
-        claims.made.push(hash);
-        lot.claimed.push(hash);
-        if let Some(id) = only.filter(|_| claims.bound.is_none())
-            && let Some(ticket) = lot.tickets.iter_mut().find(|ticket| ticket.id == id)
-        {
-            // Now it is known which it is, and so whose its earlier claims were.
-            claims.bound = Some(id);
-            ticket.is_bound = true;
-            for made in std::mem::take(&mut claims.made) {
-                if ticket.seat(made).is_some()
-                    && let Some(at) = lot.claimed.iter().position(|claimed| *claimed == made)
-                {
-                    lot.claimed.swap_remove(at);
-                    ticket.claimed.push(made);
-                }
-            }
-        }
-        claim.released = self.take_what_is_done(key);
-        Some(claim)
+        claim
     }
 
     /// Gives up what is too old; gives the channels that are held once less for it.
     pub fn expire(&mut self, now: Millis) -> Vec<u32> {
         let mut released = Vec::new();
-        while let Some((_, key, id)) = self.held.pop_front_if(|(until, _, _)| *until <= now) {
+        while released.len() < EXPIRED_MAX
+            && let Some((key, id)) = self.first(Kind::Held, now)
+        {
+            self.queues[Kind::Held as usize].pop_first();
             let lot = self.browsers.get_mut(&key);
-            if let Some(ticket) = lot.and_then(|lot| lot.tickets.iter_mut().find(|ticket| ticket.id == id)) {
-                ticket.is_late = true;
-                released.extend(ticket.lost.seats.iter().map(|seat| seat.channel));
-                self.late.push_back((now + REMEMBERED, key, id));
+            let Some(ticket) = lot.and_then(|lot| lot.tickets.iter_mut().find(|ticket| ticket.id == id)) else {
+                continue;
+            };
+            released.extend(ticket.held());
+            (ticket.kind, ticket.until) = (Kind::Late, now + REMEMBERED);
+            self.queues[Kind::Late as usize].insert((ticket.until, id), key);
+            let (address, seats) = (ticket.lost.address, ticket.lost.seats.len());
+            self.hold_less(address, seats);
+        }
+        for kind in [Kind::Late, Kind::Noted] {
+            while let Some((key, id)) = self.first(kind, now) {
+                self.queues[kind as usize].pop_first();
+                self.take(&key, id);
             }
         }
-        for queue in [&mut self.late, &mut self.noted] {
-            while let Some((_, key, id)) = queue.pop_front_if(|(until, _, _)| *until <= now) {
-                take(&mut self.browsers, &mut self.seats, &key, id);
-            }
-        }
+        self.forgotten.expire(now);
         released
     }
 
-    /// Takes out the lost connections of which every channel has been claimed; gives the channels that are held once less.
-    fn take_what_is_done(&mut self, key: &Key) -> Vec<u32> {
-        let Some(lot) = self.browsers.get_mut(key) else { return Vec::new() };
-        let unbound: usize = lot.tickets.iter().filter(|it| !it.is_bound).map(|it| it.lost.seats.len()).sum();
-        let all_unbound = unbound == lot.claimed.len();
-        if all_unbound {
-            lot.claimed.clear();
-        }
-        let is_done = |ticket: &&Ticket| match ticket.is_bound {
-            true => ticket.claimed.len() == ticket.lost.seats.len(),
-            false => all_unbound,
-        };
-        let done: Vec<u64> = lot.tickets.iter().filter(is_done).map(|ticket| ticket.id).collect();
-        done.into_iter().filter_map(|id| self.take(key, id)).flat_map(Ticket::held).collect()
+    /// The first of this kind whose time is over.
+    fn first(&self, kind: Kind, now: Millis) -> Option<(Key, u64)> {
+        let ((until, id), key) = self.queues[kind as usize].first_key_value()?;
+        (*until <= now).then_some((*key, *id))
     }
 
     fn take(&mut self, key: &Key, id: u64) -> Option<Ticket> {
-        take(&mut self.browsers, &mut self.seats, key, id)
+        let lot = self.browsers.get_mut(key)?;
+        let ticket = lot.tickets.remove(lot.position(id)?);
+        if lot.tickets.is_empty() {
+            self.browsers.remove(key);
+        } else if !ticket.is_bound {
+            // Whoever comes yet is to find no less than there is.
+            lot.withdraw(&ticket.lost.seats, |_| true);
+        }
+        self.queues[ticket.kind as usize].remove(&(ticket.until, id));
+        self.seats -= ticket.lost.seats.len();
+        if ticket.kind == Kind::Held {
+            self.hold_less(ticket.lost.address, ticket.lost.seats.len());
+        }
+        Some(ticket)
     }
-}
 
-fn take(browsers: &mut HashMap<Key, Lot>, seats: &mut usize, key: &Key, id: u64) -> Option<Ticket> {
-    let lot = browsers.get_mut(key)?;
-    let at = lot.tickets.iter().position(|ticket| ticket.id == id)?;
-    let ticket = lot.tickets.swap_remove(at);
-    if lot.tickets.is_empty() {
-        browsers.remove(key);
+    fn hold_less(&mut self, address: Option<Counted>, seats: usize) {
+        let Some(address) = address else { return };
+        if let Some(held) = self.held.get_mut(&address) {
+            *held -= seats;
+            if *held == 0 {
+                self.held.remove(&address);
+            }
+        }
     }
-    *seats -= ticket.lost.seats.len();
-    Some(ticket)
 }
 
 /// What one of these has missed at most.
-fn claim_of(tickets: &[&Ticket], hash: u64, now: Millis) -> Claim {
-    let seats = || tickets.iter().filter_map(|ticket| Some((ticket, ticket.seat(hash)?)));
-    let gap = |(ticket, seat): (&&Ticket, &LostSeat)| match (ticket.is_late, seat.is_unsure) {
-        (true, _) => Some(now),
-        (false, true) => Some(ticket.lost.lost_at),
-        (false, false) => None,
+fn claim_of(seats: &[(&Ticket, &LostSeat)], now: Millis) -> Claim {
+    let is_held = |ticket: &Ticket| ticket.kind == Kind::Held;
+    let gap = |(ticket, seat): &(&Ticket, &LostSeat)| match (is_held(ticket), seat.is_unsure) {
+        (false, _) => Some(now),
+        (true, true) => Some(ticket.lost.lost_at),
+        (true, false) => None,
     };
     Claim {
-        position: seats().filter(|(ticket, _)| !ticket.is_late).map(|(_, seat)| seat.position).min(),
-        known_at: seats().map(|(ticket, _)| ticket.lost.known_at).min().unwrap_or(now),
-        gap_until: seats().filter_map(gap).max(),
+        position: seats.iter().filter(|(ticket, _)| is_held(ticket)).map(|(_, seat)| seat.position).min(),
+        known_at: seats.iter().map(|(ticket, _)| ticket.lost.known_at).min().unwrap_or(now),
+        gap_until: seats.iter().filter_map(gap).max(),
         // What one of several has sent, the others have not seen.
-        socket_ids: if let [only] = tickets { only.lost.socket_ids.clone() } else { Vec::new() },
+        socket_ids: if let [(only, _)] = seats { only.lost.socket_ids.clone() } else { Vec::new() },
         released: Vec::new(),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const KEY: Key = (AppIndex(0), BrowserId(1));
-
-    fn lost(n: u64, seats: &[(u64, u64)], at: Millis) -> Lost {
-        let seat = |(hash, position): &(u64, u64)| LostSeat {
-            hash: *hash,
-            channel: *hash as u32,
-            position: *position,
-            is_unsure: false,
-        };
-        let seats = seats.iter().map(seat).collect();
-        Lost { socket_ids: vec![SocketId::new(n, 0)], known_at: at, lost_at: at, seats }
-    }
-
-    fn position(away: &mut Away, hash: u64, claims: &mut Claims) -> Option<u64> {
-        away.claim(&KEY, hash, claims, 100).map(|claim| claim.position.unwrap())
-    }
-
-    #[test]
-    fn tabs_are_told_apart_by_their_channels() {
-        let mut away = Away::new(1000, 100);
-        away.put(KEY, lost(1, &[(1, 5), (2, 5)], 0), &Claims::default(), 0);
-        away.put(KEY, lost(2, &[(1, 8), (3, 8)], 0), &Claims::default(), 0);
-        let (mut first, mut second) = (Claims::default(), Claims::default());
-        assert_eq!(position(&mut away, 3, &mut second), Some(8));
-        assert_eq!(position(&mut away, 1, &mut second), Some(8), "it is the one with channel 3");
-        assert_eq!(position(&mut away, 1, &mut first), Some(5));
-        let claim = away.claim(&KEY, 2, &mut first, 100).unwrap();
-        assert_eq!(
-            (claim.position, claim.socket_ids, claim.released),
-            (Some(5), vec![SocketId::new(1, 0)], vec![1, 2])
-        );
-        assert!(!away.browsers.contains_key(&KEY));
-        assert_eq!(position(&mut away, 1, &mut Claims::default()), None, "each is claimed once");
-        assert_eq!(away.seats, 0);
-    }
-
-    #[test]
-    fn tabs_with_the_same_channels_get_what_any_of_them_missed() {
-        let mut away = Away::new(1000, 100);
-        for n in [8, 5, 7] {
-            away.put(KEY, lost(n, &[(1, n)], 0), &Claims::default(), 0);
-        }
-        let positions: Vec<_> = (0..4).map(|_| position(&mut away, 1, &mut Claims::default())).collect();
-        assert_eq!(positions, [Some(5), Some(5), Some(5), None]);
-    }
-
-    #[test]
-    fn who_is_lost_again_goes_on_where_it_was() {
-        let mut away = Away::new(1000, 100);
-        away.put(KEY, lost(1, &[(1, 5), (2, 6)], 50), &Claims::default(), 60);
-        let mut claims = Claims::default();
-        assert_eq!(position(&mut away, 1, &mut claims), Some(5));
-        let released = away.put(KEY, lost(2, &[(1, 9)], 150), &claims, 160);
-        assert_eq!(released, [1], "as often as it is held for the former one");
-        let mut claims = Claims::default();
-        assert_eq!(position(&mut away, 2, &mut claims), Some(6));
-        let claim = away.claim(&KEY, 1, &mut claims, 200).unwrap();
-        assert_eq!((claim.position, claim.known_at, claim.released), (Some(9), 50, vec![1, 2]));
-        assert!(away.browsers.is_empty());
-    }
-
-    #[test]
-    fn who_comes_too_late_is_told_of_a_gap() {
-        let mut away = Away::new(1000, 100);
-        away.put(KEY, lost(1, &[(1, 5), (2, 6)], 50), &Claims::default(), 60);
-        assert!(away.expire(1059).is_empty());
-        assert_eq!(away.expire(1060), [1, 2]);
-        let claim = away.claim(&KEY, 1, &mut Claims::default(), 5000).unwrap();
-        assert_eq!((claim.position, claim.known_at, claim.gap_until, claim.released), (None, 50, Some(5000), vec![]));
-        away.expire(1060 + REMEMBERED);
-        assert!(!away.browsers.contains_key(&KEY));
-        assert_eq!(away.seats, 0);
-    }
-
-    #[test]
-    fn without_room_the_longest_lost_is_forgotten() {
-        let mut away = Away::new(1000, 3);
-        assert!(away.put(KEY, lost(1, &[(1, 1), (2, 1)], 0), &Claims::default(), 0).is_empty());
-        assert_eq!(away.put(KEY, lost(2, &[(3, 2), (4, 2)], 0), &Claims::default(), 1), [1, 2]);
-        assert_eq!(away.seats, 2);
-        assert_eq!(position(&mut away, 1, &mut Claims::default()), None);
-        assert_eq!(position(&mut away, 3, &mut Claims::default()), Some(2));
-    }
-
-    proptest! {
-        /// Whichever tabs come back, in whichever order, with their channels in whichever order: none gets less than
-        /// it has missed.
-        #[test]
-        fn nobody_misses_anything(
-            tabs in prop::collection::vec(prop::collection::hash_map(0u64..4, 1u64..50, 1..4), 1..5),
-            order in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 20),
-        ) {
-            let mut away = Away::new(1000, 1000);
-            for (n, tab) in tabs.iter().enumerate() {
-                let seats: Vec<(u64, u64)> = tab.iter().map(|(hash, position)| (*hash, *position)).collect();
-                away.put(KEY, lost(n as u64, &seats, 0), &Claims::default(), 0);
-            }
-            let mut rest: Vec<(usize, Vec<u64>)> = tabs.iter().map(|tab| tab.keys().copied().collect()).enumerate().collect();
-            let mut among = (0..tabs.len()).map(|_| Claims::default()).collect::<Vec<_>>();
-            let mut order = order.into_iter();
-            while !rest.is_empty() {
-                let (tab, channel) = order.next().unwrap();
-                let tab = tab.index(rest.len());
-                let channel = channel.index(rest[tab].1.len());
-                let hash = rest[tab].1.swap_remove(channel);
-                let n = rest[tab].0;
-                let got = position(&mut away, hash, &mut among[n]);
-                prop_assert!(got.is_some_and(|position| position <= tabs[n][&hash]), "{got:?} for {}", tabs[n][&hash]);
-                if rest[tab].1.is_empty() {
-                    rest.swap_remove(tab);
-                }
-            }
-            prop_assert_eq!(away.seats, 0);
-            prop_assert!(!away.browsers.contains_key(&KEY));
-        }
-    }
-}
+mod tests;

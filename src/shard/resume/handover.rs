@@ -5,6 +5,10 @@
 //! One that has lost a connection says so, too. What that misses is kept where it was lost alone: whoever comes back to another
 //! node is told of a gap.
 
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+
 use super::Shard;
 use super::away::{Claims, Key, Lost, LostSeat};
 use crate::inbox::{Coming, ConnKey};
@@ -56,30 +60,34 @@ impl Shard {
         let key = (coming.app, coming.browser);
         let Some(resume) = &mut self.resume else { return };
         let (since, until) = (known_at.saturating_sub(resume.epoch), resume.epoch + now);
-        let connections = resume.browsers.get(&key).cloned().unwrap_or_default();
-        let mut told = Vec::new();
-        for at in connections {
-            let conn = self.conns.get(at.slot as usize);
-            if conn.and_then(|conn| conn.browser.as_ref()).is_none_or(|browser| browser.opened < since) {
-                continue;
+        let ids = coming.channels.iter().filter_map(|name| self.channels.id(coming.app, name));
+        let (ids, mut frames): (HashSet<u32>, HashMap<u32, Bytes>) = (ids.collect(), HashMap::new());
+        let (mut told, mut is_here) = (Vec::new(), false);
+        for at in resume.browsers.get(&key).into_iter().flat_map(|connections| &connections.all) {
+            let conn = self.conns.get_mut(at.slot as usize);
+            let browser = conn.and_then(|conn| conn.browser.as_mut()).filter(|browser| browser.opened >= since);
+            let Some(browser) = browser else { continue };
+            for (id, name, _) in self.channels.seats(at.slot).filter(|(id, _, _)| ids.contains(id)) {
+                // It may have yet to subscribe to others of them.
+                (is_here, browser.is_unsure) = (true, true);
+                if !name.is_encrypted() {
+                    let frame = || frame::encode_text(&resume::gap(name.as_str(), Some(known_at), until));
+                    told.push((at.slot, frames.entry(id).or_insert_with(frame).clone()));
+                }
             }
-            let here = self.channels.seats(at.slot).map(|(_, name, _)| name);
-            told.extend(here.filter(|name| coming.channels.contains(name)).map(|name| (at.slot, name.clone())));
         }
-        if told.is_empty() {
+        if !is_here {
             let seat = |name: &ChannelName| {
                 let hash = self.context.publisher.hash(coming.app, name.as_str());
-                LostSeat { hash, channel: u32::MAX, position: 0, is_unsure: false }
+                LostSeat { hash, channel: u32::MAX, ..LostSeat::default() }
             };
             let seats = coming.channels.iter().map(seat).collect();
-            let lost = Lost { socket_ids: vec![coming.socket_id], known_at: since, lost_at: now, seats };
+            let lost = Lost { socket_ids: vec![coming.socket_id], address: None, known_at: since, lost_at: now, seats };
             for channel in resume.away.note(key, lost, now) {
                 self.release(channel);
             }
         }
-        for (slot, name) in told.into_iter().filter(|(_, name)| !name.is_encrypted()) {
-            self.send(slot, frame::encode_text(&resume::gap(name.as_str(), Some(known_at), until)));
-        }
+        told.into_iter().for_each(|(slot, frame)| self.send(slot, frame));
     }
 
     /// A connection of another node may come here. If it is about to be closed, what it misses from now on is kept.
@@ -97,9 +105,9 @@ impl Shard {
             if is_first {
                 self.interest.add(hash);
             }
-            seats.push(LostSeat { hash, channel, position, is_unsure: false });
+            seats.push(LostSeat { hash, channel, position, ..LostSeat::default() });
         }
-        let lost = Lost { socket_ids: vec![coming.socket_id], known_at: now, lost_at: now, seats };
+        let lost = Lost { socket_ids: vec![coming.socket_id], address: None, known_at: now, lost_at: now, seats };
         let key = (coming.app, coming.browser);
         for channel in resume.away.put(key, lost, &Claims::default(), now) {
             self.release(channel);

@@ -9,33 +9,34 @@
 //! Not here: who may subscribe. Who comes back is authorised as anybody.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::Shard;
 use super::channels::{Change, Slot};
+use crate::address::Counted;
 use crate::config::Config;
 use crate::inbox::{AppIndex, ConnKey, Delivery, Form, Origin, Returning};
 use crate::protocol::SocketId;
 use crate::protocol::channel::{Access, ChannelName};
 use crate::protocol::resume::{self, BrowserId, Mode, Modes};
-use crate::protocol::session::{Input, Millis};
+use crate::protocol::session::Millis;
 use crate::ws::frame;
-use away::{Away, Claim, Claims, Key, Lost, LostSeat};
+use away::{Away, Claim, Claims, Key, Lost, LostSeat, REMEMBERED};
+use marks::Marks;
+use probe::{Connections, HeldBack, Probe, Waiting};
 
 pub use log::{Bounds, Log};
 
 mod away;
 mod handover;
 mod log;
+mod marks;
+mod probe;
 
 /// For so long after its handshake a connection's subscriptions may be those of one that was lost.
 const CLAIM_TIME: Millis = 30_000;
-
-/// How long the other connections of a browser that has come back may take to show that they live. A tab that is
-/// alive answers within a round trip, so nobody waits that long whose other tabs are.
-const PROBE_TIME: Millis = 2_000;
 
 /// How often connections are asked how far they have got: those to which something was sent.
 pub const ASK_EVERY: Duration = Duration::from_millis(100);
@@ -43,8 +44,14 @@ pub const ASK_EVERY: Duration = Duration::from_millis(100);
 /// How many of them each time: so what this costs a shard is bounded, and where there are more, each has its turn later.
 const ASKED_MAX: usize = 100;
 
-/// What a connection may say while it waits for the others' signs of life, in bytes.
-const HELD_BACK_MAX: usize = 64 * 1024;
+/// Connections of one browser at once. Those beyond get nothing of this, as if `resume` were off.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Of what is kept of those who are away one address may have one part of so many.
+const ADDRESS_PART: usize = 8;
+
+/// Browsers that were connected to another process before, over all shards. Beyond, all count as such.
+const STRANGERS_MAX: usize = 64 * 1024;
 
 /// Ids of its own that a connection remembers, from one loss to the next.
 const SOCKET_IDS_MAX: usize = 8;
@@ -60,6 +67,10 @@ pub struct Settings {
     pub time: Millis,
     /// Subscriptions of those who are away.
     pub seats_max: usize,
+    /// Browsers that come from another process and are to be told so.
+    pub strangers_max: usize,
+    /// See `probe::HELD_BACK_ALL_MAX`.
+    pub held_back_max: usize,
 }
 
 /// Subscriptions of those who are away, over all shards.
@@ -81,6 +92,8 @@ impl Settings {
             modes: resume.modes.clone(),
             time: resume.time.as_millis() as u64,
             seats_max: AWAY_MAX / config.shards,
+            strangers_max: STRANGERS_MAX / config.shards,
+            held_back_max: probe::HELD_BACK_ALL_MAX / config.shards,
         })
     }
 
@@ -95,12 +108,12 @@ impl Settings {
 pub struct Resume {
     time: Millis,
     away: Away,
-    /// The connections of each browser.
-    browsers: HashMap<Key, Vec<ConnKey>>,
-    /// Browsers that were connected to another process before, and until when they are told so.
-    strangers: HashMap<Key, Millis>,
-    /// Connections that wait until others of their browser have shown that they live.
-    waiting: Vec<ConnKey>,
+    browsers: HashMap<Key, Connections>,
+    /// Browsers that were connected to another process before.
+    strangers: Marks,
+    waiting: Waiting,
+    /// Other nodes that have ended without a word, and until when somebody may come whose cookie was looked at before.
+    gone: HashMap<u64, Millis>,
     /// The Unix time at which the shard's clock began, in milliseconds.
     epoch: u64,
 }
@@ -109,7 +122,14 @@ pub struct Resume {
 #[derive(Debug)]
 pub struct Browser {
     id: BrowserId,
+    address: Option<Counted>,
+    /// The node that the browser was connected to before, if that is another one and was alive.
+    node: Option<u64>,
     opened: Millis,
+    /// What it subscribes to until then may be what it was subscribed to when it was lost.
+    claims_until: Millis,
+    /// It may have missed something, of which nothing has been found out.
+    is_unsure: bool,
     /// It is known to have got everything up to here that has been sent to it, and when it had.
     position: u64,
     known_at: Millis,
@@ -117,21 +137,14 @@ pub struct Browser {
     asked: u64,
     asked_at: Millis,
     is_asked: bool,
-    /// It has yet to show that it lives.
-    is_probed: bool,
+    probe: Probe,
+    probed_at: Millis,
     /// What it has claimed of those that were lost.
     claims: Claims,
     /// The ids of those that it was.
     former_ids: Vec<SocketId>,
     /// What it has said, if others of its browser have yet to show that they live.
     held_back: Option<HeldBack>,
-}
-
-#[derive(Debug)]
-struct HeldBack {
-    until: Millis,
-    texts: Vec<String>,
-    bytes: usize,
 }
 
 /// Whether a client comes back after this code. A browser closes with 1001 when the page is left; pusher-js stays away
@@ -147,8 +160,9 @@ impl Resume {
             time: settings.time,
             away: Away::new(settings.time, settings.seats_max),
             browsers: HashMap::new(),
-            strangers: HashMap::new(),
-            waiting: Vec::new(),
+            strangers: Marks::new(settings.strangers_max),
+            waiting: Waiting::new(settings.held_back_max),
+            gone: HashMap::new(),
             epoch: since_epoch.as_millis() as u64,
         }
     }
@@ -161,110 +175,39 @@ impl Shard {
         let newest = self.newest();
         let Some(resume) = &mut self.resume else { return };
         let Some(conn) = self.conns.get_mut(at.slot as usize) else { return };
-        let key = (conn.app, returning.browser);
-        if let Origin::Elsewhere = returning.origin {
-            resume.strangers.insert(key, now + resume.time);
+        let Returning { browser: id, origin, address } = *returning;
+        let key = (conn.app, id);
+        match origin {
+            Origin::Elsewhere => resume.strangers.put(key, address, 0, now + resume.time),
+            Origin::Moved => resume.strangers.put(key, address, 0, now + REMEMBERED),
+            Origin::New | Origin::Here | Origin::Node(_) => {}
         }
-        let others = resume.browsers.entry(key).or_default();
-        let are_others = !others.is_empty();
-        let held_back = are_others.then(|| HeldBack { until: now + PROBE_TIME, texts: Vec::new(), bytes: 0 });
+        if resume.browsers.get(&key).is_some_and(|connections| connections.all.len() >= CONNECTIONS_MAX) {
+            return tracing::debug!(
+                "{} gets nothing that it misses: its browser has too many connections",
+                conn.socket_id
+            );
+        }
+        let node = if let Origin::Node(node) = origin { Some(node) } else { None };
         conn.browser = Some(Box::new(Browser {
-            id: returning.browser,
+            id,
+            address,
+            node,
             opened: now,
+            claims_until: if origin == Origin::New { 0 } else { now + CLAIM_TIME },
+            is_unsure: node.is_some_and(|node| resume.gone.contains_key(&node)),
             position: 0,
             known_at: now,
             asked: newest,
-            asked_at: now,
+            asked_at: 0,
             is_asked: false,
-            is_probed: false,
+            probe: Probe::None,
+            probed_at: 0,
             claims: Claims::default(),
             former_ids: Vec::new(),
-            held_back,
+            held_back: None,
         }));
-        let probed: Vec<ConnKey> = others.clone();
-        others.push(at);
-        if are_others {
-            resume.waiting.push(at);
-        }
-        // Any of the others may be the same tab's: its network has changed, and nobody has told the server.
-        for other in probed {
-            self.ask(other.slot, now);
-            if let Some(browser) = self.conn(other).and_then(|conn| conn.browser.as_mut()) {
-                browser.is_probed = true;
-            }
-        }
-    }
-
-    /// Asks a connection how far it has got.
-    fn ask(&mut self, slot: Slot, now: Millis) {
-        let newest = self.newest();
-        let Some(conn) = self.conns.get_mut(slot as usize) else { return };
-        let Some(browser) = &mut conn.browser else { return };
-        (browser.asked, browser.asked_at, browser.is_asked) = (newest, now, true);
-        conn.has_news = false;
-        conn.outbox.push(frame::encode_ping(&newest.to_be_bytes()));
-        self.touch(slot);
-    }
-
-    /// It has got everything up to the position in the answer.
-    pub(super) fn answered_ping(&mut self, at: ConnKey, payload: &[u8]) {
-        let Ok(position) = payload.try_into().map(u64::from_be_bytes) else { return };
-        let Some(conn) = self.conn(at) else { return };
-        let app = conn.app;
-        let Some(browser) = &mut conn.browser else { return };
-        if position > browser.asked {
-            return;
-        }
-        browser.position = browser.position.max(position);
-        if position == browser.asked {
-            (browser.is_asked, browser.known_at) = (false, browser.asked_at);
-            if conn.has_news {
-                self.news.push_back(at.slot);
-            }
-        }
-        let Some(browser) = self.conn(at).and_then(|conn| conn.browser.as_mut()) else { return };
-        if std::mem::take(&mut browser.is_probed) {
-            let key = (app, browser.id);
-            self.listen_again(&key);
-        }
-    }
-
-    /// Listens to those who have waited for others of their browser, if these have all shown that they live, or have ended.
-    fn listen_again(&mut self, key: &Key) {
-        let Some(resume) = &self.resume else { return };
-        let Some(connections) = resume.browsers.get(key).cloned() else { return };
-        let browser = |at: &ConnKey| self.conns.get(at.slot as usize).and_then(|conn| conn.browser.as_deref());
-        if connections.iter().filter_map(browser).any(|browser| browser.is_probed) {
-            return;
-        }
-        for at in connections {
-            self.let_speak(at);
-        }
-    }
-
-    fn let_speak(&mut self, at: ConnKey) {
-        let held_back =
-            self.conn(at).and_then(|conn| conn.browser.as_mut()).and_then(|browser| browser.held_back.take());
-        let Some(held_back) = held_back else { return };
-        if let Some(resume) = &mut self.resume {
-            resume.waiting.retain(|waiting| *waiting != at);
-        }
-        for text in held_back.texts {
-            self.input(at, Input::Text(&text));
-        }
-    }
-
-    /// Keeps what a connection says while it is not known which of its browser's connections have been lost.
-    /// False: it is to be listened to now.
-    pub(super) fn holds_back(&mut self, at: ConnKey, text: &str) -> bool {
-        let browser = self.conn(at).and_then(|conn| conn.browser.as_mut());
-        let Some(held_back) = browser.and_then(|browser| browser.held_back.as_mut()) else { return false };
-        held_back.texts.push(text.to_owned());
-        held_back.bytes += text.len() + size_of::<String>();
-        if held_back.bytes > HELD_BACK_MAX {
-            self.let_speak(at);
-        }
-        true
+        self.probe_others(key, at, now);
     }
 
     /// A connection ends; its subscriptions are still there. With this code it may come back, and what it misses until
@@ -288,7 +231,7 @@ impl Shard {
             for (channel, name, since) in self.channels.seats(slot) {
                 let hash = self.context.publisher.hash(key.0, name.as_str());
                 let position = since.max(browser.position);
-                let seat = LostSeat { hash, channel, position, is_unsure: false };
+                let seat = LostSeat { hash, channel, position, ..LostSeat::default() };
                 match log.mode(channel) {
                     Mode::Off => {}
                     Mode::AtLeastOnce => seats.push(seat),
@@ -299,16 +242,10 @@ impl Shard {
                 }
             }
         }
-        let lost = Lost { socket_ids, known_at: browser.known_at, lost_at: now, seats };
+        let lost = Lost { socket_ids, address: browser.address, known_at: browser.known_at, lost_at: now, seats };
         self.tell_of_lost(key, &lost);
+        let others_live = self.forget_connection(&key, at, &browser);
         let Some(resume) = &mut self.resume else { return };
-        if let Some(connections) = resume.browsers.get_mut(&key) {
-            connections.retain(|other| *other != at);
-            if connections.is_empty() {
-                resume.browsers.remove(&key);
-            }
-        }
-        resume.waiting.retain(|waiting| *waiting != at);
         for seat in &lost.seats {
             if let Some((app, name)) = self.channels.hold(seat.channel) {
                 self.interest.add(self.context.publisher.hash(app, name.as_str()));
@@ -319,7 +256,7 @@ impl Shard {
             false => resume.away.leave(&key, &browser.claims),
         };
         released.into_iter().for_each(|channel| self.release(channel));
-        if browser.is_probed {
+        if others_live {
             self.listen_again(&key);
         }
     }
@@ -364,13 +301,13 @@ impl Shard {
     fn claim(&mut self, slot: Slot, app: AppIndex, channel: &ChannelName, now: Millis) -> Option<Claim> {
         let resume = self.resume.as_mut()?;
         let browser = self.conns.get_mut(slot as usize)?.browser.as_mut()?;
-        if now > browser.opened + CLAIM_TIME {
+        if now > browser.claims_until {
             return None;
         }
         let key = (app, browser.id);
         let hash = self.context.publisher.hash(app, channel.as_str());
-        let claim = resume.away.claim(&key, hash, &mut browser.claims, now);
-        let is_stranger = resume.strangers.contains_key(&key);
+        let claim = resume.away.claim(&key, browser.address, hash, &mut browser.claims, now);
+        let is_stranger = browser.is_unsure || resume.strangers.get(&key, browser.address, now).is_some();
         if let Some(claim) = &claim {
             browser.known_at = browser.known_at.min(claim.known_at);
             for id in &claim.socket_ids {
@@ -425,8 +362,7 @@ impl Shard {
         }
         // pusher-js cannot be told on an encrypted channel: whatever comes there it decrypts.
         let gap = gap_until.filter(|_| !channel.is_encrypted()).map(|until| {
-            let is_known = claim.position.is_some() || claim.known_at > 0;
-            let since = is_known.then(|| resume.epoch + claim.known_at.min(now));
+            let since = (claim.known_at > 0).then(|| resume.epoch + claim.known_at.min(now));
             frame::encode_text(&resume::gap(channel.as_str(), since, resume.epoch + until))
         });
         (gap, Some(piece.freeze()).filter(|piece| !piece.is_empty()))
@@ -448,57 +384,41 @@ impl Shard {
         self.deliver(&mut told);
     }
 
+    /// Another node has ended without a word. Whoever came from it since it was heard last may have been lost by it, which
+    /// it cannot tell any more.
+    pub(super) fn node_gone(&mut self, node: u64, heard: Instant) {
+        let (now, heard) = (self.now(), heard.saturating_duration_since(self.started).as_millis() as Millis);
+        let (Some(resume), Some(log)) = (&mut self.resume, &self.channels.log) else { return };
+        resume.gone.insert(node, now + CLAIM_TIME);
+        let until = resume.epoch + now;
+        let (mut told, mut frames) = (Vec::new(), HashMap::new());
+        for (slot, conn) in &mut self.conns {
+            let slot = slot as Slot;
+            let browser = conn.browser.as_mut().filter(|it| it.node == Some(node) && it.opened >= heard);
+            let Some(browser) = browser.filter(|_| conn.closing.is_none()) else { continue };
+            browser.is_unsure = true;
+            for (channel, name, _) in self.channels.seats(slot) {
+                if log.mode(channel) != Mode::Off && !name.is_encrypted() {
+                    let frame = || frame::encode_text(&resume::gap(name.as_str(), None, until));
+                    told.push((slot, frames.entry(channel).or_insert_with(frame).clone()));
+                }
+            }
+        }
+        told.into_iter().for_each(|(slot, frame)| self.send(slot, frame));
+    }
+
     /// Once a second: gives up what is too old.
     pub(super) fn tick_resume(&mut self) {
         let now = self.now();
         let Some(resume) = &mut self.resume else { return };
-        let late: Vec<ConnKey> = resume.waiting.clone();
-        resume.strangers.retain(|_, until| *until > now);
+        resume.strangers.expire(now);
+        resume.gone.retain(|_, until| *until > now);
         for released in resume.away.expire(now) {
             self.release(released);
         }
         if let Some(log) = &mut self.channels.log {
             log.expire(now);
         }
-        for at in late {
-            self.end_wait(at, now);
-        }
-    }
-
-    /// Whoever has not shown by now that it lives does not: the connection that waits may be the same tab's.
-    fn end_wait(&mut self, at: ConnKey, now: Millis) {
-        let Some(conn) = self.conn(at) else { return };
-        let app = conn.app;
-        let Some(browser) = conn.browser.as_deref() else { return };
-        if browser.held_back.as_ref().is_none_or(|held_back| held_back.until > now) {
-            return;
-        }
-        let key = (app, browser.id);
-        let connections =
-            self.resume.as_ref().and_then(|resume| resume.browsers.get(&key)).cloned().unwrap_or_default();
-        for other in connections.into_iter().filter(|other| *other != at) {
-            if self.conn(other).and_then(|conn| conn.browser.as_ref()).is_some_and(|browser| browser.is_probed) {
-                self.remove(other.slot, "its browser has come back without it");
-            }
-        }
-        self.let_speak(at);
-    }
-
-    /// Asks those who have been sent something since they were asked last, and have answered that.
-    pub(super) fn ask_around(&mut self) {
-        let now = self.now();
-        let mut asked = 0;
-        while asked < ASKED_MAX
-            && let Some(slot) = self.news.pop_front()
-        {
-            let conn = self.conns.get(slot as usize).filter(|conn| conn.has_news && conn.closing.is_none());
-            // Who has yet to answer has its turn then.
-            if conn.and_then(|conn| conn.browser.as_ref()).is_some_and(|browser| !browser.is_asked) {
-                self.ask(slot, now);
-                asked += 1;
-            }
-        }
-        self.flush();
     }
 
     fn newest(&self) -> u64 {

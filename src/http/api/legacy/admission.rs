@@ -111,7 +111,7 @@ fn is_no_foreign_page(headers: &HeaderMap, allowed: Option<&ApiCors>) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::{Connection, TrustedProxies};
+    use crate::address::{Connection, Proxied, TrustedProxies};
     use http::Request;
 
     const LOCAL: &str = "127.0.0.1";
@@ -125,7 +125,7 @@ mod tests {
     }
 
     fn from(peer: &str, parts: &request::Parts) -> Result<(), Denied> {
-        let connection = Connection { peer: peer.parse().ok(), is_proxied: false, is_tls: false };
+        let connection = Connection { peer: peer.parse().ok(), proxied: Proxied::No, is_tls: false };
         came_straight_from_here(parts, &Source::of(connection, &parts.headers, &TrustedProxies::default()))
     }
 
