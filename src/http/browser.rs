@@ -26,19 +26,10 @@ pub(super) fn known(front: &Front, headers: &HeaderMap, source: &Source) -> Opti
     let settings = front.config.resume.as_ref()?;
     let bus = front.publisher.bus();
     let process = bus.own();
-    let shards = front.publisher.shards();
-    let connections = |index: usize| shards[index].connections().load(Ordering::Relaxed);
-    let idle = front.idle_shard().1;
+    let connections: Vec<usize> =
+        front.publisher.shards().iter().map(|shard| shard.connections().load(Ordering::Relaxed)).collect();
     let found = headers.get_all(header::COOKIE).iter().find_map(|value| Cookie::find(value.to_str().ok()?));
-    let (mut browser, mut origin) = match found {
-        Some(cookie) if cookie.process == process => (cookie.browser, Origin::Here),
-        Some(cookie) if bus.is_node(cookie.process) => (cookie.browser, Origin::Node(cookie.process)),
-        Some(cookie) => (cookie.browser, Origin::Elsewhere),
-        None => (new_id(idle, shards.len())?, Origin::New),
-    };
-    if connections(browser.shard(shards.len())) > connections(idle) + UNEVEN_MAX {
-        (browser, origin) = (new_id(idle, shards.len())?, Origin::Moved);
-    }
+    let (browser, origin) = who(found, process, |id| bus.is_node(id), &connections)?;
     // A page over https has come over TLS, though a proxy may have taken it off.
     let origin_header = headers.get(header::ORIGIN).map(HeaderValue::as_bytes).unwrap_or_default();
     let is_secure = front.tls.is_some() || origin_header.starts_with(b"https://");
@@ -46,7 +37,27 @@ pub(super) fn known(front: &Front, headers: &HeaderMap, source: &Source) -> Opti
     let keeps_cookie = matches!(origin, Origin::Here | Origin::Node(_));
     let set_cookie = HeaderValue::from_str(&cookie.set(settings.same_site, is_secure)).ok().filter(|_| !keeps_cookie);
     let returning = Returning { browser, origin, address: source.counted_as() };
-    Some(Known { returning, shard: browser.shard(shards.len()), set_cookie })
+    Some(Known { returning, shard: browser.shard(connections.len()), set_cookie })
+}
+
+/// Who comes with this cookie, and from where, if the shards have so many connections.
+fn who(
+    found: Option<Cookie>,
+    process: u64,
+    is_node: impl Fn(u64) -> bool,
+    connections: &[usize],
+) -> Option<(BrowserId, Origin)> {
+    let idle = (0..connections.len()).min_by_key(|index| connections[*index])?;
+    let Some(cookie) = found else { return Some((new_id(idle, connections.len())?, Origin::New)) };
+    if connections[cookie.browser.shard(connections.len())] > connections[idle] + UNEVEN_MAX {
+        return Some((new_id(idle, connections.len())?, Origin::Moved));
+    }
+    let origin = match cookie.process {
+        id if id == process => Origin::Here,
+        id if is_node(id) => Origin::Node(id),
+        _ => Origin::Elsewhere,
+    };
+    Some((cookie.browser, origin))
 }
 
 /// An id that belongs to this shard.
@@ -58,4 +69,39 @@ fn new_id(shard: usize, shards: usize) -> Option<BrowserId> {
     }
     let (random, shards) = (u128::from_le_bytes(bytes), shards as u128);
     Some(BrowserId((random - random % shards).saturating_add(shard as u128)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(process: u64, browser: u128, connections: &[usize]) -> (BrowserId, Origin) {
+        who(Some(Cookie { browser: BrowserId(browser), process }), 7, |id| id == 8, connections).unwrap()
+    }
+
+    #[test]
+    fn a_cookie_says_where_a_browser_comes_from() {
+        assert_eq!(of(7, 5, &[3, 4]), (BrowserId(5), Origin::Here));
+        assert_eq!(of(8, 5, &[3, 4]), (BrowserId(5), Origin::Node(8)));
+        assert_eq!(of(9, 5, &[3, 4]), (BrowserId(5), Origin::Elsewhere));
+        for connections in [[3, 4, 5], [5, 3, 4], [4, 5, 3]] {
+            let (browser, origin) = who(None, 7, |_| false, &connections).unwrap();
+            assert_eq!((connections[browser.shard(3)], origin), (3, Origin::New));
+        }
+    }
+
+    /// Whoever makes up cookies gets no shard more than it can bear, and browsers that are there go to another one.
+    #[test]
+    fn made_up_cookies_fill_no_shard() {
+        let mut connections = [10, 20, 30];
+        for n in 0..50_000 {
+            let (browser, origin) = of(9, 3 * n, &connections);
+            assert_eq!(origin == Origin::Moved, browser != BrowserId(3 * n));
+            connections[browser.shard(3)] += 1;
+        }
+        let (least, most) = (connections.iter().min().unwrap(), connections.iter().max().unwrap());
+        assert!(most - least <= UNEVEN_MAX + 1, "{connections:?}");
+        assert_eq!(of(7, 1, &[1, UNEVEN_MAX + 2]).1, Origin::Moved);
+        assert_eq!(of(7, 1, &[1, UNEVEN_MAX + 1]).1, Origin::Here);
+    }
 }

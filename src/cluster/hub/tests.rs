@@ -177,8 +177,13 @@ fn a_node_that_is_killed_is_gone_after_some_beats_and_not_before() {
     world.nodes.remove(&1);
     world.seconds(SILENT_BEATS);
     assert_eq!(world.seen(3), users(&["a", "b"]));
+    assert!(world.nodes[&3].others.is_empty());
     world.seconds(1);
     assert_eq!(world.seen(3), users(&["a"]));
+    assert_eq!(
+        world.nodes[&3].others,
+        [Effect::Gone { node: NodeId(1), silent: Millis::from(SILENT_BEATS + 1) * BEAT }]
+    );
     world.assert_true();
 }
 
@@ -238,6 +243,7 @@ fn users_of_a_node_that_stops_are_kept_until_they_have_come_back() {
     assert_eq!(world.nodes[&2].view.holders["a"], [1, 3].into());
     world.seconds(1);
     assert_eq!(world.seen(2), users(&["a"]));
+    assert!(world.nodes[&2].others.is_empty(), "it has told what there was to tell");
     world.assert_true();
 }
 

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::ADDRESS_PART;
 use super::marks::Marks;
 use crate::address::Counted;
 use crate::inbox::AppIndex;
@@ -27,9 +28,6 @@ const LOST_MAX: usize = 64;
 
 /// Subscriptions of the lost connections of one browser.
 const SEATS_MAX: usize = 8192;
-
-/// Of all subscriptions, one address may have one in so many held. What it loses beyond is not kept, but remembered.
-const ADDRESS_PART: usize = 8;
 
 /// For so many subscriptions that there is room for, one browser may be remembered to have been forgotten.
 const FORGOTTEN_PART: usize = 16;
@@ -303,7 +301,7 @@ impl Away {
             }
         }
         if !is_whole {
-            self.forgotten.put(key, lost.known_at, now + self.time + REMEMBERED);
+            self.forgotten.put(key, lost.address, lost.known_at, now + self.time + REMEMBERED);
         }
         let held = lost.address.and_then(|address| self.held.get(&address)).copied().unwrap_or(0);
         if lost.address.is_some() && held + lost.seats.len() > self.seats_max / ADDRESS_PART {
@@ -320,7 +318,7 @@ impl Away {
     pub fn note(&mut self, key: Key, mut lost: Lost, now: Millis) -> Vec<u32> {
         if lost.seats.len() > SEATS_MAX {
             lost.seats.truncate(SEATS_MAX);
-            self.forgotten.put(key, lost.known_at, now + self.time);
+            self.forgotten.put(key, lost.address, lost.known_at, now + self.time);
         }
         lost.seats.sort_unstable_by_key(|seat| seat.hash);
         self.enter(key, lost, Kind::Noted, now + self.time);
@@ -358,8 +356,8 @@ impl Away {
             }
             let Some(oldest) = oldest else { return };
             let until = oldest.until + if oldest.kind == Kind::Held { REMEMBERED } else { 0 };
-            let (id, known_at) = (oldest.id, oldest.lost.known_at);
-            self.forgotten.put(of, known_at, until);
+            let (id, address, known_at) = (oldest.id, oldest.lost.address, oldest.lost.known_at);
+            self.forgotten.put(of, address, known_at, until);
             released.extend(self.take(&of, id).iter().flat_map(Ticket::held));
         }
     }
@@ -369,9 +367,16 @@ impl Away {
         claims.bound.and_then(|id| self.take(key, id)).iter().flat_map(Ticket::held).collect()
     }
 
-    /// What a connection of this browser is to be sent of a channel.
-    pub fn claim(&mut self, key: &Key, hash: u64, claims: &mut Claims, now: Millis) -> Option<Claim> {
-        let forgotten = self.forgotten.get(key, now);
+    /// What a connection of this browser, from this address, is to be sent of a channel.
+    pub fn claim(
+        &mut self,
+        key: &Key,
+        address: Option<Counted>,
+        hash: u64,
+        claims: &mut Claims,
+        now: Millis,
+    ) -> Option<Claim> {
+        let forgotten = self.forgotten.get(key, address, now);
         let lot = self.browsers.get_mut(key);
         let claim = lot.and_then(|lot| Some((lot.claim(hash, claims, now)?, lot.done())));
         let mut claim = claim.map(|(mut claim, done)| {

@@ -47,6 +47,9 @@ const ASKED_MAX: usize = 100;
 /// Connections of one browser at once. Those beyond get nothing of this, as if `resume` were off.
 const CONNECTIONS_MAX: usize = 64;
 
+/// Of what is kept of those who are away one address may have one part of so many.
+const ADDRESS_PART: usize = 8;
+
 /// Browsers that were connected to another process before, over all shards. Beyond, all count as such.
 const STRANGERS_MAX: usize = 64 * 1024;
 
@@ -135,6 +138,7 @@ pub struct Browser {
     asked_at: Millis,
     is_asked: bool,
     probe: Probe,
+    probed_at: Millis,
     /// What it has claimed of those that were lost.
     claims: Claims,
     /// The ids of those that it was.
@@ -174,8 +178,8 @@ impl Shard {
         let Returning { browser: id, origin, address } = *returning;
         let key = (conn.app, id);
         match origin {
-            Origin::Elsewhere => resume.strangers.put(key, 0, now + resume.time),
-            Origin::Moved => resume.strangers.put(key, 0, now + REMEMBERED),
+            Origin::Elsewhere => resume.strangers.put(key, address, 0, now + resume.time),
+            Origin::Moved => resume.strangers.put(key, address, 0, now + REMEMBERED),
             Origin::New | Origin::Here | Origin::Node(_) => {}
         }
         if resume.browsers.get(&key).is_some_and(|connections| connections.all.len() >= CONNECTIONS_MAX) {
@@ -198,6 +202,7 @@ impl Shard {
             asked_at: 0,
             is_asked: false,
             probe: Probe::None,
+            probed_at: 0,
             claims: Claims::default(),
             former_ids: Vec::new(),
             held_back: None,
@@ -301,8 +306,8 @@ impl Shard {
         }
         let key = (app, browser.id);
         let hash = self.context.publisher.hash(app, channel.as_str());
-        let claim = resume.away.claim(&key, hash, &mut browser.claims, now);
-        let is_stranger = browser.is_unsure || resume.strangers.get(&key, now).is_some();
+        let claim = resume.away.claim(&key, browser.address, hash, &mut browser.claims, now);
+        let is_stranger = browser.is_unsure || resume.strangers.get(&key, browser.address, now).is_some();
         if let Some(claim) = &claim {
             browser.known_at = browser.known_at.min(claim.known_at);
             for id in &claim.socket_ids {
@@ -414,7 +419,6 @@ impl Shard {
         if let Some(log) = &mut self.channels.log {
             log.expire(now);
         }
-        self.end_waits(now);
     }
 
     fn newest(&self) -> u64 {

@@ -18,6 +18,9 @@ use crate::ws::frame;
 /// alive answers within a round trip, so nobody waits that long whose other tabs are.
 const PROBE_TIME: Millis = 2_000;
 
+/// How long one waits for the others at most. Those that were there before it have been asked and given up by then.
+const WAIT_MAX: Millis = PROBE_TIME + 500;
+
 /// What a connection may say while it waits for the others' signs of life, in bytes.
 const HELD_BACK_MAX: usize = 64 * 1024;
 
@@ -49,6 +52,8 @@ pub enum Probe {
 pub struct Waiting {
     /// Until when; some may have gone, or be listened to already.
     until: VecDeque<(Millis, ConnKey)>,
+    /// Those for which they wait, and when these were asked; some may have answered since.
+    probed: VecDeque<(Millis, ConnKey)>,
     /// To be asked, because of [`Probe::Due`].
     due: Vec<ConnKey>,
     /// What they have said, in bytes.
@@ -65,13 +70,13 @@ pub struct HeldBack {
 
 impl Waiting {
     pub fn new(bytes_max: usize) -> Self {
-        Self { until: VecDeque::new(), due: Vec::new(), bytes: 0, bytes_max }
+        Self { until: VecDeque::new(), probed: VecDeque::new(), due: Vec::new(), bytes: 0, bytes_max }
     }
 }
 
 impl Browser {
     fn may_be_asked(&self, now: Millis) -> bool {
-        self.asked_at == 0 || now >= self.asked_at + ASK_EVERY.as_millis() as Millis
+        self.is_asked || self.asked_at == 0 || now >= self.asked_at + ASK_EVERY.as_millis() as Millis
     }
 }
 
@@ -85,23 +90,35 @@ impl Shard {
         if others.is_empty() {
             return;
         }
-        resume.waiting.until.push_back((now + PROBE_TIME, at));
+        resume.waiting.until.push_back((now + WAIT_MAX, at));
         if let Some(browser) = self.browser(at) {
             browser.held_back = Some(HeldBack::default());
         }
         for other in others {
             let Some(browser) = self.browser(other).filter(|browser| browser.probe == Probe::None) else { continue };
-            // What it has yet to answer says that it lives as well as another question would.
-            browser.probe = if browser.is_asked { Probe::Asked } else { Probe::Due };
-            let (is_due, may_be_asked) = (!browser.is_asked, browser.may_be_asked(now));
-            if let Some(connections) = self.resume.as_mut().and_then(|resume| resume.browsers.get_mut(&key)) {
+            browser.probe = Probe::Due;
+            let may_be_asked = browser.may_be_asked(now);
+            let Some(resume) = &mut self.resume else { return };
+            if let Some(connections) = resume.browsers.get_mut(&key) {
                 connections.probed += 1;
             }
-            if is_due && may_be_asked {
-                self.ask(other.slot, now);
-            } else if let Some(resume) = self.resume.as_mut().filter(|_| is_due) {
-                resume.waiting.due.push(other);
+            match may_be_asked {
+                true => self.ask_for_life(other, now),
+                false => resume.waiting.due.push(other),
             }
+        }
+    }
+
+    /// Asks a connection for a sign of life. What it has yet to answer is as good as another question.
+    fn ask_for_life(&mut self, at: ConnKey, now: Millis) {
+        let Some(browser) = self.browser(at) else { return };
+        (browser.probe, browser.probed_at) = (Probe::Asked, now);
+        let is_asked = browser.is_asked;
+        if let Some(resume) = &mut self.resume {
+            resume.waiting.probed.push_back((now, at));
+        }
+        if !is_asked {
+            self.ask(at.slot, now);
         }
     }
 
@@ -115,9 +132,6 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(slot as usize) else { return };
         let Some(browser) = &mut conn.browser else { return };
         (browser.asked, browser.asked_at, browser.is_asked) = (newest, now, true);
-        if browser.probe == Probe::Due {
-            browser.probe = Probe::Asked;
-        }
         conn.has_news = false;
         conn.outbox.push(frame::encode_ping(&newest.to_be_bytes()));
         self.touch(slot);
@@ -209,21 +223,16 @@ impl Shard {
         true
     }
 
-    /// Whoever has not shown by now that it lives does not: the connection that waits may be the same tab's.
-    pub(super) fn end_waits(&mut self, now: Millis) {
-        let is_over = |(until, _): &mut (Millis, ConnKey)| *until <= now;
-        while let Some((_, at)) = self.resume.as_mut().and_then(|resume| resume.waiting.until.pop_front_if(is_over)) {
-            let Some(conn) = self.conn(at) else { continue };
-            let app = conn.app;
-            let Some(browser) = conn.browser.as_deref().filter(|browser| browser.held_back.is_some()) else { continue };
-            let key = (app, browser.id);
-            let connections = self.resume.as_ref().and_then(|resume| resume.browsers.get(&key));
-            let before = connections.into_iter().flat_map(|it| it.all.iter().copied().take_while(|other| *other != at));
-            for other in before.collect::<Vec<_>>() {
-                if self.browser(other).is_some_and(|browser| browser.probe == Probe::Asked) {
-                    self.remove(other.slot, "its browser has come back without it");
-                }
+    /// Whoever has not shown in time that it lives does not: one that waits may be the same tab's.
+    fn end_waits(&mut self, now: Millis) {
+        let is_late = |(asked, _): &mut (Millis, ConnKey)| *asked + PROBE_TIME <= now;
+        while let Some((asked, at)) = self.resume.as_mut().and_then(|it| it.waiting.probed.pop_front_if(is_late)) {
+            if self.browser(at).is_some_and(|browser| browser.probe == Probe::Asked && browser.probed_at == asked) {
+                self.remove(at.slot, "its browser has come back without it");
             }
+        }
+        let is_over = |(until, _): &mut (Millis, ConnKey)| *until <= now;
+        while let Some((_, at)) = self.resume.as_mut().and_then(|it| it.waiting.until.pop_front_if(is_over)) {
             self.let_speak(at);
         }
     }
@@ -232,11 +241,12 @@ impl Shard {
     /// have answered that.
     pub(in crate::shard) fn ask_around(&mut self) {
         let now = self.now();
+        self.end_waits(now);
         let due = self.resume.as_mut().map(|resume| std::mem::take(&mut resume.waiting.due)).unwrap_or_default();
         for at in due {
-            let Some(browser) = self.browser(at).filter(|it| it.probe == Probe::Due && !it.is_asked) else { continue };
+            let Some(browser) = self.browser(at).filter(|browser| browser.probe == Probe::Due) else { continue };
             if browser.may_be_asked(now) {
-                self.ask(at.slot, now);
+                self.ask_for_life(at, now);
             } else if let Some(resume) = &mut self.resume {
                 resume.waiting.due.push(at);
             }

@@ -68,7 +68,7 @@ impl Away {
 }
 
 fn position(away: &mut Away, hash: u64, claims: &mut Claims) -> Option<u64> {
-    away.claim(&KEY, hash, claims, 100).map(|claim| claim.position.unwrap())
+    away.claim(&KEY, None, hash, claims, 100).map(|claim| claim.position.unwrap())
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn tabs_are_told_apart_by_their_channels() {
     assert_eq!(position(&mut away, 3, &mut second), Some(8));
     assert_eq!(position(&mut away, 1, &mut second), Some(8), "it is the one with channel 3");
     assert_eq!(position(&mut away, 1, &mut first), Some(5));
-    let claim = away.claim(&KEY, 2, &mut first, 100).unwrap();
+    let claim = away.claim(&KEY, None, 2, &mut first, 100).unwrap();
     assert_eq!((claim.position, claim.socket_ids, claim.released), (Some(5), vec![SocketId::new(1, 0)], vec![1, 2]));
     assert!(!away.browsers.contains_key(&KEY));
     assert_eq!(position(&mut away, 1, &mut Claims::default()), None, "each is claimed once");
@@ -107,7 +107,7 @@ fn who_is_lost_again_goes_on_where_it_was() {
     assert_eq!(released, [1], "as often as it is held for the former one");
     let mut claims = Claims::default();
     assert_eq!(position(&mut away, 2, &mut claims), Some(6));
-    let claim = away.claim(&KEY, 1, &mut claims, 200).unwrap();
+    let claim = away.claim(&KEY, None, 1, &mut claims, 200).unwrap();
     assert_eq!((claim.position, claim.known_at, claim.released), (Some(9), 50, vec![1, 2]));
     assert!(away.browsers.is_empty());
 }
@@ -118,7 +118,7 @@ fn who_comes_too_late_is_told_of_a_gap() {
     away.put(KEY, lost(1, &[(1, 5), (2, 6)], 50), &Claims::default(), 60);
     assert!(away.expire(1059).is_empty());
     assert_eq!(away.expire(1060), [1, 2]);
-    let claim = away.claim(&KEY, 1, &mut Claims::default(), 5000).unwrap();
+    let claim = away.claim(&KEY, None, 1, &mut Claims::default(), 5000).unwrap();
     assert_eq!((claim.position, claim.known_at, claim.gap_until, claim.released), (None, 50, Some(5000), vec![]));
     away.expire(1060 + REMEMBERED);
     assert!(!away.browsers.contains_key(&KEY));
@@ -132,13 +132,13 @@ fn without_room_the_longest_lost_is_forgotten_and_told() {
     assert!(away.put(browser(1), lost(1, &[(1, 1), (2, 1)], 50), &Claims::default(), 60).is_empty());
     assert_eq!(away.put(browser(2), lost(2, &[(3, 2), (4, 2)], 60), &Claims::default(), 61), [1, 2]);
     away.assert_consistent();
-    let claim = away.claim(&browser(1), 1, &mut Claims::default(), 100).unwrap();
+    let claim = away.claim(&browser(1), None, 1, &mut Claims::default(), 100).unwrap();
     assert_eq!((claim.position, claim.known_at, claim.gap_until), (None, 50, Some(100)));
-    let claim = away.claim(&browser(2), 3, &mut Claims::default(), 100).unwrap();
+    let claim = away.claim(&browser(2), None, 3, &mut Claims::default(), 100).unwrap();
     assert_eq!((claim.position, claim.gap_until), (Some(2), None));
-    assert_eq!(away.claim(&browser(3), 1, &mut Claims::default(), 100), None, "one that was never here");
+    assert_eq!(away.claim(&browser(3), None, 1, &mut Claims::default(), 100), None, "one that was never here");
     away.expire(60 + 1000 + REMEMBERED);
-    assert_eq!(away.claim(&browser(1), 1, &mut Claims::default(), 60 + 1000 + REMEMBERED), None);
+    assert_eq!(away.claim(&browser(1), None, 1, &mut Claims::default(), 60 + 1000 + REMEMBERED), None);
 }
 
 #[test]
@@ -150,9 +150,9 @@ fn of_one_browser_so_many_are_remembered_and_the_others_told_of() {
     }
     assert_eq!(away.seats, LOST_MAX);
     // Whoever was forgotten may be any of those who come back.
-    let claim = away.claim(&KEY, 999, &mut Claims::default(), 1000).unwrap();
+    let claim = away.claim(&KEY, None, 999, &mut Claims::default(), 1000).unwrap();
     assert_eq!((claim.position, claim.known_at, claim.gap_until), (Some(999), 0, Some(1000)));
-    let claim = away.claim(&KEY, 5, &mut Claims::default(), 1000).unwrap();
+    let claim = away.claim(&KEY, None, 5, &mut Claims::default(), 1000).unwrap();
     assert_eq!((claim.position, claim.gap_until), (None, Some(1000)));
 }
 
@@ -172,7 +172,7 @@ fn what_is_lost_again_and_again_does_not_grow() {
         away.assert_consistent();
         assert_eq!(away.browsers[&KEY].tickets.len(), 1);
         claims = Claims::default();
-        let claim = away.claim(&KEY, round * 100 + 100, &mut claims, round).unwrap();
+        let claim = away.claim(&KEY, None, round * 100 + 100, &mut claims, round).unwrap();
         assert!(claim.position.is_some() && claim.released.is_empty());
         assert_eq!(claim.gap_until.is_some(), round * 100 + 101 > SEATS_MAX as u64, "round {round}");
     }
@@ -189,7 +189,7 @@ fn a_connection_with_more_channels_than_are_kept_is_told() {
     assert_eq!(released.len(), 3);
     let mut claims = Claims::default();
     for hash in 0..SEATS_MAX as u64 + 3 {
-        let claim = away.claim(&KEY, hash, &mut claims, 2).unwrap();
+        let claim = away.claim(&KEY, None, hash, &mut claims, 2).unwrap();
         assert_eq!((claim.position.is_some(), claim.gap_until), (hash < SEATS_MAX as u64, Some(2)));
     }
 }
@@ -207,12 +207,12 @@ fn one_address_takes_nobody_elses_room() {
     }
     assert_eq!(released, 9900, "an eighth of the room is held");
     // What is not held is told, and of who was forgotten, too.
-    let claim = away.claim(&browser(1999), 9990, &mut Claims::default(), 3).unwrap();
+    let claim = away.claim(&browser(1999), None, 9990, &mut Claims::default(), 3).unwrap();
     assert_eq!((claim.position, claim.gap_until), (None, Some(3)));
-    let claim = away.claim(&browser(1020), 200, &mut Claims::default(), 3).unwrap();
+    let claim = away.claim(&browser(1020), address(2), 200, &mut Claims::default(), 3).unwrap();
     assert_eq!((claim.position, claim.gap_until), (None, Some(3)));
-    let lot = &away.browsers[&KEY];
-    assert_eq!((lot.tickets[0].kind, lot.tickets[0].lost.seats.len()), (Kind::Held, 10));
+    let claim = away.claim(&KEY, address(1), 0, &mut Claims::default(), 3).unwrap();
+    assert_eq!((claim.position, claim.gap_until), (Some(5), None));
     // And when its time is over there is room again.
     away.expire(1002);
     away.assert_consistent();
@@ -236,7 +236,7 @@ fn a_claim_costs_the_same_however_many_were_made() {
     for _ in 0..LOST_MAX {
         let mut claims = Claims::default();
         for hash in 0..each {
-            made += usize::from(away.claim(&KEY, hash, &mut claims, 2).is_some());
+            made += usize::from(away.claim(&KEY, None, hash, &mut claims, 2).is_some());
         }
     }
     assert_eq!((made, away.seats), (SEATS_MAX, 0));
@@ -244,7 +244,7 @@ fn a_claim_costs_the_same_however_many_were_made() {
     // Nor do those who come and go leave anything.
     for n in 0..10_000 {
         away.put(KEY, lost(n, &[(1, n)], n), &Claims::default(), n);
-        assert!(away.claim(&KEY, 1, &mut Claims::default(), n).is_some());
+        assert!(away.claim(&KEY, None, 1, &mut Claims::default(), n).is_some());
     }
     away.assert_consistent();
     assert_eq!(away.queues.iter().map(BTreeMap::len).sum::<usize>(), 0);
@@ -268,13 +268,13 @@ fn what_came_too_late_and_was_not_claimed_is_told_after_another_loss() {
     away.put(KEY, lost(1, &[(1, 5), (2, 6)], 50), &Claims::default(), 60);
     away.expire(1060);
     let mut claims = Claims::default();
-    assert!(away.claim(&KEY, 1, &mut claims, 2000).is_some());
+    assert!(away.claim(&KEY, None, 1, &mut claims, 2000).is_some());
     assert!(away.put(KEY, lost(2, &[(1, 9)], 2100), &claims, 2100).is_empty());
     away.assert_consistent();
     let mut claims = Claims::default();
-    let claim = away.claim(&KEY, 1, &mut claims, 2200).unwrap();
+    let claim = away.claim(&KEY, None, 1, &mut claims, 2200).unwrap();
     assert_eq!((claim.position, claim.gap_until), (Some(9), None));
-    let claim = away.claim(&KEY, 2, &mut claims, 2200).unwrap();
+    let claim = away.claim(&KEY, None, 2, &mut claims, 2200).unwrap();
     assert_eq!((claim.position, claim.known_at, claim.gap_until), (None, 50, Some(2200)));
 }
 
@@ -353,7 +353,7 @@ proptest! {
                 }
                 Step::Note(hashes) => away.note(key, lost(n as u64, &seats(hashes), now), now),
                 Step::Claim(hash) => {
-                    away.claim(&key, hash, &mut claims[at], now).map(|claim| claim.released).unwrap_or_default()
+                    away.claim(&key, None, hash, &mut claims[at], now).map(|claim| claim.released).unwrap_or_default()
                 }
                 Step::Leave => away.leave(&key, &std::mem::take(&mut claims[at])),
                 Step::Later(more) => {
