@@ -40,7 +40,7 @@ pub(super) struct Facts {
     pub version: Option<String>,
     /// How far its clock is ahead of this one, in milliseconds, if it may be asked.
     pub clock_ahead: Option<i64>,
-    /// How many patterns are subscribed to: each server listens with one, or with `resume` twice with the same.
+    /// How many patterns are subscribed to: each server listens with one.
     pub listeners: Option<usize>,
     /// What this user may not do.
     pub denied: Vec<Right>,
