@@ -140,6 +140,8 @@ counted! {
     redis_disconnects: Counter<()> = "laravel_echo_server_redis_disconnects_total";
     /// Times that one of two connections to Redis was lost and the other took its place (`resume`), so that nothing was missed.
     redis_takeovers: Counter<()> = "laravel_echo_server_redis_takeovers_total";
+    /// Lost connections of which not all is kept for as long as it should be, since there is no room (`resume`); who comes back is told of a gap.
+    resume_forgotten: Counter<()> = "laravel_echo_server_resume_forgotten_total";
     /// Attempts to connect to Redis for events that failed.
     redis_connect_failures: Counter<()> = "laravel_echo_server_redis_connect_failures_total";
 

@@ -29,6 +29,9 @@ const LOST_MAX: usize = 64;
 /// Subscriptions of the lost connections of one browser.
 const SEATS_MAX: usize = 8192;
 
+/// What a connection that is lost again has yet to claim from before goes on to be its own, up to so many subscriptions in all.
+const MERGED_MAX: usize = 1024;
+
 /// For so many subscriptions that there is room for, one browser may be remembered to have been forgotten.
 const FORGOTTEN_PART: usize = 16;
 
@@ -143,6 +146,8 @@ pub struct Away {
     held: HashMap<Counted, usize>,
     /// Browsers of which a lost connection was forgotten before its time.
     forgotten: Marks,
+    /// Of how many not all is kept, since [`Away::take_forgotten`].
+    count: u64,
     next: u64,
     seats: usize,
     seats_max: usize,
@@ -266,6 +271,7 @@ impl Away {
             queues: Default::default(),
             held: HashMap::new(),
             forgotten: Marks::new(seats_max / FORGOTTEN_PART),
+            count: 0,
             next: 0,
             seats: 0,
             seats_max,
@@ -287,7 +293,7 @@ impl Away {
             let (mut rest, over): (Vec<LostSeat>, Vec<LostSeat>) =
                 before.lost.seats.drain(..).partition(|seat| !seat.is_claimed && !is_own(seat));
             if before.kind == Kind::Held {
-                let beyond = rest.split_off(rest.len().min(SEATS_MAX - own));
+                let beyond = rest.split_off(rest.len().min(MERGED_MAX.saturating_sub(own)));
                 is_whole &= beyond.is_empty();
                 if !rest.is_empty() || !is_whole {
                     lost.known_at = lost.known_at.min(before.lost.known_at);
@@ -301,10 +307,12 @@ impl Away {
             }
         }
         if !is_whole {
+            self.count += 1;
             self.forgotten.put(key, lost.address, lost.known_at, now + self.time + REMEMBERED);
         }
         let held = lost.address.and_then(|address| self.held.get(&address)).copied().unwrap_or(0);
         if lost.address.is_some() && held + lost.seats.len() > self.seats_max / ADDRESS_PART {
+            self.count += 1;
             released.extend(lost.seats.iter().map(|seat| seat.channel));
             self.enter(key, lost, Kind::Late, now + REMEMBERED);
         } else {
@@ -357,6 +365,7 @@ impl Away {
             let Some(oldest) = oldest else { return };
             let until = oldest.until + if oldest.kind == Kind::Held { REMEMBERED } else { 0 };
             let (id, address, known_at) = (oldest.id, oldest.lost.address, oldest.lost.known_at);
+            self.count += 1;
             self.forgotten.put(of, address, known_at, until);
             released.extend(self.take(&of, id).iter().flat_map(Ticket::held));
         }
@@ -391,6 +400,11 @@ impl Away {
             (claim.known_at, claim.gap_until) = (claim.known_at.min(known_at), Some(now));
         }
         claim
+    }
+
+    /// Of how many lost connections, since the last time, not all is kept for as long as it should be.
+    pub fn take_forgotten(&mut self) -> u64 {
+        std::mem::take(&mut self.count)
     }
 
     /// Gives up what is too old; gives the channels that are held once less for it.

@@ -53,6 +53,9 @@ const ADDRESS_PART: usize = 8;
 /// Browsers that were connected to another process before, over all shards. Beyond, all count as such.
 const STRANGERS_MAX: usize = 64 * 1024;
 
+/// How long the log does not say again that there is no room.
+const QUIET: Millis = 60_000;
+
 /// Ids of its own that a connection remembers, from one loss to the next.
 const SOCKET_IDS_MAX: usize = 8;
 
@@ -112,6 +115,8 @@ pub struct Resume {
     /// Browsers that were connected to another process before.
     strangers: Marks,
     waiting: Waiting,
+    /// Lost connections that were forgotten and of which the log does not say so yet, and when it last did.
+    forgotten: (u64, Option<Millis>),
     /// Other nodes that have ended without a word, and until when somebody may come whose cookie was looked at before.
     gone: HashMap<u64, Millis>,
     /// The Unix time at which the shard's clock began, in milliseconds.
@@ -163,6 +168,7 @@ impl Resume {
             strangers: Marks::new(settings.strangers_max),
             waiting: Waiting::new(settings.held_back_max),
             gone: HashMap::new(),
+            forgotten: (0, None),
             epoch: since_epoch.as_millis() as u64,
         }
     }
@@ -411,6 +417,18 @@ impl Shard {
     pub(super) fn tick_resume(&mut self) {
         let now = self.now();
         let Some(resume) = &mut self.resume else { return };
+        let forgotten = resume.away.take_forgotten();
+        self.context.publisher.metrics().resume_forgotten.add_many((), forgotten);
+        let (unsaid, said) = &mut resume.forgotten;
+        *unsaid += forgotten;
+        if *unsaid > 0 && said.is_none_or(|said| said + QUIET <= now) {
+            let count = std::mem::take(unsaid);
+            *said = Some(now);
+            tracing::warn!(
+                "Not all that lost connections miss is kept ({count} of them), since there is no room: who comes back is told of a \
+                 gap. How much a browser and an address may have says docs/resume.md."
+            );
+        }
         resume.strangers.expire(now);
         resume.gone.retain(|_, until| *until > now);
         for released in resume.away.expire(now) {
