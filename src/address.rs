@@ -41,6 +41,11 @@ pub struct Network {
 }
 
 impl Network {
+    /// Whether it has every address there is.
+    pub fn is_everybody(&self) -> bool {
+        self.bits == 0
+    }
+
     /// Whether the address is one of them. An IPv4 address is the same in its IPv6 form.
     pub fn contains(&self, address: IpAddr) -> bool {
         let shared = |one: u128, other: u128, width: u32| {

@@ -34,7 +34,7 @@ const BATCH_BYTES: usize = 256 * 1024;
 const ANSWER_BYTES_MAX: usize = 4096;
 
 /// The Redis channel of the old server's messages. It has no prefix, not even with a `keyPrefix`.
-const UPDATED: &str = "PresenceChannelUpdated";
+pub const UPDATED: &str = "PresenceChannelUpdated";
 
 /// For each app what stands before its channels' names; `None`: its lists are not kept.
 pub type Prefixes = Vec<Option<String>>;

@@ -271,6 +271,19 @@ fn rights_that_are_missing_in_redis() {
         "redis-cli",
         "ACL SETUSER echo +publish &laravel-echo-server:bus",
     );
+    // Presence lists: written, kept and taken away.
+    redis.cli(&["ACL", "SETUSER", "echo", "+set", "+publish", "~shop:*:members"]);
+    let store = json!({"database": "redis", "databaseConfig": {"redis": {
+        "port": redis.port, "username": "echo", "password": "pw", "keyPrefix": "shop:"}, "publishPresence": true}});
+    Place::new(store.clone()).examine(&["--listen=0"]).names(
+        "redis.rights",
+        "warning",
+        "EXPIRE shop:presence-doctor:members and DEL shop:presence-doctor:members",
+        "redis-cli",
+        "ACL SETUSER echo +expire ~shop:*:members +del",
+    );
+    redis.cli(&["ACL", "SETUSER", "echo", "+expire", "+del"]);
+    Place::new(store).examine(&["--listen=0"]).one("redis.rights", "ok");
     let login = json!({"port": redis.port});
     Place::new(json!({"databaseConfig": {"redis": login}})).examine(&["--listen=0"]).one("redis.rights", "ok");
 }

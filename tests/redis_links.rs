@@ -202,6 +202,31 @@ async fn a_connection_that_brings_nothing_more_is_noticed_and_nothing_is_missed(
     assert_eq!(metric(&server, "laravel_echo_server_redis_takeovers_total").await, 1.0);
 }
 
+/// A machine that sleeps, a container that is paused: neither connection has done anything wrong.
+#[tokio::test]
+async fn a_server_that_stood_still_itself_has_missed_nothing() {
+    let redis = Redis::start(&[]);
+    let mut server = server(json!({"path": redis.socket()}));
+    has_two(&mut server).await;
+    let client = read_numbers(subscriber(&server).await);
+    let mut laravel = redis.client().await;
+    for n in 0..10 {
+        publish(&mut laravel, n).await;
+    }
+    server.signal("STOP");
+    for n in 10..20 {
+        publish(&mut laravel, n).await;
+    }
+    // Longer than it would take a connection's silence for.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    server.signal("CONT");
+    heartbeats(&redis, 4).await;
+    end(&mut laravel).await;
+    assert!(client.await.unwrap().into_iter().eq(0..20));
+    assert_eq!(metric(&server, "laravel_echo_server_redis_takeovers_total").await, 0.0);
+    assert_eq!(metric(&server, "laravel_echo_server_redis_disconnects_total").await, 0.0);
+}
+
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
 }

@@ -104,6 +104,33 @@ async fn any_node_of_a_cluster_will_do() {
     arrives(second.port, &mut client, "again").await;
 }
 
+/// Each node of a cluster has an order of its own, so both connections must be at the same one.
+#[tokio::test]
+async fn the_second_connection_is_at_the_same_node() {
+    let (free, second) = (free_port(), Redis::start(&[]));
+    let nodes = json!([{ "host": "127.0.0.1", "port": free }, { "host": "127.0.0.1", "port": second.port }]);
+    let mut server = Server::start(json!({
+        "resume": true, "cluster": false, "databaseConfig": { "redis": { "cluster": nodes, "keyPrefix": "" } },
+    }));
+    const TWO: &str = "is heard over two connections";
+    if !server.banner.contains(TWO) {
+        server.says(TWO).await;
+    }
+    // The node that comes first in the configuration is there now.
+    let first = Redis::at(free);
+    let subscribed = |redis: &Redis| -> Vec<String> {
+        let list = redis.cli(&["CLIENT", "LIST", "TYPE", "pubsub"]);
+        list.lines().filter_map(|line| line.split(' ').next()?.strip_prefix("id=")).map(str::to_owned).collect()
+    };
+    for _ in 0..2 {
+        let ids = subscribed(&second);
+        assert_eq!(ids.len(), 2);
+        second.cli(&["CLIENT", "KILL", "ID", &ids[0]]);
+        server.says(TWO).await;
+    }
+    assert_eq!((subscribed(&first).len(), subscribed(&second).len()), (0, 2));
+}
+
 #[tokio::test]
 async fn tls_by_the_options_of_ioredis() {
     let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();

@@ -169,7 +169,7 @@ async fn http_and_https_at_once() {
     let renewed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     std::fs::write(tls.dir.path().join("key.pem"), renewed.signing_key.serialize_pem()).unwrap();
     std::fs::write(tls.dir.path().join("cert.pem"), renewed.cert.pem()).unwrap();
-    tls.server.says("the certificate").await;
+    tls.server.says("): the certificate").await;
     tls.connector = connector(renewed.cert.der());
     tls.certificate = renewed.cert.der().clone();
     tls.is_both().await;

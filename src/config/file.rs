@@ -186,7 +186,7 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
         https_port,
         socket,
         trusted_proxies: file("trustedProxies")
-            .map(|list| listen::trusted_proxies(&list))
+            .map(|list| listen::trusted_proxies(&list, &mut warnings))
             .transpose()?
             .unwrap_or_default(),
         proxy_protocol: file("proxyProtocol").is_some_and(|flag| flag.flag(&mut warnings)),

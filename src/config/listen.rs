@@ -3,7 +3,7 @@
 use super::UnixSocket;
 use super::error::ConfigError;
 use super::json::Setting;
-use crate::address::TrustedProxies;
+use crate::address::{Network, TrustedProxies};
 
 /// `socket`, a path, with the permissions of `socketMode` in octal digits.
 pub(super) fn socket(
@@ -36,10 +36,20 @@ pub(super) fn socket(
 }
 
 /// `trustedProxies`: a list of addresses and networks, or one as a text. An empty list trusts nobody.
-pub(super) fn trusted_proxies(setting: &Setting<'_>) -> Result<TrustedProxies, ConfigError> {
-    let one = |setting: &Setting<'_>| {
+pub(super) fn trusted_proxies(
+    setting: &Setting<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<TrustedProxies, ConfigError> {
+    let mut one = |setting: &Setting<'_>| {
         let must = "must be an address or a network, as \"10.0.0.7\", \"10.0.0.0/8\" or \"2001:db8::/32\"";
-        setting.text()?.trim().parse().map_err(|()| setting.wrong(must))
+        let network: Network = setting.text()?.trim().parse().map_err(|()| setting.wrong(must))?;
+        if network.is_everybody() {
+            warnings.push(setting.odd(
+                "these are all addresses, so whoever can connect can say that it has any other one. Name those of your \
+                 proxies, or close this port to everybody else",
+            ));
+        }
+        Ok(network)
     };
     let networks = if setting.is_list() {
         setting.list()?.iter().map(one).collect::<Result<_, _>>()?

@@ -1033,6 +1033,9 @@ fn places_to_listen_and_trusted_proxies() {
     ] {
         assert_eq!(trusts(members, peer), expected, "{members} {peer}");
     }
+    let warnings = self::config(r#""trustedProxies": ["10.0.0.0/8", "0.0.0.0/0", "::/0"]"#).warnings;
+    assert!(warnings[0].contains("\"trustedProxies[1]\" is \"0.0.0.0/0\"; these are all addresses"), "{warnings:?}");
+    assert_eq!(warnings.len(), 2);
     for (members, expected) in [
         (r#""trustedProxies": ["nginx"]"#, "trustedProxies[0]\" is \"nginx\"; it must be an address or a network"),
         (r#""socket": "echo.sock""#, "it must be an absolute path"),

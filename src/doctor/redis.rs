@@ -1,6 +1,6 @@
 //! Redis: whether it is there and lets this server in, what is published just now, and under which prefix.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -13,6 +13,7 @@ use crate::bus;
 use crate::config::{Config, Redis};
 use crate::inbox::AppIndex;
 use crate::ingress::{self, Audiences};
+use crate::presence_store;
 use crate::protocol::channel::{self, Access};
 use crate::protocol::event;
 use crate::protocol::prefix::{News, Prefix};
@@ -39,12 +40,22 @@ pub(super) struct Facts {
     pub version: Option<String>,
     /// How far its clock is ahead of this one, in milliseconds, if it may be asked.
     pub clock_ahead: Option<i64>,
-    /// How many patterns are subscribed to: each server listens with one, or with `resume` twice with the same.
+    /// How many patterns are subscribed to: each server listens with one.
     pub listeners: Option<usize>,
-    /// What this user may not do: the command, and the channel or key.
-    pub denied: Vec<(&'static str, String)>,
+    /// What this user may not do.
+    pub denied: Vec<Right>,
     /// What was published while the doctor listened.
     pub heard: Heard,
+}
+
+/// Something that the server does at Redis.
+#[derive(Clone, Debug)]
+pub(super) struct Right {
+    command: &'static str,
+    /// The channel or key that is tried.
+    target: String,
+    /// All of them, as an ACL rule names them.
+    pattern: String,
 }
 
 /// What was published.
@@ -111,7 +122,7 @@ pub(super) async fn probe(subject: &Subject, listen: Duration) -> Facts {
     }
     match link.commands().await {
         Ok(mut commands) => {
-            let asked = tokio::time::timeout(STEP_MAX, ask(&mut commands, config, &mut facts)).await;
+            let asked = tokio::time::timeout(STEP_MAX, ask(&mut commands, subject, &mut facts)).await;
             if asked.is_err() {
                 facts.failure =
                     Some(format!("Redis at {link} took the connection and did not answer within {STEP_MAX:?}."));
@@ -151,7 +162,7 @@ fn is_used(config: &Config) -> bool {
     config.subscribers.redis || config.cluster.is_some() || config.presence_store.is_some()
 }
 
-async fn ask(commands: &mut Commands, config: &Config, facts: &mut Facts) {
+async fn ask(commands: &mut Commands, subject: &Subject, facts: &mut Facts) {
     if let Ok(Some(info)) = commands.ask(&["INFO", "server"]).await {
         let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         facts.version = field("redis_version:").map(str::to_owned);
@@ -161,36 +172,51 @@ async fn ask(commands: &mut Commands, config: &Config, facts: &mut Facts) {
     if let Ok(Some(count)) = commands.ask(&["PUBSUB", "NUMPAT"]).await {
         facts.listeners = count.parse().ok();
     }
-    for (command, target) in needed(config) {
+    for right in needed(&subject.config, subject.application.as_ref().and_then(Application::prefix)) {
+        let (command, target) = (right.command, right.target.as_str());
         let words: Vec<&str> = match command {
-            "GET" => vec![command, &target],
-            "PUBLISH" => vec![command, &target, ""],
-            _ => vec![command, &target, "", "NX"],
+            "GET" | "DEL" => vec![command, target],
+            "EXPIRE" => vec![command, target, "1"],
+            "PUBLISH" => vec![command, target, ""],
+            _ => vec![command, target, "", "NX"],
         };
         if let Ok(true) = is_denied(commands, &words).await {
-            facts.denied.push((command, target));
+            facts.denied.push(right);
         }
     }
 }
 
-/// What the server does at Redis beside listening.
-fn needed(config: &Config) -> Vec<(&'static str, String)> {
+/// What the server does at Redis beside listening. `prefix` is Laravel's, for where the file names none.
+fn needed(config: &Config, prefix: Option<String>) -> Vec<Right> {
     let mut needed = Vec::new();
+    let mut add = |commands: &[&'static str], target: &str, pattern: String| {
+        let right = |command: &&'static str| Right { command, target: target.to_owned(), pattern: pattern.clone() };
+        needed.extend(commands.iter().map(right));
+    };
     if let Some(cluster) = &config.cluster {
-        needed.push(("PUBLISH", crate::cluster::channel(cluster)));
+        let channel = crate::cluster::channel(cluster);
+        add(&["PUBLISH"], &channel, format!("&{channel}"));
         if config.apps.iter().any(|app| app.secret_is_random) {
-            let key = format!("{}:secret:0000000000000000", cluster.name);
-            needed.extend([("SET", key.clone()), ("GET", key)]);
+            let keys = format!("{}:secret:", cluster.name);
+            add(&["SET", "GET"], &format!("{keys}0000000000000000"), format!("~{keys}*"));
         }
     }
     if config.resume.is_some() && config.subscribers.redis {
-        needed.push(("PUBLISH", ingress::heartbeat_channels(audiences(config).prefix())));
+        // What ends here is followed by a number.
+        let channels = ingress::heartbeat_channels(audiences(config).prefix());
+        add(&["PUBLISH"], &channels, format!("&{channels}*"));
     }
-    if config.presence_store.is_some() {
-        needed.push((
-            "SET",
-            format!("{}presence-doctor:members", config.redis.key_prefix.as_deref().unwrap_or_default()),
-        ));
+    if let Some(store) = &config.presence_store {
+        let common = config.redis.key_prefix.clone().or(prefix).unwrap_or_default();
+        let prefixes: BTreeSet<&str> =
+            config.apps.iter().map(|app| app.key_prefix.as_deref().unwrap_or(&common)).collect();
+        for prefix in prefixes {
+            let key = format!("{prefix}presence-doctor:members");
+            add(&["SET", "EXPIRE", "DEL"], &key, format!("~{prefix}*:members"));
+        }
+        if store.publish {
+            add(&["PUBLISH"], presence_store::UPDATED, format!("&{}", presence_store::UPDATED));
+        }
     }
     needed
 }
@@ -284,18 +310,17 @@ fn rights(config: &Config, facts: &Facts) -> Finding {
         return Finding::ok("redis.rights", "This user of Redis may do what the server does there");
     }
     let user = config.redis.username.as_deref().unwrap_or("default");
-    let what = in_list(facts.denied.iter().map(|(command, target)| format!("{command} {target}")));
-    let rules: Vec<String> = facts
-        .denied
-        .iter()
-        .map(|(command, target)| match *command {
-            // What ends here is followed by a number.
-            "PUBLISH" => format!("+publish &{target}{}", if target.ends_with(':') { "*" } else { "" }),
-            _ => format!("+{} ~{}*", command.to_lowercase(), target.split(":secret:").next().unwrap_or_default()),
-        })
-        .collect();
+    let what = in_list(facts.denied.iter().map(|right| format!("{} {}", right.command, right.target)));
+    let mut rules = Vec::new();
+    for right in &facts.denied {
+        for rule in [format!("+{}", right.command.to_lowercase()), right.pattern.clone()] {
+            if !rules.contains(&rule) {
+                rules.push(rule);
+            }
+        }
+    }
     Finding::warning("redis.rights", format!("The user {user:?} of Redis may not: {what}"))
-        .why("Events arrive all the same. But servers on one Redis do not find each other, secrets or presence lists are not shared, or with \"resume\" there is no second connection.")
+        .why("Events arrive all the same. But servers on one Redis do not find each other, secrets or presence lists are not shared or not taken away again, or with \"resume\" there is no second connection.")
         .fix("Allow it in Redis, or if there is but one server, set \"cluster\": false.")
         .line("redis-cli", format!("ACL SETUSER {user} {}", rules.join(" ")))
 }
