@@ -33,6 +33,7 @@ async function bundle(framework) {
     format: 'iife',
     // As in development, where StrictMode mounts twice.
     define: { 'process.env.NODE_ENV': '"development"', __VUE_OPTIONS_API__: 'false', __VUE_PROD_DEVTOOLS__: 'false', __VUE_PROD_HYDRATION_MISMATCH_DETAILS__: 'false' },
+    absWorkingDir: fileURLToPath(new URL('.', import.meta.url)),
     alias: { 'pusher-js': 'pusher-js-8' },
     logLevel: 'error',
   });
