@@ -173,9 +173,9 @@ impl Publisher {
     }
 
     /// Another node, which was heard last at this time, has ended without a word: what it has lost it cannot tell.
-    pub fn node_gone(&self, node: u64, heard: Instant) {
+    pub fn node_gone(&self, heard: Instant) {
         for shard in self.shards.iter() {
-            shard.tell(Control::NodeGone(node, heard));
+            shard.tell(Control::NodeGone(heard));
         }
     }
 

@@ -11,9 +11,9 @@ mod common;
 #[path = "common/redis_server.rs"]
 mod redis_server;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use browser::{back, gap, new_browser, node, number, open, publish, resuming};
+use browser::{back, gap, knows, moved, new_browser, node, number, open, publish, resuming};
 use common::Client;
 use futures_util::SinkExt;
 use redis_server::Redis;
@@ -161,17 +161,12 @@ async fn who_comes_from_a_node_that_was_killed_is_told_as_soon_as_that_is_known(
     let (killed, server) = (node(&redis), node(&redis));
     let (mut client, cookie) = new_browser(&killed).await;
     client.subscribe("a").await;
-    // Another browser, whose cookie is of that node: it may keep it as soon as the node is known.
-    let (_, process) = cookie.split_once('.').unwrap();
-    let other = format!("echo_resume={:032x}.{process}", 1);
-    while open(&server, Some(&other), None).await.1.is_some() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    knows(&server, &cookie).await;
     let (mut of_this, _) = new_browser(&server).await;
     of_this.subscribe("a").await;
     // With SIGKILL.
     drop((killed, client));
-    let mut client = back(&server, &cookie).await;
+    let (mut client, _) = moved(&server, &cookie).await;
     client.subscribe("a").await;
     client.subscribe("b").await;
     for channel in ["a", "b"] {
@@ -188,4 +183,34 @@ async fn who_comes_from_a_node_that_was_killed_is_told_as_soon_as_that_is_known(
     assert!(set.is_some());
     late.subscribe("d").await;
     gap(&mut late, "d").await;
+}
+
+/// The tabs of a browser share its cookie, which names the node that any of them came to last.
+#[tokio::test]
+async fn who_was_lost_by_a_node_that_was_killed_is_told_whatever_the_cookie_names() {
+    let redis = Redis::start(&[]);
+    let (killed, server) = (node(&redis), node(&redis));
+    let (first, of_server) = new_browser(&server).await;
+    knows(&killed, &of_server).await;
+    drop(first);
+    let (mut client, of_killed) = moved(&killed, &of_server).await;
+    client.subscribe("a").await;
+    knows(&server, &of_killed).await;
+    let (tab, of_server) = moved(&server, &of_killed).await;
+    // With SIGKILL.
+    drop((killed, client, tab));
+    let mut client = back(&server, &of_server).await;
+    client.subscribe("a").await;
+    assert!(gap(&mut client, "a").await["since"].is_null());
+    client.subscribe("b").await;
+    gap(&mut client, "b").await;
+    client.hears_nothing_else().await;
+    // And for a while whoever comes.
+    let (_, process) = of_server.split_once('.').unwrap();
+    let mut late = back(&server, &format!("echo_resume={:032x}.{process}", 1 << 20)).await;
+    late.subscribe("a").await;
+    gap(&mut late, "a").await;
+    let (mut new, _) = new_browser(&server).await;
+    new.subscribe("a").await;
+    new.hears_nothing_else().await;
 }

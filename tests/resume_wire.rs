@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use browser::{back, gap, joined_by, new_browser, node, number, open, publish, publish_but, resuming};
+use browser::{back, gap, joined_by, knows, moved, new_browser, node, number, open, publish, publish_but, resuming};
 use common::{Client, Server};
 use futures_util::SinkExt;
 use redis_server::Redis;
@@ -390,20 +390,14 @@ async fn who_comes_back_to_another_node_is_told_as_soon_as_the_loss_is_known() {
     let (first, second) = (node(&redis), node(&redis));
     let (mut lost, cookie) = new_browser(&first).await;
     lost.subscribe("a").await;
-    // Another browser, whose cookie is of the first node: it may keep it as soon as the second knows of that.
-    let (_, process) = cookie.split_once('.').unwrap();
-    let other = format!("echo_resume={:032x}.{process}", 1);
-    for node in [&second, &first] {
-        while open(node, Some(&other), None).await.1.is_some() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
+    knows(&second, &cookie).await;
+    knows(&first, &new_browser(&second).await.1).await;
     // A new tab has missed nothing, wherever the balancer sends it.
-    let mut tab = back(&second, &cookie).await;
+    let (mut tab, moved) = moved(&second, &cookie).await;
     tab.subscribe("b").await;
     tab.hears_nothing_else().await;
     // One that comes back before the first node has noticed is told when it has.
-    let mut early = joined_by(&second, &cookie, &mut [&mut tab]).await;
+    let mut early = joined_by(&second, &moved, &mut [&mut tab]).await;
     early.subscribe("a").await;
     early.hears_nothing_else().await;
     let mut other = back(&first, &cookie).await;
@@ -414,7 +408,7 @@ async fn who_comes_back_to_another_node_is_told_as_soon_as_the_loss_is_known() {
     other.subscribe("c2").await;
     drop(other);
     // And one that comes after it, at once.
-    let mut late = joined_by(&second, &cookie, &mut [&mut tab, &mut early]).await;
+    let mut late = joined_by(&second, &moved, &mut [&mut tab, &mut early]).await;
     late.subscribe("c").await;
     assert!(gap(&mut late, "c").await["since"].is_u64());
     tab.hears_nothing_else().await;

@@ -34,7 +34,8 @@ pub(super) fn known(front: &Front, headers: &HeaderMap, source: &Source) -> Opti
     let origin_header = headers.get(header::ORIGIN).map(HeaderValue::as_bytes).unwrap_or_default();
     let is_secure = front.tls.is_some() || origin_header.starts_with(b"https://");
     let cookie = Cookie { browser, process };
-    let keeps_cookie = matches!(origin, Origin::Here | Origin::Node(_));
+    // It names the process that the browser was with last, and the load balancer's part of it stays.
+    let keeps_cookie = origin == Origin::Here;
     let set_cookie = HeaderValue::from_str(&cookie.set(settings.same_site, is_secure)).ok().filter(|_| !keeps_cookie);
     let returning = Returning { browser, origin, address: source.counted_as() };
     Some(Known { returning, shard: browser.shard(connections.len()), set_cookie })
@@ -54,7 +55,7 @@ fn who(
     }
     let origin = match cookie.process {
         id if id == process => Origin::Here,
-        id if is_node(id) => Origin::Node(id),
+        id if is_node(id) => Origin::Node,
         _ => Origin::Elsewhere,
     };
     Some((cookie.browser, origin))
@@ -82,7 +83,7 @@ mod tests {
     #[test]
     fn a_cookie_says_where_a_browser_comes_from() {
         assert_eq!(of(7, 5, &[3, 4]), (BrowserId(5), Origin::Here));
-        assert_eq!(of(8, 5, &[3, 4]), (BrowserId(5), Origin::Node(8)));
+        assert_eq!(of(8, 5, &[3, 4]), (BrowserId(5), Origin::Node));
         assert_eq!(of(9, 5, &[3, 4]), (BrowserId(5), Origin::Elsewhere));
         for connections in [[3, 4, 5], [5, 3, 4], [4, 5, 3]] {
             let (browser, origin) = who(None, 7, |_| false, &connections).unwrap();

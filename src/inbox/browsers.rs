@@ -25,7 +25,7 @@ pub enum Origin {
     /// With this process.
     Here,
     /// With another node that lives: what its connections miss is kept there, and it tells of those that it has lost.
-    Node(u64),
+    Node,
     /// With a process of which nothing is known.
     Elsewhere,
     /// With another shard, as another browser; tabs of it may still be there.

@@ -42,6 +42,32 @@ pub async fn back(server: &Server, cookie: &str) -> Client {
     client
 }
 
+/// Comes to a server from another one; gives the cookie that it has from then on.
+pub async fn moved(server: &Server, cookie: &str) -> (Client, String) {
+    let (client, set) = open(server, Some(cookie), None).await;
+    let moved = set.unwrap().split(';').next().unwrap().to_owned();
+    let (browser, process) = cookie.split_once('.').unwrap();
+    let (same, other) = moved.split_once('.').unwrap();
+    assert_eq!(same, browser, "a load balancer may go by it");
+    assert_ne!(other, process, "it names the process that it was with last");
+    (client, moved)
+}
+
+/// Waits until the server knows that the process lives that has given this cookie: else all who come from there are told of
+/// a gap.
+pub async fn knows(server: &Server, cookie: &str) {
+    let (_, process) = cookie.split_once('.').unwrap();
+    for browser in 1_u32.. {
+        let (mut client, _) = open(server, Some(&format!("echo_resume={browser:032x}.{process}")), None).await;
+        client.subscribe("known").await;
+        client.send(json!({"event": "pusher:ping", "data": {}})).await;
+        if client.next().await["event"] == "pusher:pong" {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
 /// One more tab. The others are asked whether they live: until then any of them could be this one.
 pub async fn joined_by(server: &Server, cookie: &str, others: &mut [&mut Client]) -> Client {
     let mut client = back(server, cookie).await;

@@ -112,8 +112,9 @@ pub struct Resume {
     /// Browsers that were connected to another process before.
     strangers: Marks,
     waiting: Waiting,
-    /// Other nodes that have ended without a word, and until when somebody may come whose cookie was looked at before.
-    gone: HashMap<u64, Millis>,
+    /// Another node has ended without a word: until then whoever comes may have been lost by it, whatever the cookie says,
+    /// which the tabs of a browser share.
+    unsure_until: Millis,
     /// The Unix time at which the shard's clock began, in milliseconds.
     epoch: u64,
 }
@@ -123,8 +124,8 @@ pub struct Resume {
 pub struct Browser {
     id: BrowserId,
     address: Option<Counted>,
-    /// The node that the browser was connected to before, if that is another one and was alive.
-    node: Option<u64>,
+    /// The browser has been given its cookie with this connection.
+    is_new: bool,
     opened: Millis,
     /// What it subscribes to until then may be what it was subscribed to when it was lost.
     claims_until: Millis,
@@ -162,7 +163,7 @@ impl Resume {
             browsers: HashMap::new(),
             strangers: Marks::new(settings.strangers_max),
             waiting: Waiting::new(settings.held_back_max),
-            gone: HashMap::new(),
+            unsure_until: 0,
             epoch: since_epoch.as_millis() as u64,
         }
     }
@@ -180,7 +181,7 @@ impl Shard {
         match origin {
             Origin::Elsewhere => resume.strangers.put(key, address, 0, now + resume.time),
             Origin::Moved => resume.strangers.put(key, address, 0, now + REMEMBERED),
-            Origin::New | Origin::Here | Origin::Node(_) => {}
+            Origin::New | Origin::Here | Origin::Node => {}
         }
         if resume.browsers.get(&key).is_some_and(|connections| connections.all.len() >= CONNECTIONS_MAX) {
             return tracing::debug!(
@@ -188,14 +189,14 @@ impl Shard {
                 conn.socket_id
             );
         }
-        let node = if let Origin::Node(node) = origin { Some(node) } else { None };
+        let is_new = origin == Origin::New;
         conn.browser = Some(Box::new(Browser {
             id,
             address,
-            node,
+            is_new,
             opened: now,
-            claims_until: if origin == Origin::New { 0 } else { now + CLAIM_TIME },
-            is_unsure: node.is_some_and(|node| resume.gone.contains_key(&node)),
+            claims_until: if is_new { 0 } else { now + CLAIM_TIME },
+            is_unsure: !is_new && now < resume.unsure_until,
             position: 0,
             known_at: now,
             asked: newest,
@@ -386,17 +387,18 @@ impl Shard {
         self.deliver(&mut told);
     }
 
-    /// Another node has ended without a word. Whoever came from it since it was heard last may have been lost by it, which
-    /// it cannot tell any more.
-    pub(super) fn node_gone(&mut self, node: u64, heard: Instant) {
+    /// Another node has ended without a word. Whoever has come back since, or had come shortly before it was heard last,
+    /// may have been lost by it, which it cannot tell any more.
+    pub(super) fn node_gone(&mut self, heard: Instant) {
         let (now, heard) = (self.now(), heard.saturating_duration_since(self.started).as_millis() as Millis);
+        let since = heard.saturating_sub(LOSS_NOTICED.as_millis() as Millis);
         let (Some(resume), Some(log)) = (&mut self.resume, &self.channels.log) else { return };
-        resume.gone.insert(node, now + CLAIM_TIME);
+        resume.unsure_until = now + resume.time;
         let until = resume.epoch + now;
         let (mut told, mut frames) = (Vec::new(), HashMap::new());
         for (slot, conn) in &mut self.conns {
             let slot = slot as Slot;
-            let browser = conn.browser.as_mut().filter(|it| it.node == Some(node) && it.opened >= heard);
+            let browser = conn.browser.as_mut().filter(|it| !it.is_new && it.opened >= since);
             let Some(browser) = browser.filter(|_| conn.closing.is_none()) else { continue };
             browser.is_unsure = true;
             for (channel, name, _) in self.channels.seats(slot) {
@@ -422,7 +424,6 @@ impl Shard {
             );
         }
         resume.strangers.expire(now);
-        resume.gone.retain(|_, until| *until > now);
         for released in resume.away.expire(now) {
             self.release(released);
         }
