@@ -268,7 +268,7 @@ impl Hub {
                 browser: coming.browser.0,
                 socket_id,
                 channels: coming.channels.iter().map(ChannelName::as_str).collect(),
-                known_at: coming.known_at.unwrap_or(0),
+                known_ago: coming.known_ago,
             });
             self.publish(&Body::Coming { app, connections: connections.collect() }, out);
         }
@@ -434,11 +434,11 @@ impl Hub {
             }
             Body::Coming { app, connections } => {
                 let Some(app) = self.app(app) else { return };
-                for message::Coming { browser, socket_id, channels, known_at } in connections {
+                for message::Coming { browser, socket_id, channels, known_ago } in connections {
                     let Ok(socket_id) = socket_id.parse() else { continue };
                     let channels = channels.into_iter().map(ChannelName::published).collect();
-                    let (browser, known_at) = (BrowserId(browser), Some(known_at).filter(|at| *at > 0));
-                    out.push(Effect::Coming(Coming { app, browser, socket_id, channels, known_at }));
+                    let browser = BrowserId(browser);
+                    out.push(Effect::Coming(Coming { app, browser, socket_id, channels, known_ago }));
                 }
             }
             Body::CountPrefix { id, app, prefix } => {

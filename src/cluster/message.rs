@@ -73,8 +73,8 @@ pub struct Coming<'a> {
     pub socket_id: &'a str,
     /// What it is subscribed to.
     pub channels: Vec<&'a str>,
-    /// 0: it will be closed. Else it was lost, and has got everything up to then, in Unix milliseconds.
-    pub known_at: u64,
+    /// `None`: it will be closed. Else it was lost, and had got everything so many milliseconds ago.
+    pub known_ago: Option<u64>,
 }
 
 /// A sign of life, and what is needed to notice that something was missed.
@@ -161,7 +161,8 @@ impl Body<'_> {
                     to.u64(coming.browser as u64);
                     to.text(coming.socket_id);
                     to.list(&coming.channels, |to, channel| to.text(channel));
-                    to.u64(coming.known_at);
+                    // 0 is `None`.
+                    to.u64(coming.known_ago.map_or(0, |ago| ago.saturating_add(1)));
                 });
             }
             Body::CountPrefix { id, app, prefix } => {
@@ -342,7 +343,8 @@ impl<'a> Reader<'a> {
 
     fn coming(&mut self) -> Option<Coming<'a>> {
         let browser = (u128::from(self.u64()?) << 64) | u128::from(self.u64()?);
-        Some(Coming { browser, socket_id: self.text()?, channels: self.list(Reader::text)?, known_at: self.u64()? })
+        let (socket_id, channels) = (self.text()?, self.list(Reader::text)?);
+        Some(Coming { browser, socket_id, channels, known_ago: self.u64()?.checked_sub(1) })
     }
 
     fn change(&mut self) -> Option<Change<'a>> {
@@ -379,12 +381,14 @@ mod tests {
             Body::Terminate { app, user_id: "7" },
             Body::Coming {
                 app,
-                connections: vec![Coming {
-                    browser: 1 << 100,
-                    socket_id: "1.2",
-                    channels: vec!["a", "private-b"],
-                    known_at: 5,
-                }],
+                connections: [None, Some(0), Some(5)]
+                    .map(|known_ago| Coming {
+                        browser: 1 << 100,
+                        socket_id: "1.2",
+                        channels: vec!["a", "private-b"],
+                        known_ago,
+                    })
+                    .into(),
             },
             Body::CountPrefix { id: 1, app, prefix: "presence-" },
             Body::Count { id: 2, app, channels: vec!["a", "b"] },

@@ -5,6 +5,7 @@ use crate::inbox::AppIndex;
 use crate::protocol::SocketId;
 use crate::protocol::channel::ChannelName;
 use crate::protocol::resume::BrowserId;
+use crate::protocol::session::Millis;
 
 /// A browser, and its connection that has come.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +44,7 @@ pub struct Coming {
     pub socket_id: SocketId,
     /// What it is subscribed to.
     pub channels: Vec<ChannelName>,
-    /// It was lost, and is known to have got everything up to this Unix time, in milliseconds; `None`: it will be closed.
-    pub known_at: Option<u64>,
+    /// It was lost, and is known to have got everything up to so many milliseconds ago; `None`: it will be closed. An age and
+    /// no time, since two machines' clocks may differ.
+    pub known_ago: Option<Millis>,
 }

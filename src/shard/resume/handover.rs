@@ -9,12 +9,16 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
-use super::Shard;
 use super::away::{Claims, Key, Lost, LostSeat};
+use super::{Shard, unix};
 use crate::inbox::{Coming, ConnKey};
 use crate::protocol::channel::ChannelName;
 use crate::protocol::resume::{self, Mode};
+use crate::protocol::session::Millis;
 use crate::ws::frame;
+
+/// What another node says of a loss may have been on its way for so long, which its age does not tell.
+const ON_ITS_WAY: Millis = 5_000;
 
 impl Shard {
     /// Whether anybody is to be handed over when this node stops.
@@ -38,40 +42,47 @@ impl Shard {
         let seats = self.channels.seats(at.slot).filter(|(id, _, _)| log.mode(*id) == Mode::AtLeastOnce);
         let channels: Vec<_> = seats.map(|(_, name, _)| name.clone()).collect();
         let (app, browser, socket_id) = (conn.app, browser.id, conn.socket_id);
-        (!channels.is_empty()).then_some(Coming { app, browser, socket_id, channels, known_at: None })
+        (!channels.is_empty()).then_some(Coming { app, browser, socket_id, channels, known_ago: None })
     }
 
     /// Tells the other nodes of a connection that was lost here.
     pub(super) fn tell_of_lost(&self, key: Key, lost: &Lost) {
-        let Some(resume) = self.resume.as_ref().filter(|_| self.stopping.is_none()) else { return };
-        if self.context.publisher.bus().is_alone() {
+        if self.resume.is_none() || self.stopping.is_some() || self.context.publisher.bus().is_alone() {
             return;
         }
         let names = lost.seats.iter().filter_map(|seat| self.channels.name(seat.channel));
         let channels: Vec<_> = names.cloned().collect();
         let (Some(socket_id), false) = (lost.socket_ids.first().copied(), channels.is_empty()) else { return };
-        let known_at = Some(resume.epoch + lost.known_at);
-        self.context.publisher.bus().coming(vec![Coming { app: key.0, browser: key.1, socket_id, channels, known_at }]);
+        let known_ago = Some(lost.lost_at.saturating_sub(lost.known_at));
+        self.context.publisher.bus().coming(vec![Coming {
+            app: key.0,
+            browser: key.1,
+            socket_id,
+            channels,
+            known_ago,
+        }]);
     }
 
     /// A connection of another node was lost. If its browser is here already, it is told what it may have missed.
-    fn lost_elsewhere(&mut self, coming: &Coming, known_at: u64) {
+    fn lost_elsewhere(&mut self, coming: &Coming, known_ago: Millis) {
         let now = self.now();
         let key = (coming.app, coming.browser);
         let Some(resume) = &mut self.resume else { return };
-        let (since, until) = (known_at.saturating_sub(resume.epoch), resume.epoch + now);
+        let known_at = now.saturating_sub(known_ago);
+        let (since, until) = (unix(known_ago), unix(0));
         let ids = coming.channels.iter().filter_map(|name| self.channels.id(coming.app, name));
         let (ids, mut frames): (HashSet<u32>, HashMap<u32, Bytes>) = (ids.collect(), HashMap::new());
         let (mut told, mut is_here) = (Vec::new(), false);
         for at in resume.browsers.get(&key).into_iter().flat_map(|connections| &connections.all) {
             let conn = self.conns.get_mut(at.slot as usize);
-            let browser = conn.and_then(|conn| conn.browser.as_mut()).filter(|browser| browser.opened >= since);
+            let browser =
+                conn.and_then(|conn| conn.browser.as_mut()).filter(|browser| browser.opened + ON_ITS_WAY >= known_at);
             let Some(browser) = browser else { continue };
             for (id, name, _) in self.channels.seats(at.slot).filter(|(id, _, _)| ids.contains(id)) {
                 // It may have yet to subscribe to others of them.
                 (is_here, browser.is_unsure) = (true, true);
                 if !name.is_encrypted() {
-                    let frame = || frame::encode_text(&resume::gap(name.as_str(), Some(known_at), until));
+                    let frame = || frame::encode_text(&resume::gap(name.as_str(), Some(since), until));
                     told.push((at.slot, frames.entry(id).or_insert_with(frame).clone()));
                 }
             }
@@ -82,7 +93,7 @@ impl Shard {
                 LostSeat { hash, channel: u32::MAX, ..LostSeat::default() }
             };
             let seats = coming.channels.iter().map(seat).collect();
-            let lost = Lost { socket_ids: vec![coming.socket_id], address: None, known_at: since, lost_at: now, seats };
+            let lost = Lost { socket_ids: vec![coming.socket_id], address: None, known_at, lost_at: now, seats };
             for channel in resume.away.note(key, lost, now) {
                 self.release(channel);
             }
@@ -92,8 +103,8 @@ impl Shard {
 
     /// A connection of another node may come here. If it is about to be closed, what it misses from now on is kept.
     pub(in super::super) fn expect(&mut self, coming: Coming) {
-        if let Some(known_at) = coming.known_at {
-            return self.lost_elsewhere(&coming, known_at);
+        if let Some(known_ago) = coming.known_ago {
+            return self.lost_elsewhere(&coming, known_ago);
         }
         let now = self.now();
         let position = self.newest();

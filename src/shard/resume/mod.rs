@@ -9,7 +9,7 @@
 //! Not here: who may subscribe. Who comes back is authorised as anybody.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -115,8 +115,6 @@ pub struct Resume {
     /// Another node has ended without a word: until then whoever comes may have been lost by it, whatever the cookie says,
     /// which the tabs of a browser share.
     unsure_until: Millis,
-    /// The Unix time at which the shard's clock began, in milliseconds.
-    epoch: u64,
 }
 
 /// What a connection is to this.
@@ -154,9 +152,14 @@ fn comes_back(code: u16) -> bool {
     code != 1001 && !(4000..4100).contains(&code)
 }
 
+/// The Unix time so many milliseconds ago, in milliseconds: by the clock as it is set now, which may be better than it was.
+fn unix(ago: Millis) -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (since_epoch.as_millis() as u64).saturating_sub(ago)
+}
+
 impl Resume {
     pub fn new(settings: &Settings) -> Self {
-        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self {
             time: settings.time,
             away: Away::new(settings.time, settings.seats_max),
@@ -164,7 +167,6 @@ impl Resume {
             strangers: Marks::new(settings.strangers_max),
             waiting: Waiting::new(settings.held_back_max),
             unsure_until: 0,
-            epoch: since_epoch.as_millis() as u64,
         }
     }
 }
@@ -331,7 +333,7 @@ impl Shard {
         claim: &Claim,
         now: Millis,
     ) -> (Option<Bytes>, Option<Bytes>) {
-        let (Some(resume), Some(log)) = (&self.resume, &self.channels.log) else { return (None, None) };
+        let Some(log) = &self.channels.log else { return (None, None) };
         let Some(id) = self.channels.id(app, channel).filter(|id| log.mode(*id) != Mode::Off) else {
             return (None, None);
         };
@@ -365,8 +367,8 @@ impl Shard {
         }
         // pusher-js cannot be told on an encrypted channel: whatever comes there it decrypts.
         let gap = gap_until.filter(|_| !channel.is_encrypted()).map(|until| {
-            let since = (claim.known_at > 0).then(|| resume.epoch + claim.known_at.min(now));
-            frame::encode_text(&resume::gap(channel.as_str(), since, resume.epoch + until))
+            let since = (claim.known_at > 0).then(|| unix(now.saturating_sub(claim.known_at)));
+            frame::encode_text(&resume::gap(channel.as_str(), since, unix(now.saturating_sub(until))))
         });
         (gap, Some(piece.freeze()).filter(|piece| !piece.is_empty()))
     }
@@ -394,7 +396,7 @@ impl Shard {
         let since = heard.saturating_sub(LOSS_NOTICED.as_millis() as Millis);
         let (Some(resume), Some(log)) = (&mut self.resume, &self.channels.log) else { return };
         resume.unsure_until = now + resume.time;
-        let until = resume.epoch + now;
+        let until = unix(0);
         let (mut told, mut frames) = (Vec::new(), HashMap::new());
         for (slot, conn) in &mut self.conns {
             let slot = slot as Slot;
