@@ -423,11 +423,11 @@ impl Task {
                 Effect::Changed { node, changes } => self.changed(node, changes),
                 Effect::Terminate { app, user_id } => self.publisher.terminate_here(app, &user_id),
                 Effect::Coming(coming) => self.publisher.expect(coming),
-                Effect::Gone { silent, .. } => {
-                    // Whoever comes from now on comes from nowhere.
+                Effect::Unheard { silent, .. } => {
+                    // If it is gone, whoever comes from it from now on comes from nowhere.
                     self.tell_status();
                     let heard = Instant::now().checked_sub(Duration::from_millis(silent));
-                    self.publisher.node_gone(heard.unwrap_or(self.started));
+                    self.publisher.unheard(heard.unwrap_or(self.started));
                 }
                 Effect::Count { node, id, app, query } => self.answer(node, id, app, query),
                 Effect::Counted { node, id, is_last, channels } => self.counted(node, id, is_last, channels),

@@ -156,8 +156,8 @@ pub enum Control {
     Missed { since: u64, until: u64 },
     /// A connection of another node may come here.
     Coming(Coming),
-    /// Another node has ended without a word; it was heard last at this time.
-    NodeGone(Instant),
+    /// What another node has said since then is not known.
+    Unheard(Instant),
     /// Go by these from now on, and say so. Connections of apps that are removed are closed.
     Settings(Box<Settings>, oneshot::Sender<()>),
     /// Close every connection within this time, then end.

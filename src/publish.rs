@@ -172,10 +172,11 @@ impl Publisher {
         }
     }
 
-    /// Another node, which was heard last at this time, has ended without a word: what it has lost it cannot tell.
-    pub fn node_gone(&self, heard: Instant) {
+    /// What another node has said since this time is not known, or it has ended without a word: whom it has lost it does not
+    /// tell any more.
+    pub fn unheard(&self, heard: Instant) {
         for shard in self.shards.iter() {
-            shard.tell(Control::NodeGone(heard));
+            shard.tell(Control::Unheard(heard));
         }
     }
 

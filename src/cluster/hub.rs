@@ -48,8 +48,9 @@ pub enum Effect {
     Terminate { app: AppIndex, user_id: Arc<str> },
     /// A connection of another node may come here.
     Coming(Coming),
-    /// A node has ended without having said so, and has been silent for this long.
-    Gone { node: NodeId, silent: Millis },
+    /// What a node has said in this time is not known, and it will not say it again: messages were missed, or it has ended
+    /// without having said so.
+    Unheard { node: NodeId, silent: Millis },
     /// Count subscriptions, for [`Hub::counted`].
     Count { node: NodeId, id: u64, app: AppIndex, query: Query },
     /// A part of an answer has come.
@@ -367,6 +368,7 @@ impl Hub {
                 self.counters.missed = self.counters.missed.saturating_add(missed);
                 peer.arriving = None;
                 tracing::warn!("Missed {missed} messages of node {}; events among them are lost", header.node);
+                out.push(Effect::Unheard { node: header.node, silent: now.saturating_sub(peer.heard_at) });
             }
             peer.number = header.number;
             (peer.heard, peer.heard_at) = (self.beats, now);
@@ -496,7 +498,7 @@ impl Hub {
                      {} users are taken off the lists until it is heard again.",
                     peer.held.count()
                 );
-                out.push(Effect::Gone { node, silent: now.saturating_sub(peer.heard_at) });
+                out.push(Effect::Unheard { node, silent: now.saturating_sub(peer.heard_at) });
             }
             out.push(Effect::Changed { node, changes: peer.held.into_gone() });
         }

@@ -260,7 +260,7 @@ impl Shard {
             Control::Elsewhere { app, channel, node, changes } => self.changed_elsewhere(app, channel, node, changes),
             Control::Missed { since, until } => self.tell_of_gap(since, until),
             Control::Coming(coming) => self.expect(coming),
-            Control::NodeGone(heard) => self.node_gone(heard),
+            Control::Unheard(heard) => self.unheard(heard),
             Control::PassOn(delivery, _under_way) => self.pass_on(&delivery),
             Control::Occupancy { app, channel, more } => self.occupancy_changed(app, channel, more),
             Control::SubscribersElsewhere { app, channel, node, count } => {

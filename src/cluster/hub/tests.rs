@@ -182,7 +182,7 @@ fn a_node_that_is_killed_is_gone_after_some_beats_and_not_before() {
     assert_eq!(world.seen(3), users(&["a"]));
     assert_eq!(
         world.nodes[&3].others,
-        [Effect::Gone { node: NodeId(1), silent: Millis::from(SILENT_BEATS + 1) * BEAT }]
+        [Effect::Unheard { node: NodeId(1), silent: Millis::from(SILENT_BEATS + 1) * BEAT }]
     );
     world.assert_true();
 }
@@ -208,6 +208,22 @@ fn a_node_that_is_cut_off_keeps_the_others_and_comes_back_without_ghosts() {
     assert_eq!(world.seen(1), users(&["c", "e"]));
     assert!(world.nodes[&1].hub.counters().healed > 0);
     assert!(world.nodes[&1].hub.counters().missed > 0);
+}
+
+/// Whom it has lost meanwhile is among what was missed, and is not said again.
+#[test]
+fn what_was_missed_of_a_node_that_lives_is_known_since_it_was_heard_before() {
+    let mut world = World::new(2);
+    world.seconds(3);
+    world.nodes.get_mut(&1).unwrap().is_cut = true;
+    world.seconds(2);
+    assert!(world.nodes[&2].others.is_empty());
+    world.nodes.get_mut(&1).unwrap().is_cut = false;
+    world.seconds(1);
+    assert_eq!(world.nodes[&2].others, [Effect::Unheard { node: NodeId(1), silent: 3 * BEAT }]);
+    assert_eq!(world.nodes[&1].others, [Effect::Unheard { node: NodeId(2), silent: 3 * BEAT }]);
+    world.seconds(3);
+    assert_eq!(world.nodes[&2].others.len(), 1);
 }
 
 /// Whether a link, Redis or this process stood still: what has waited arrives at once.

@@ -112,8 +112,8 @@ pub struct Resume {
     /// Browsers that were connected to another process before.
     strangers: Marks,
     waiting: Waiting,
-    /// Another node has ended without a word: until then whoever comes may have been lost by it, whatever the cookie says,
-    /// which the tabs of a browser share.
+    /// Another node has ended without a word, or was not heard: until then whoever comes may have been lost by it, whatever the
+    /// cookie says, which the tabs of a browser share.
     unsure_until: Millis,
 }
 
@@ -389,9 +389,9 @@ impl Shard {
         self.deliver(&mut told);
     }
 
-    /// Another node has ended without a word. Whoever has come back since, or had come shortly before it was heard last,
-    /// may have been lost by it, which it cannot tell any more.
-    pub(super) fn node_gone(&mut self, heard: Instant) {
+    /// Another node has ended without a word, or something that it has said was missed. Whoever has come back since it was heard
+    /// before that, or shortly before, may have been lost by it, which it does not tell any more.
+    pub(super) fn unheard(&mut self, heard: Instant) {
         let (now, heard) = (self.now(), heard.saturating_duration_since(self.started).as_millis() as Millis);
         let since = heard.saturating_sub(LOSS_NOTICED.as_millis() as Millis);
         let (Some(resume), Some(log)) = (&mut self.resume, &self.channels.log) else { return };
