@@ -181,6 +181,24 @@ async fn http_and_https_at_once() {
     tls.is_both().await;
 }
 
+/// A browser throws a `Secure` cookie away that comes without TLS.
+#[tokio::test]
+async fn the_cookie_of_resume_is_secure_where_tls_is_spoken() {
+    let tls = Tls::start_with(json!({"httpsPort": 0, "resume": true}), Server::start);
+    let certificate = reqwest::Certificate::from_der(&tls.certificate).unwrap();
+    let http = reqwest::Client::builder().tls_certs_only([certificate]).build().unwrap();
+    for (scheme, port, is_secure) in [("http", tls.server.port, false), ("https", tls.port, true)] {
+        let request = http.get(format!("{scheme}://localhost:{port}/app/{KEY}?protocol=7"));
+        let request = request.header("Connection", "Upgrade").header("Upgrade", "websocket");
+        let request =
+            request.header("Sec-WebSocket-Version", "13").header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 101);
+        let cookie = response.headers()["set-cookie"].to_str().unwrap();
+        assert_eq!(cookie.ends_with("; Secure"), is_secure, "{scheme}: {cookie}");
+    }
+}
+
 /// Two .socket units, of which one has `FileDescriptorName=https`.
 #[tokio::test]
 async fn systemd_hands_over_both_ports() {

@@ -171,14 +171,15 @@ fn read(path: &Path, root: &Setting<'_>, variables: Variables<'_>) -> Result<Con
     };
     let port_number = port.as_ref().map_or(Ok(default_port), listen_port)?;
     let https_port = https_port_setting.as_ref().map(listen_port).transpose()?;
-    if let Some(setting) = https_port_setting.filter(|_| https_port == Some(port_number) && port_number != 0) {
-        return Err(setting.wrong("must be another port than \"port\", which speaks http"));
-    }
     let (host_for_all, hosts) = old::read_auth_hosts(auth_host)?;
     let subscribers = old::read_subscribers(file("subscribers"), &mut warnings)?;
     let cluster = read_cluster(file("cluster"), &redis, subscribers.redis, &mut warnings)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let socket = listen::socket(file("socket"), file("socketMode"), port.is_none())?;
+    let opens_port = port_number != 0 && socket.as_ref().is_none_or(|socket| !socket.is_alone);
+    if let Some(setting) = https_port_setting.filter(|_| opens_port && https_port == Some(port_number)) {
+        return Err(setting.wrong("must be another port than \"port\", which speaks http"));
+    }
     let mut config = Config {
         path: path.to_owned(),
         host: host.map(|host| listen_host(&host)).transpose()?.flatten(),

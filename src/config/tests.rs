@@ -1009,6 +1009,9 @@ fn http_and_https_at_once() {
     ] {
         assert!(error(&members).contains(expected), "{members}: {}", error(&members));
     }
+    // A unix socket alone leaves 6001 free.
+    let config = quiet(&format!("\"httpsPort\": 6001, \"socket\": \"/run/les.sock\", {files}"));
+    assert_eq!((config.https_port, config.scheme()), (Some(6001), "http"));
     let variables = [("LARAVEL_ECHO_SERVER_HTTPS_PORT", "7002")];
     let config = read_with(&format!("{{ {files} }}"), &variables).unwrap();
     assert_eq!((config.https_port, config.tls.is_some()), (Some(7002), true));

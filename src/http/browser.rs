@@ -32,7 +32,7 @@ pub(super) fn known(front: &Front, headers: &HeaderMap, source: &Source) -> Opti
     let (browser, origin) = who(found, process, |id| bus.is_node(id), &connections)?;
     // A page over https has come over TLS, though a proxy may have taken it off.
     let origin_header = headers.get(header::ORIGIN).map(HeaderValue::as_bytes).unwrap_or_default();
-    let is_secure = front.tls.is_some() || origin_header.starts_with(b"https://");
+    let is_secure = source.is_https || origin_header.starts_with(b"https://");
     let cookie = Cookie { browser, process };
     // It names the process that the browser was with last, and the load balancer's part of it stays.
     let keeps_cookie = origin == Origin::Here;

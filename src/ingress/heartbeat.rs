@@ -5,7 +5,7 @@
 //! [`is_heartbeat`] tells them that it is no event.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
@@ -46,6 +46,7 @@ fn payload(marker: u64) -> String {
 pub(super) struct Heartbeat {
     channel: String,
     taken: watch::Receiver<u64>,
+    made: Arc<AtomicU64>,
     wanted: Arc<Notify>,
     task: JoinHandle<()>,
 }
@@ -56,7 +57,7 @@ impl Heartbeat {
         let id = getrandom::u64().ok()?;
         let channel = format!("{}{id:016x}", channels(prefix));
         let (sender, taken) = watch::channel(0);
-        let wanted = Arc::new(Notify::new());
+        let (made, wanted) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
         let timing = Timing { answer_max: ANSWER_MAX.min(link.timing().answer_max), ..*link.timing() };
         let publisher = Publisher {
             link: link.clone().with_timing(timing),
@@ -64,19 +65,24 @@ impl Heartbeat {
             channel: channel.clone(),
             taken: sender,
             wanted: wanted.clone(),
-            marker: 0,
+            made: made.clone(),
             has_said,
         };
-        Some(Self { channel, taken, wanted, task: tokio::spawn(publisher.run()) })
+        Some(Self { channel, taken, made, wanted, task: tokio::spawn(publisher.run()) })
     }
 
-    /// The marker that a message is, if it is one of these.
+    /// The last marker that was made, whether Redis has taken it yet or not.
+    pub(super) fn made(&self) -> u64 {
+        self.made.load(Ordering::SeqCst)
+    }
+
+    /// The marker that a message is, if it is one of these: one that was never made is somebody else's.
     pub(super) fn marker(&self, channel: &[u8], payload: Option<&[u8]>) -> Option<u64> {
         if channel != self.channel.as_bytes() {
             return None;
         }
         let digits = payload?.strip_prefix(MAGIC.as_bytes())?.strip_suffix(b"}")?;
-        std::str::from_utf8(digits).ok()?.parse().ok()
+        std::str::from_utf8(digits).ok()?.parse().ok().filter(|marker| *marker <= self.made())
     }
 
     /// Waits until Redis has taken another marker.
@@ -105,12 +111,12 @@ struct Publisher {
     channel: String,
     taken: watch::Sender<u64>,
     wanted: Arc<Notify>,
-    marker: u64,
+    made: Arc<AtomicU64>,
     has_said: Arc<AtomicBool>,
 }
 
 impl Publisher {
-    async fn run(mut self) {
+    async fn run(self) {
         let mut backoff = Backoff::new(self.link.timing());
         let mut failures = 0;
         loop {
@@ -123,7 +129,7 @@ impl Publisher {
                         tracing::info!("Redis at {} takes heartbeats now", self.link);
                     }
                     loop {
-                        self.taken.send_replace(self.marker);
+                        self.taken.send_replace(self.made.load(Ordering::SeqCst));
                         let _ = timeout(BEAT, self.wanted.notified()).await;
                         let message = self.next();
                         if commands.ask(&["PUBLISH", &self.channel, &message]).await.is_err() {
@@ -149,9 +155,10 @@ impl Publisher {
     }
 
     /// Later than any before, even if the clock is set back.
-    fn next(&mut self) -> String {
-        self.marker = unix_millis().max(self.marker + 1);
-        payload(self.marker)
+    fn next(&self) -> String {
+        let marker = unix_millis().max(self.made.load(Ordering::SeqCst) + 1);
+        self.made.store(marker, Ordering::SeqCst);
+        payload(marker)
     }
 
     fn say(&self, failure: &Failure) {
@@ -185,11 +192,13 @@ mod tests {
         let heartbeat = Heartbeat {
             channel: "p_echo-server:heartbeat:07".to_owned(),
             taken,
+            made: Arc::new(AtomicU64::new(12)),
             wanted: Arc::default(),
             task: tokio::spawn(async {}),
         };
         let channel = b"p_echo-server:heartbeat:07";
         assert_eq!(heartbeat.marker(channel, Some(payload(12).as_bytes())), Some(12));
+        assert_eq!(heartbeat.marker(channel, Some(payload(13).as_bytes())), None, "it was never made");
         assert_eq!(heartbeat.marker(b"p_echo-server:heartbeat:08", Some(payload(12).as_bytes())), None);
         for other in
             [None, Some(&b"12"[..]), Some(b"{\"echo-server-heartbeat\":-1}"), Some(b"{\"echo-server-heartbeat\":")]

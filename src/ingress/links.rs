@@ -93,7 +93,7 @@ impl Listening {
     /// Everything that was published before this time, in Unix milliseconds, has been heard.
     pub(super) fn heard_until(&self) -> u64 {
         // Heartbeats may have ended long ago, though the connection lives.
-        let is_recent = self.marker + 2 * BEAT.as_millis() as u64 >= self.heard;
+        let is_recent = self.marker.saturating_add(2 * BEAT.as_millis() as u64) >= self.heard;
         if is_recent { self.marker.min(self.heard) } else { self.heard }
     }
 
@@ -254,6 +254,7 @@ impl Twin {
         match event {
             Event::Connected(Ok(subscription)) => {
                 self.standby = Standby::Connected(subscription, Instant::now());
+                self.positions.begin_standby(self.heartbeat.made());
                 // Both know the same place from then on.
                 self.heartbeat.beat();
                 None
@@ -374,6 +375,14 @@ impl Twin {
         self.recent.rotate_left(1);
         self.recent[self.recent.len() - 1] = marker;
         let oldest = self.recent[0];
+        if oldest > 0 && self.positions.active_marker().is_none() && !std::mem::replace(&mut self.has_said_alone, true)
+        {
+            tracing::warn!(
+                "Redis at {} takes heartbeats and does not bring them: other servers answer at this address in turn. So there is no \
+                 second connection: what is published while the first one is lost is missed, and told as a gap.",
+                self.connecting.link
+            );
+        }
         let is_missed = |heard: Option<u64>| heard.is_some_and(|heard| heard < oldest);
         if let Standby::Connected(subscription, _) = &self.standby
             && is_missed(self.positions.standby_marker())

@@ -85,8 +85,11 @@ pub(super) struct Positions {
     /// Where the active connection stands, if it took over and has yet to come to what is delivered already.
     behind: Option<Position>,
     standby: Option<Position>,
-    /// The first marker that the standby heard: from there on it has everything.
+    /// The first marker that the standby heard and that counts: from there on it has everything.
     standby_from: u64,
+    /// A marker up to here counts for no standby that has yet to begin: it may come late, behind a higher one that the
+    /// active connection goes by and the standby has not heard.
+    standby_after: u64,
     /// What the standby has heard after what is delivered, or, until that has come so far, after `standby_from`.
     held: VecDeque<Held>,
     held_bytes: usize,
@@ -127,6 +130,9 @@ impl Positions {
     /// The standby heard this.
     pub(super) fn standby(&mut self, heard: Heard<'_>) {
         let before = self.standby;
+        if before.is_none() && matches!(heard, Heard::Marker(marker) if marker <= self.standby_after) {
+            return;
+        }
         Position::pass(&mut self.standby, heard);
         match (before, self.standby) {
             (None, Some(first)) => self.standby_from = first.marker,
@@ -149,8 +155,16 @@ impl Positions {
         self.held_bytes > HELD_BYTES_MAX
     }
 
-    /// The standby is another one from now on, or begins anew with the next marker.
+    /// The standby is another one from now on, which has subscribed after all markers up to this one were made.
+    pub(super) fn begin_standby(&mut self, after: u64) {
+        self.forget_standby();
+        self.standby_after = self.standby_after.max(after);
+    }
+
+    /// There is no standby, or it begins anew with the next marker.
     pub(super) fn forget_standby(&mut self) {
+        let passed = self.delivered.max(self.standby).map_or(0, |position| position.marker);
+        self.standby_after = self.standby_after.max(passed);
         self.standby = None;
         self.held = VecDeque::new();
         self.held_bytes = 0;
@@ -206,13 +220,14 @@ mod tests {
     }
 
     impl World {
-        /// `markers` says of each thing that is published whether it is one.
-        fn new(markers: &[bool]) -> Self {
+        /// `markers` says of each thing that is published whether it is one; of three of them `late` come behind one that
+        /// was made later.
+        fn new(markers: &[bool], late: u64) -> Self {
             let mut number = 100;
             let mut next = |is_marker: &bool| {
                 is_marker.then(|| {
                     number += 7;
-                    number
+                    if number % 3 < late { number - 10 } else { number }
                 })
             };
             Self {
@@ -250,8 +265,10 @@ mod tests {
 
         /// A standby subscribes; what was published before the later of the two is not for it.
         fn standby_comes(&mut self, ahead: usize) {
-            self.positions.forget_standby();
-            self.standby = Some(self.published.len().min(self.active + ahead));
+            let place = self.published.len().min(self.active + ahead);
+            let made = self.published[..place].iter().flatten().max();
+            self.positions.begin_standby(made.copied().unwrap_or_default());
+            self.standby = Some(place);
         }
 
         fn active_ends(&mut self) {
@@ -300,9 +317,10 @@ mod tests {
         #[test]
         fn everything_once_and_in_order(
             markers in prop::collection::vec(prop::bool::weighted(0.2), 1..300),
+            late in 0u64..2,
             steps in steps(),
         ) {
-            let mut world = World::new(&markers);
+            let mut world = World::new(&markers, late);
             for step in steps {
                 match step {
                     Step::Active(count) => world.active_reads(count),
@@ -327,7 +345,7 @@ mod tests {
     }
 
     fn world(text: &str) -> World {
-        World::new(&text.bytes().map(|byte| byte == b'|').collect::<Vec<_>>())
+        World::new(&text.bytes().map(|byte| byte == b'|').collect::<Vec<_>>(), 0)
     }
 
     #[test]
@@ -384,7 +402,6 @@ mod tests {
             positions.active(message(b"a"));
         }
         assert_eq!(positions.delivered, Some(Position { marker: 6, count: 3 }));
-        // To a standby that has come in between it is one.
         for number in [5, 6, 7] {
             positions.standby(Heard::Marker(number));
             positions.standby(message(b"a"));
@@ -392,6 +409,22 @@ mod tests {
         positions.active(Heard::Marker(7));
         positions.active(message(b"a"));
         assert!(positions.is_ready() && positions.held.is_empty());
+    }
+
+    /// Marker 1 was made before 2, over a connection that broke, and Redis took it after 2. The standby has subscribed in
+    /// between: by the count since marker 1 it would be elsewhere than the active one by its count since 2.
+    #[test]
+    fn a_standby_begins_with_no_marker_that_came_late() {
+        let mut positions = Positions::default();
+        positions.active(Heard::Marker(2));
+        positions.begin_standby(2);
+        let late = [Heard::Marker(1), message(b"a"), message(b"b"), message(b"c")];
+        late.iter().for_each(|heard| positions.standby(*heard));
+        assert!(positions.active(Heard::Marker(1)) && positions.active(message(b"a")));
+        assert!(!positions.is_ready() && positions.take_over().is_none());
+        positions.standby(Heard::Marker(3));
+        assert!([message(b"b"), message(b"c"), Heard::Marker(3)].iter().all(|heard| positions.active(*heard)));
+        assert!(positions.is_ready());
     }
 
     #[test]
