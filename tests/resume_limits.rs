@@ -11,10 +11,10 @@ mod common;
 #[path = "common/redis_server.rs"]
 mod redis_server;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use browser::{back, gap, knows, moved, new_browser, node, number, open, publish, resuming};
-use common::Client;
+use browser::{back, gap, joined_by, knows, moved, new_browser, node, number, open, publish, resuming};
+use common::{Client, Server};
 use futures_util::SinkExt;
 use redis_server::Redis;
 use serde_json::json;
@@ -213,4 +213,42 @@ async fn who_was_lost_by_a_node_that_was_killed_is_told_whatever_the_cookie_name
     let (mut new, _) = new_browser(&server).await;
     new.subscribe("a").await;
     new.hears_nothing_else().await;
+}
+
+/// Where a tab comes to a node that its browser's cookie names, nothing but what the stopping node has said tells of a gap.
+#[tokio::test]
+async fn what_a_node_that_stops_cannot_hand_over_is_told() {
+    let redis = Redis::start(&[]);
+    let once = json!({"channels": {"once": "at-most-once"}});
+    let node = || Server::start(json!({"resume": once, "databaseConfig": {"redis": {"path": redis.socket()}}}));
+    let (mut stops, server) = (node(), node());
+    let (mut client, of_stops) = new_browser(&stops).await;
+    client.subscribe("once").await;
+    client.subscribe("a").await;
+    let (mut silent, silents) = new_browser(&stops).await;
+    silent.subscribe("a").await;
+    knows(&server, &of_stops).await;
+    let (mut tab, of_server) = moved(&server, &of_stops).await;
+    let (mut other, others) = moved(&server, &silents).await;
+    knows(&stops, &of_server).await;
+    // It does not answer any more that it has got this.
+    publish(&stops, "a", 1).await;
+    assert_eq!(number(&mut client).await, 1);
+    let silence = Instant::now();
+    while silence.elapsed() < Duration::from_millis(2_500) {
+        client.hears_nothing_else().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    stops.terminate();
+    assert_eq!(stops.wait(), Some(0));
+    let mut client = joined_by(&server, &of_server, &mut [&mut tab]).await;
+    client.subscribe("a").await;
+    client.hears_nothing_else().await;
+    client.subscribe("once").await;
+    gap(&mut client, "once").await;
+    client.hears_nothing_else().await;
+    let mut client = joined_by(&server, &others, &mut [&mut other]).await;
+    client.subscribe("a").await;
+    gap(&mut client, "a").await;
+    client.hears_nothing_else().await;
 }

@@ -1,6 +1,6 @@
 //! From node to node. One that stops says whose connections are about to be closed, and what they are subscribed to: the
 //! others keep events for them from then on, so wherever a browser comes back, nothing is missing. What arrives here
-//! between that and the close comes twice.
+//! between that and the close comes twice. What cannot be handed over it tells of as of what is lost.
 //!
 //! One that has lost a connection says so, too. What that misses is kept where it was lost alone: whoever comes back to another
 //! node is told of a gap.
@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 
 use super::away::{Claims, Key, Lost, LostSeat};
+use super::probe::PROBE_TIME;
 use super::{Shard, unix};
 use crate::inbox::{Coming, ConnKey};
 use crate::protocol::channel::ChannelName;
@@ -28,26 +29,43 @@ impl Shard {
 
     /// Tells the other nodes that these connections will be closed.
     pub(in super::super) fn hand_over(&self, connections: impl Iterator<Item = ConnKey>) {
-        let coming: Vec<Coming> = connections.filter_map(|at| self.coming(at)).collect();
+        let coming: Vec<Coming> = connections.flat_map(|at| self.coming(at)).collect();
         if !coming.is_empty() {
             self.context.publisher.bus().coming(coming);
         }
     }
 
-    fn coming(&self, at: ConnKey) -> Option<Coming> {
-        let conn = self.conns.get(at.slot as usize).filter(|conn| conn.generation == at.generation)?;
-        let browser = conn.browser.as_ref().filter(|_| conn.closing.is_none())?;
-        let log = self.channels.log.as_ref()?;
-        // What is to come once at most cannot be handed over, since it is not known here what the others have kept.
-        let seats = self.channels.seats(at.slot).filter(|(id, _, _)| log.mode(*id) == Mode::AtLeastOnce);
-        let channels: Vec<_> = seats.map(|(_, name, _)| name.clone()).collect();
-        let (app, browser, socket_id) = (conn.app, browser.id, conn.socket_id);
-        (!channels.is_empty()).then_some(Coming { app, browser, socket_id, channels, known_ago: None })
+    fn coming(&self, at: ConnKey) -> impl Iterator<Item = Coming> {
+        let now = self.now();
+        let conn = self.conns.get(at.slot as usize).filter(|conn| conn.generation == at.generation);
+        let conn = conn.filter(|conn| conn.closing.is_none());
+        let (mut kept, mut told) = (Vec::new(), Vec::new());
+        if let (Some(log), Some(browser)) = (&self.channels.log, conn.and_then(|conn| conn.browser.as_ref())) {
+            // Its network may be gone, and with it what was sent before.
+            let is_silent = browser.is_asked && now >= browser.asked_at + PROBE_TIME;
+            for (id, name, _) in self.channels.seats(at.slot) {
+                match log.mode(id) {
+                    Mode::Off => {}
+                    Mode::AtLeastOnce if !is_silent => kept.push(name.clone()),
+                    // What is to come once at most cannot be handed over, since it is not known here what the others have
+                    // kept.
+                    Mode::AtLeastOnce | Mode::AtMostOnce => told.push(name.clone()),
+                }
+            }
+        }
+        let coming = move |(channels, is_lost): (Vec<ChannelName>, bool)| {
+            let (conn, browser) = conn.and_then(|conn| Some((conn, conn.browser.as_ref()?)))?;
+            let known_ago = is_lost.then(|| now.saturating_sub(browser.known_at));
+            let (app, browser, socket_id) = (conn.app, browser.id, conn.socket_id);
+            (!channels.is_empty()).then_some(Coming { app, browser, socket_id, channels, known_ago })
+        };
+        [(kept, false), (told, true)].into_iter().filter_map(coming)
     }
 
-    /// Tells the other nodes of a connection that was lost here.
-    pub(super) fn tell_of_lost(&self, key: Key, lost: &Lost) {
-        if self.resume.is_none() || self.stopping.is_some() || self.context.publisher.bus().is_alone() {
+    /// Tells the other nodes of a connection that was lost here, but for those that are closed when this node stops: these are
+    /// handed over.
+    pub(super) fn tell_of_lost(&self, key: Key, lost: &Lost, is_closed: bool) {
+        if self.resume.is_none() || self.stopping.is_some() && is_closed || self.context.publisher.bus().is_alone() {
             return;
         }
         let names = lost.seats.iter().filter_map(|seat| self.channels.name(seat.channel));
@@ -80,7 +98,7 @@ impl Shard {
             let Some(browser) = browser else { continue };
             for (id, name, _) in self.channels.seats(at.slot).filter(|(id, _, _)| ids.contains(id)) {
                 // It may have yet to subscribe to others of them.
-                (is_here, browser.is_unsure) = (true, true);
+                (is_here, browser.is_unsure) = (is_here || browser.opened >= known_at, true);
                 if !name.is_encrypted() {
                     let frame = || frame::encode_text(&resume::gap(name.as_str(), Some(since), until));
                     told.push((at.slot, frames.entry(id).or_insert_with(frame).clone()));

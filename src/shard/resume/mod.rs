@@ -225,6 +225,7 @@ impl Shard {
         if !conn.has_news && !browser.is_asked {
             (browser.position, browser.known_at) = (newest, now);
         }
+        let is_closed = conn.closing.is_some();
         let mut socket_ids = vec![conn.socket_id];
         socket_ids.append(&mut browser.former_ids);
         socket_ids.truncate(SOCKET_IDS_MAX);
@@ -246,7 +247,7 @@ impl Shard {
             }
         }
         let lost = Lost { socket_ids, address: browser.address, known_at: browser.known_at, lost_at: now, seats };
-        self.tell_of_lost(key, &lost);
+        self.tell_of_lost(key, &lost, is_closed);
         let others_live = self.forget_connection(&key, at, &browser);
         let Some(resume) = &mut self.resume else { return };
         for seat in &lost.seats {

@@ -16,7 +16,7 @@ use crate::ws::frame;
 
 /// How long the other connections of a browser that has come back may take to show that they live. A tab that is
 /// alive answers within a round trip, so nobody waits that long whose other tabs are.
-const PROBE_TIME: Millis = 2_000;
+pub const PROBE_TIME: Millis = 2_000;
 
 /// How long one waits for the others at most. Those that were there before it have been asked and given up by then.
 const WAIT_MAX: Millis = PROBE_TIME + 500;
