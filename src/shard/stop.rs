@@ -18,7 +18,8 @@ pub const STEP: Duration = Duration::from_millis(20);
 /// How long the clients get to answer the close frames, after the last of them.
 pub const ANSWER_WAIT: Duration = Duration::from_secs(3);
 
-/// How long before a connection is closed the other nodes are told, so that they keep events for it.
+/// How long before a connection is closed the other nodes are told, so that they keep events for it. The other shards, too, have
+/// heard of the end by then: a home that had not would take it for leaving, and no backend would hear of that any more.
 const HANDED_OVER: Millis = 200;
 
 /// A shard that is ending.
@@ -41,14 +42,14 @@ impl Shard {
         self.tell_backends_of_the_end();
         let (now, within) = (self.now(), within.as_millis() as Millis);
         let count = self.conns.len().max(1) as u64;
-        let before = if self.hands_over() { HANDED_OVER } else { 0 };
+        let (before, hands_over) = (HANDED_OVER, self.hands_over());
         let at = |index: usize| now + before + (index as u64 * within + random(within)) / count;
         let conns = self.conns.iter().enumerate().map(|(index, (slot, conn))| {
             let key = ConnKey { slot: slot as Slot, generation: conn.generation };
             (at(index), key)
         });
         let due: VecDeque<(Millis, ConnKey)> = conns.collect();
-        let handed_over = due.iter().filter(|_| before > 0).map(|(at, key)| (at - before, *key)).collect();
+        let handed_over = due.iter().filter(|_| hands_over).map(|(at, key)| (at - before, *key)).collect();
         self.stopping = Some(Stopping { due, handed_over, last: now + before + within });
     }
 
