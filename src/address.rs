@@ -206,8 +206,16 @@ impl fmt::Display for Source {
     }
 }
 
-/// A client's address as far as it is one client's: of IPv6, the first 64 bits, since whoever has one
-/// address there has all with the same beginning.
+/// What of an address is one client's: of IPv6, the first 64 bits, since whoever has one address there has all with the same
+/// beginning.
+pub fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+        address => address,
+    }
+}
+
+/// A client's address on the public network, as [`network_of`] it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Counted(IpAddr);
 
@@ -229,8 +237,7 @@ impl Counted {
                     || address.is_unspecified()
                     || address.is_unique_local()
                     || address.is_unicast_link_local());
-                let network = Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64));
-                is_public.then_some(Self(network.into()))
+                is_public.then_some(Self(network_of(address.into())))
             }
         }
     }

@@ -79,6 +79,20 @@ async fn end(laravel: &mut MultiplexedConnection) {
     let _: usize = redis::cmd("PUBLISH").arg("a").arg(r#"{"event":"end"}"#).query_async(laravel).await.unwrap();
 }
 
+/// Ends the publishing: each number has come once, in order.
+async fn all_came_once(
+    stop: &AtomicBool,
+    publishing: JoinHandle<u64>,
+    laravel: &mut MultiplexedConnection,
+    client: JoinHandle<Vec<u64>>,
+) {
+    stop.store(true, Ordering::SeqCst);
+    let published = publishing.await.unwrap();
+    end(laravel).await;
+    let numbers = client.await.unwrap();
+    assert!(numbers.iter().copied().eq(0..published), "of {published}: {numbers:?}");
+}
+
 async fn subscriber(server: &Server) -> Client {
     let mut client = server.connect().await;
     client.subscribe("a").await;
@@ -119,11 +133,7 @@ async fn either_connection_may_be_lost_again_and_again() {
         assert!(server.says(said).await.contains("nothing was missed"));
         has_two(&mut server).await;
     }
-    stop.store(true, Ordering::SeqCst);
-    let published = publishing.await.unwrap();
-    end(&mut admin).await;
-    let numbers = client.await.unwrap();
-    assert!(numbers.iter().copied().eq(0..published), "of {published}: {numbers:?}");
+    all_came_once(&stop, publishing, &mut admin, client).await;
     assert_eq!(metric(&server, "laravel_echo_server_redis_takeovers_total").await, 4.0);
     assert_eq!(metric(&server, "laravel_echo_server_redis_disconnects_total").await, 0.0);
     assert_eq!(metric(&server, "laravel_echo_server_redis_connected").await, 1.0);
@@ -194,11 +204,7 @@ async fn a_connection_that_brings_nothing_more_is_noticed_and_nothing_is_missed(
     let said = server.says("second connection, which has been made anew").await;
     assert!(said.contains("has sent nothing over one connection"), "{said}");
     has_two(&mut server).await;
-    stop.store(true, Ordering::SeqCst);
-    let published = publishing.await.unwrap();
-    end(&mut admin).await;
-    let numbers = client.await.unwrap();
-    assert!(numbers.iter().copied().eq(0..published), "of {published}: {numbers:?}");
+    all_came_once(&stop, publishing, &mut admin, client).await;
     assert_eq!(metric(&server, "laravel_echo_server_redis_takeovers_total").await, 1.0);
 }
 

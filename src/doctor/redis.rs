@@ -11,7 +11,6 @@ use super::finding::Finding;
 use super::{Subject, in_list};
 use crate::bus;
 use crate::config::{Config, Redis};
-use crate::inbox::AppIndex;
 use crate::ingress::{self, Audiences};
 use crate::presence_store;
 use crate::protocol::channel::{self, Access};
@@ -133,7 +132,7 @@ pub(super) async fn probe(subject: &Subject, listen: Duration) -> Facts {
     if facts.failure.is_some() || !config.subscribers.redis {
         return facts;
     }
-    let pattern = audiences(config).pattern();
+    let pattern = Audiences::configured(config).0.pattern();
     let subscription = match link.subscribe(&pattern).await {
         Ok(own) if pattern == "*" => Ok(own),
         // What comes under other prefixes tells most. Who may not hear it hears what the server hears.
@@ -151,11 +150,6 @@ pub(super) async fn probe(subject: &Subject, listen: Duration) -> Facts {
         Err(failure) => facts.failure = Some(failure.to_string()),
     }
     facts
-}
-
-fn audiences(config: &Config) -> Audiences {
-    let own = config.apps.iter().enumerate().map(|(index, app)| (AppIndex(index as u16), app.key_prefix.as_deref()));
-    Audiences::new(own, config.redis.key_prefix.as_deref()).0
 }
 
 fn is_used(config: &Config) -> bool {
@@ -203,7 +197,7 @@ fn needed(config: &Config, prefix: Option<String>) -> Vec<Right> {
     }
     if config.resume.is_some() && config.subscribers.redis {
         // What ends here is followed by a number.
-        let channels = ingress::heartbeat_channels(audiences(config).prefix());
+        let channels = ingress::heartbeat_channels(Audiences::configured(config).0.prefix());
         add(&["PUBLISH"], &channels, format!("&{channels}*"));
     }
     if let Some(store) = &config.presence_store {

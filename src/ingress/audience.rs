@@ -3,6 +3,7 @@
 
 use tokio::sync::watch;
 
+use crate::config::Config;
 use crate::inbox::AppIndex;
 use crate::protocol::prefix::{self, Prefix};
 
@@ -24,6 +25,13 @@ pub struct Audiences {
 }
 
 impl Audiences {
+    /// Of the configuration's apps, but for those that have been removed.
+    pub fn configured(config: &Config) -> (Self, Vec<watch::Receiver<Option<String>>>) {
+        let apps = config.apps.iter().enumerate().filter(|(_, app)| !app.is_removed);
+        let own = apps.map(|(index, app)| (AppIndex(index as u16), app.key_prefix.as_deref()));
+        Self::new(own, config.redis.key_prefix.as_deref())
+    }
+
     /// Each app comes with its own prefix, where it has one; `shared` is the prefix of the others,
     /// where it is configured. The receivers, one for each app, always have [`Prefix::known`].
     pub fn new<'a>(

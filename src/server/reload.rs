@@ -18,7 +18,7 @@ use crate::cluster::{self, NewApps};
 use crate::config::{self, Config};
 use crate::http::operations::Operations;
 use crate::http::{Front, Fronts};
-use crate::inbox::{AppIndex, Control, Settings};
+use crate::inbox::{Control, Settings};
 use crate::ingress::{self, Audiences};
 use crate::log;
 use crate::presence_store::{self, Prefixes};
@@ -236,8 +236,7 @@ pub fn tagged_apps(config: &Config) -> Vec<(u16, String)> {
 
 /// Which apps hear what of Redis, and where the prefixes will be known.
 pub fn audiences(config: &Config) -> (Audiences, KnownPrefixes) {
-    let apps = config.apps.iter().enumerate().filter(|(_, app)| !app.is_removed);
-    let own = apps.clone().map(|(index, app)| (AppIndex(index as u16), app.key_prefix.as_deref()));
-    let (audiences, known) = Audiences::new(own, config.redis.key_prefix.as_deref());
-    (audiences, apps.map(|(_, app)| app_tag(&app.key)).zip(known).collect())
+    let (audiences, known) = Audiences::configured(config);
+    let apps = config.apps.iter().filter(|app| !app.is_removed);
+    (audiences, apps.map(|app| app_tag(&app.key)).zip(known).collect())
 }

@@ -6,11 +6,10 @@
 //! never too little; it is too much only if in each row another one with failures has the same counter.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::address::Source;
+use crate::address::{Source, network_of};
 
 /// Wrong logins of one address within [`WINDOW`].
 const FAILURES_MAX: u8 = 10;
@@ -61,11 +60,7 @@ impl Attempts {
     /// The address's counter in each row. The address is the client's, where a trusted proxy tells it, and else that of whoever
     /// has connected; of IPv6 it is the network that one customer has.
     fn places(&self, source: &Source) -> [usize; ROWS] {
-        let network = source.client.or(source.peer).map(|address| match address.to_canonical() {
-            IpAddr::V6(address) => IpAddr::from((address.to_bits() & (u128::MAX << 64)).to_be_bytes()),
-            address => address,
-        });
-        let hash = self.hasher.hash_one(network);
+        let hash = self.hasher.hash_one(source.client.or(source.peer).map(network_of));
         std::array::from_fn(|row| (hash >> (16 * row)) as usize % COUNTERS)
     }
 }
@@ -89,6 +84,8 @@ impl Failures {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use crate::address::{Connection, Proxied, TrustedProxies};
 
